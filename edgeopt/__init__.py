@@ -1,0 +1,27 @@
+"""edgeopt: from a trained PyTorch model to proven artifacts for real devices.
+
+    import edgeopt
+    bundle = edgeopt.export(module, example_inputs, targets=["arm-xnnpack"], out="build/mine")
+
+Nothing heavy is imported until it is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeopt.api import export
+    from edgeopt.bundle import Bundle
+    from edgeopt.errors import EdgeoptError
+    from edgeopt.model import Model
+
+__version__ = "0.1.0"
+__all__ = ["Bundle", "EdgeoptError", "Model", "__version__", "export"]
+
+_HOMES = {"export": "edgeopt.api", "Bundle": "edgeopt.bundle", "EdgeoptError": "edgeopt.errors", "Model": "edgeopt.model"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'edgeopt' has no attribute {name!r}")

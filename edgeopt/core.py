@@ -1,0 +1,230 @@
+"""The plain data that flows between the stages: frozen, keyword-only, validated, and able to round-trip through JSON.
+
+Live torch objects exist only up to ``convert``; everything here can be written to a file and read back:
+
+    TargetProfile --plan--> Plan --convert--> Artifact --verify--> Verdict, ... --> TargetResult --> Manifest
+"""
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, TypeVar, dataclass_transform
+
+from pydantic import TypeAdapter
+
+Format = Literal["onnx", "tflite", "coreml", "pt2"]
+Status = Literal["ok", "failed", "skipped"]
+ActivationDtype = Literal["int8", "uint8", "float16", "float32"]
+WeightDtype = Literal["int8", "float16", "float32"]
+Observer = Literal["minmax", "mse", "percentile"]
+
+MANIFEST_SCHEMA_VERSION = 1
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def data_class(cls: type[T]) -> type[T]:
+    """Frozen, slotted, keyword-only dataclass that refuses unknown keys when it is read from JSON or TOML."""
+    cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
+    return dataclass(frozen=True, slots=True, kw_only=True)(cls)
+
+
+@cache
+def _adapter(cls: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(cls)
+
+
+def to_data(value: Any) -> Any:
+    """``value``, one of this module's types, as dicts, lists, strings and numbers."""
+    return _adapter(type(value)).dump_python(value, mode="json")
+
+
+def to_json(value: Any) -> str:
+    """``value`` as indented JSON; the same value always gives the same text."""
+    return _adapter(type(value)).dump_json(value, indent=2).decode() + "\n"
+
+
+def from_data(cls: type[T], data: Any) -> T:
+    """The ``cls`` that ``data`` describes. Raises pydantic.ValidationError where it does not fit, unknown keys included."""
+    return _adapter(cls).validate_python(data)
+
+
+def from_json(cls: type[T], text: str | bytes) -> T:
+    """As :func:`from_data`, from JSON text."""
+    return _adapter(cls).validate_json(text)
+
+
+@data_class
+class TensorSpec:
+    """One input or output. ``scale`` and ``zero_point`` are given where the artifact itself takes or gives integers."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+@data_class
+class QuantScheme:
+    """How numbers are stored and computed. Weights are always symmetric, per output channel where ``per_channel``."""
+
+    activation: ActivationDtype
+    weight: WeightDtype
+    symmetric: bool = False
+    per_channel: bool = True
+    reduce_range: bool = False
+    observer: Observer = "mse"
+
+    def __post_init__(self) -> None:
+        if self.integer != (self.weight == "int8"):
+            raise ValueError(f"activations {self.activation} and weights {self.weight} do not go together")
+        if self.symmetric and self.activation == "uint8":
+            raise ValueError("symmetric activations need a signed type: use int8")
+
+    @property
+    def integer(self) -> bool:
+        """Whether activations and weights are 8-bit integers (else nothing is quantized by PT2E)."""
+        return self.activation in ("int8", "uint8")
+
+    def describe(self) -> str:
+        """A short name in the field's terms, such as ``u8 affine / s8 per-channel``."""
+        if not self.integer:
+            return {"float32": "fp32", "float16": "fp16"}[self.activation]
+        activation = f"{'u8' if self.activation == 'uint8' else 's8'} {'symmetric' if self.symmetric else 'affine'}"
+        weight = f"s{7 if self.reduce_range else 8} {'per-channel' if self.per_channel else 'per-tensor'}"
+        return f"{activation} / {weight}"
+
+
+@data_class
+class Decision:
+    """One choice that the tool took for its user, and why."""
+
+    subject: str
+    choice: str
+    reason: str
+
+
+@data_class
+class KeptFloat:
+    """One operator of the program that is not computed in integers, and why. ``layer`` is the user's module path."""
+
+    layer: str
+    operator: str
+    reason: str
+
+
+@data_class
+class SparseLayer:
+    """One layer that a sparsity pattern was considered for: ``pruned`` or left dense for ``reason``."""
+
+    layer: str
+    pruned: bool
+    reason: str
+
+
+@data_class
+class Plan:
+    """What will be made for one target and format, with every reason. ``edgeopt plan`` prints it; the manifest keeps it."""
+
+    target: str
+    format: Format
+    scheme: QuantScheme
+    io_float: bool
+    kept_float: tuple[KeptFloat, ...] = ()
+    sparse_layers: tuple[SparseLayer, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+
+
+@data_class
+class Structure:
+    """What an artifact consists of: operators by kind, and those that only move or convert data."""
+
+    operators: dict[str, int]
+    quantize: int = 0
+    dequantize: int = 0
+    transpose: int = 0
+    unsupported: tuple[str, ...] = ()
+
+
+@data_class
+class Artifact:
+    """One converted file or package. ``path`` is relative to the bundle; ``bytes`` and ``sha256`` cover all its files."""
+
+    path: str
+    format: Format
+    sha256: str
+    bytes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    structure: Structure
+    tool_versions: dict[str, str]
+
+
+@data_class
+class Verdict:
+    """One check: its number, its limit and whether it passed. ``limit`` None is a number shown but not judged."""
+
+    check: str
+    value: float | None
+    unit: str = ""
+    limit: float | None = None
+    passed: bool = True
+    note: str = ""
+
+
+@data_class
+class Latency:
+    """Median latency here of an artifact and of its fp32 twin in the same runtime, interleaved A B A B; milliseconds."""
+
+    median_ms: float
+    twin_ms: float
+    runs: int
+    threads: int
+
+    @property
+    def ratio(self) -> float:
+        """Time of the artifact over time of its twin: below 1 is faster."""
+        return self.median_ms / self.twin_ms
+
+
+@data_class
+class TargetResult:
+    """What became of one target and format."""
+
+    target: str
+    format: Format
+    status: Status
+    reason: str = ""
+    plan: Plan | None = None
+    artifact: Artifact | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    accuracy: dict[str, float] = field(default_factory=dict)
+    latency: Latency | None = None
+    warnings: tuple[str, ...] = ()
+    calibrated: bool = True
+    error: str = ""
+    """Name of the class in errors.py, where ``status`` is failed."""
+
+
+@data_class
+class ModelFacts:
+    """The captured model: sha256 of its program, its size, and what it takes and gives."""
+
+    name: str
+    sha256: str
+    parameters: int
+    macs: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    accuracy: dict[str, float] = field(default_factory=dict)
+
+
+@data_class
+class Manifest:
+    """``manifest.json`` of a bundle."""
+
+    schema_version: int = MANIFEST_SCHEMA_VERSION
+    edgeopt_version: str
+    model: ModelFacts
+    calibration: str
+    results: tuple[TargetResult, ...]

@@ -1,0 +1,120 @@
+"""Every failure edgeopt reports on purpose: what happened, why, and the next step. One exit code each.
+
+    EdgeoptError
+    ├── UsageError            2   the command line or a configuration file is wrong
+    │   ├── ConfigError       3   edgeopt.toml or a target's TOML does not fit its schema
+    │   └── UnknownName       4   no such target, format or device
+    ├── MissingExtra          5   an optional dependency is not installed
+    ├── ModelError           10   the model cannot be loaded
+    │   ├── ReferenceNotFound 11   file.py:name or package.module:name leads nowhere
+    │   ├── InputError       12   inputs do not fit the model
+    │   ├── ForwardError     13   the model raised while it ran
+    │   ├── CaptureError     14   torch.export refused the model
+    │   └── NotFiniteError   15   NaN or infinity in weights, activations or data
+    ├── CalibrationError     16   the calibration data is empty or unusable
+    ├── EvaluationError      17   the user's evaluate function raised or returned no numbers
+    ├── OutputError          20   the bundle cannot be written
+    ├── TargetFailed         30   at least one target failed; the others are written
+    │   ├── WorkerCrashed    31   a worker died (signal, out of memory)
+    │   ├── WorkerTimeout    32   a worker ran longer than --timeout
+    │   └── ConversionError  33   a converter refused the program
+    └── GateFailed           40   an artifact loses more accuracy than --max-drop allows
+
+``Interrupted`` (130) is not an error of the tool: the user pressed Ctrl-C.
+"""
+
+from typing import ClassVar
+
+
+class EdgeoptError(Exception):
+    """A failure with its cause and the next step, shown to the user without a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
+        self.what, self.why, self.fix = what, why, fix
+        super().__init__(self.message())
+
+    def message(self) -> str:
+        """The whole message: what, then why, then the next step, a line each."""
+        lines = [self.what]
+        if self.why:
+            lines.append(f"  cause: {self.why}")
+        if self.fix:
+            lines.append(f"  next step: {self.fix}")
+        return "\n".join(lines)
+
+
+class UsageError(EdgeoptError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    exit_code = 3
+
+
+class UnknownName(UsageError):
+    exit_code = 4
+
+
+class MissingExtra(EdgeoptError):
+    exit_code = 5
+
+
+class ModelError(EdgeoptError):
+    exit_code = 10
+
+
+class ReferenceNotFound(ModelError):
+    exit_code = 11
+
+
+class InputError(ModelError):
+    exit_code = 12
+
+
+class ForwardError(ModelError):
+    exit_code = 13
+
+
+class CaptureError(ModelError):
+    exit_code = 14
+
+
+class NotFiniteError(ModelError):
+    exit_code = 15
+
+
+class CalibrationError(EdgeoptError):
+    exit_code = 16
+
+
+class EvaluationError(EdgeoptError):
+    exit_code = 17
+
+
+class OutputError(EdgeoptError):
+    exit_code = 20
+
+
+class TargetFailed(EdgeoptError):
+    exit_code = 30
+
+
+class WorkerCrashed(TargetFailed):
+    exit_code = 31
+
+
+class WorkerTimeout(TargetFailed):
+    exit_code = 32
+
+
+class ConversionError(TargetFailed):
+    exit_code = 33
+
+
+class GateFailed(EdgeoptError):
+    exit_code = 40
+
+
+INTERRUPTED_EXIT_CODE = 130

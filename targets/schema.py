@@ -1,0 +1,101 @@
+"""What a target's TOML may say. Every setting has a source; an unknown key is an error that names the nearest known one."""
+
+from dataclasses import field
+from typing import Literal
+
+from edgeopt.core import Format, QuantScheme, data_class
+
+OperatorKind = Literal[
+    "conv", "conv_transpose", "linear", "matmul", "embedding", "add", "mul", "sub", "div", "relu", "relu6", "hardtanh",
+    "hardswish", "hardsigmoid", "sigmoid", "tanh", "silu", "gelu", "leaky_relu", "elu", "prelu", "softmax", "layer_norm",
+    "group_norm", "batch_norm", "max_pool", "avg_pool", "adaptive_avg_pool", "mean", "concat", "reshape", "transpose",
+    "slice", "pad", "gather", "resize_nearest", "resize_bilinear", "attention", "sum", "exp", "rsqrt", "pow",
+]  # fmt: skip
+
+
+@data_class
+class IoSettings:
+    """``float_type`` is the dtype in which the artifact takes and gives what the model has as floats."""
+
+    float_type: Literal["int8", "uint8", "float16", "float32"] = "float32"
+    selectable: tuple[Literal["int8", "uint8", "float16", "float32"], ...] = ()
+
+
+@data_class
+class Limits:
+    """What the runtime or the device cannot go beyond; None is no limit."""
+
+    opset: int | None = None
+    minimum_os: str | None = None
+    specification_version: int | None = None
+    max_rank: int | None = None
+    dynamic_shapes: bool = False
+
+
+@data_class
+class OperatorSettings:
+    """Which operators the runtime computes in integers, and what it asks of their quantization parameters.
+
+    ``integer``: kinds with integer kernels; every other kind stays in float.
+    ``fused``: activations that disappear into what feeds them (one pattern, no Q/DQ between).
+    ``shared_range``: kinds whose inputs and outputs must have one scale and zero point.
+    ``fixed_output``: kinds whose output must have this (scale, zero point).
+    ``float_output``: kinds that can take integers and give floats at no extra cost.
+    ``table``: a file below targets/operators/ that lists the format's operators the device supports.
+    """
+
+    integer: tuple[OperatorKind, ...] = ()
+    fused: tuple[OperatorKind, ...] = ()
+    shared_range: tuple[OperatorKind, ...] = ()
+    fixed_output: dict[OperatorKind, tuple[float, int]] = field(default_factory=dict)
+    float_output: tuple[OperatorKind, ...] = ()
+    table: str | None = None
+
+
+@data_class
+class Costs:
+    """Relative costs that decide whether a light operator between float ones is worth its Q/DQ; per element or per MAC."""
+
+    quantize: float = 1.0
+    dequantize: float = 1.0
+    element_gain: float = 0.5
+    mac_gain: float = 0.1
+
+
+@data_class
+class Sparsity:
+    """N:M pattern along the reduction axis, and the layers in which it can pay."""
+
+    pattern: Literal["2:4"]
+    min_input_channels: int
+    min_output_channels: int
+    channel_multiple: int
+
+
+@data_class
+class Checks:
+    """Limits an artifact must meet. ``program_*``: against the PyTorch program it was lowered from; ``float_*``: the model."""
+
+    program_sqnr_db: float = 20.0
+    float_sqnr_db: float = 5.0
+
+
+@data_class
+class TargetProfile:
+    """One hardware and runtime, as ``targets/NAME.toml`` describes it. ``schemes`` stand in order of preference."""
+
+    name: str
+    summary: str
+    formats: tuple[Format, ...]
+    runtime: str
+    schemes: tuple[QuantScheme, ...]
+    sources: dict[str, str]
+    status: Literal["current", "legacy"] = "current"
+    status_note: str = ""
+    runtime_options: dict[str, str | int | bool] = field(default_factory=dict)
+    io: IoSettings = field(default_factory=IoSettings)
+    limits: Limits = field(default_factory=Limits)
+    operators: OperatorSettings = field(default_factory=OperatorSettings)
+    costs: Costs = field(default_factory=Costs)
+    sparsity: Sparsity | None = None
+    checks: Checks = field(default_factory=Checks)
