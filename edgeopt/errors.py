@@ -23,6 +23,8 @@
 ``Interrupted`` (130) is not an error of the tool: the user pressed Ctrl-C.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar
 
 
@@ -118,3 +120,9 @@ class GateFailed(EdgeoptError):
 
 
 INTERRUPTED_EXIT_CODE = 130
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``did you mean 'x'?`` with the nearest of ``known``, or an empty string where none is near."""
+    nearest = get_close_matches(name, sorted(set(known)), n=1)
+    return f"did you mean {nearest[0]!r}?" if nearest else ""
