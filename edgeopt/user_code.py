@@ -1,0 +1,33 @@
+"""Where in the user's own code something went wrong: the line that a person can go and change."""
+
+import sysconfig
+import traceback
+from pathlib import Path
+
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_OWN = str(Path(__file__).resolve().parent)
+
+
+def summary(error: BaseException) -> str:
+    """``error`` in one line: ``ValueError: bad size``."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def users_line(error: BaseException) -> str:
+    """The innermost line of code that is the user's: ``net.py, line 12: y = f(x)``; empty where there is none."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    if not frames:
+        return ""
+    last = frames[-1]
+    return f"{last.filename}, line {last.lineno}" + (f": {last.line}" if last.line else "")
+
+
+def cause(error: BaseException) -> str:
+    """:func:`summary` with :func:`users_line` behind it."""
+    line = users_line(error)
+    return f"{summary(error)} ({line})" if line else summary(error)
+
+
+def _is_users(filename: str) -> bool:
+    return not filename.startswith(("<", *_INSTALLED, _OWN))
