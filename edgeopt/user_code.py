@@ -1,5 +1,6 @@
 """Where in the user's own code something went wrong: the line that a person can go and change."""
 
+import re
 import sysconfig
 import traceback
 from pathlib import Path
@@ -8,15 +9,24 @@ _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib"
 _OWN = str(Path(__file__).resolve().parent)
 
 
-def summary(error: BaseException) -> str:
-    """``error`` in one line: ``ValueError: bad size``."""
-    text = " ".join(str(error).split())
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n\s+(?P<code>\S[^\n]*))?')
+
+
+def summary(error: BaseException, limit: int = 400) -> str:
+    """``error`` in one line: ``ValueError: bad size``; of a long message the first paragraph, up to ``limit`` characters."""
+    text = " ".join(str(error).strip().split("\n\n")[0].split())[:limit]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def users_line(error: BaseException) -> str:
-    """The innermost line of code that is the user's: ``net.py, line 12: y = f(x)``; empty where there is none."""
+    """The innermost line of code that is the user's: ``net.py, line 12: y = f(x)``; empty where there is none.
+
+    torch.export puts the user's stack into the text of some of its errors instead of the traceback.
+    """
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    found = [match for match in _FRAME.finditer(str(error)) if _is_users(match["file"])]
+    if found and (match := found[-1]):
+        return f"{match['file']}, line {match['line']}" + (f": {match['code']}" if match["code"] else "")
     if not frames:
         return ""
     last = frames[-1]

@@ -1,0 +1,113 @@
+"""Which composite operators are opened up so that their parts can be quantized, and which no-ops disappear."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+aten = torch.ops.aten
+
+
+def table() -> dict[Any, Callable[..., Any]]:
+    """Decompositions for ``ExportedProgram.run_decompositions``: attention, recurrent cells and lone batch norms.
+
+    Everything else stays whole: converters know layer norm, GELU and softmax as one operator each.
+    """
+    return {
+        aten.scaled_dot_product_attention.default: scaled_dot_product_attention,
+        aten._native_batch_norm_legit_no_training.default: batch_norm_inference,
+        aten.lstm_cell.default: lstm_cell,
+        aten.gru_cell.default: gru_cell,
+    }
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(Q K^T * scale + mask) V, as torch documents it; [..., length, head size] each, dropout is off in inference."""
+    if enable_gqa:
+        key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
+        value = value.repeat_interleave(query.size(-3) // value.size(-3), -3)
+    factor = 1 / math.sqrt(query.size(-1)) if scale is None else scale
+    scores = torch.matmul(query * factor, key.transpose(-2, -1))
+    if is_causal:
+        allowed = torch.ones(query.size(-2), key.size(-2), dtype=torch.bool).tril()
+        scores = torch.where(allowed, scores, torch.full((), -1e4))
+    if attn_mask is not None:
+        scores = torch.where(attn_mask, scores, torch.full((), -1e4)) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return torch.matmul(torch.softmax(scores, -1), value)
+
+
+def batch_norm_inference(
+    value: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch norm that no convolution could take in: one multiplication and one addition per channel."""
+    factor = torch.rsqrt(variance + eps) if weight is None else weight * torch.rsqrt(variance + eps)
+    offset = -mean * factor if bias is None else bias - mean * factor
+    shape = (1, -1) + (1,) * (value.dim() - 2)
+    nothing = value.new_empty((0,))
+    return value * factor.view(shape) + offset.view(shape), nothing, nothing
+
+
+def lstm_cell(
+    value: Tensor,
+    state: list[Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM: gates i, f, g, o in torch's order; [batch, hidden] each."""
+    hidden, cell = state
+    gates = torch.nn.functional.linear(value, w_ih, b_ih) + torch.nn.functional.linear(hidden, w_hh, b_hh)
+    i, f, g, o = gates.chunk(4, -1)
+    cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(cell), cell
+
+
+def gru_cell(
+    value: Tensor,
+    hidden: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> Tensor:
+    """One step of a GRU: gates r, z, n in torch's order; [batch, hidden]."""
+    r_in, z_in, n_in = torch.nn.functional.linear(value, w_ih, b_ih).chunk(3, -1)
+    r_hidden, z_hidden, n_hidden = torch.nn.functional.linear(hidden, w_hh, b_hh).chunk(3, -1)
+    reset, update = torch.sigmoid(r_in + r_hidden), torch.sigmoid(z_in + z_hidden)
+    candidate = torch.tanh(n_in + reset * n_hidden)
+    return candidate + update * (hidden - candidate)
+
+
+def remove_no_ops(program: ExportedProgram) -> None:
+    """Removes copies that change nothing (dropout in eval mode, ``.to`` of the same dtype): each would end a fused pattern.
+
+    Views become reshapes, since some of those copies only made memory contiguous for a view.
+    """
+    graph = program.graph_module.graph
+    copies = (aten.clone.default, aten.alias.default, aten.detach.default, aten._to_copy.default, aten.dropout.default)
+    outputs = {spec.arg.name for spec in program.graph_signature.output_specs}
+    for node in list(graph.nodes):
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default
+        if node.op != "call_function" or node.target not in copies or node.name in outputs:
+            continue
+        source = node.args[0]
+        before, after = source.meta.get("val"), node.meta.get("val")
+        if isinstance(before, Tensor) and isinstance(after, Tensor) and before.dtype == after.dtype:
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+    program.graph_module.recompile()
