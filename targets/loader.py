@@ -1,0 +1,158 @@
+"""Finds and reads target profiles: built in, given by a path that ends in .toml, or offered by another package.
+
+Another package adds targets through the entry points ``edgeopt.targets``: the entry point's name is the target's, and its
+value is a module whose folder holds ``NAME.toml`` (``my-target = "my_package.targets"``).
+"""
+
+import difflib
+import tomllib
+from importlib.metadata import EntryPoint, entry_points
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from edgeopt.core import from_data
+from edgeopt.errors import ConfigError, UnknownName
+from edgeopt.targets.schema import TargetProfile
+
+ENTRY_POINTS = "edgeopt.targets"
+_PACKAGE = "edgeopt.targets"
+_SUFFIX = ".toml"
+
+
+def names() -> tuple[str, ...]:
+    """Every target known by name, sorted: the built-in ones and those of other packages."""
+    return tuple(sorted({*_built_in(), *(entry.name for entry in entry_points(group=ENTRY_POINTS))}))
+
+
+def load(name_or_path: str) -> TargetProfile:
+    """The profile called ``name_or_path``, or the one in the file it names where it ends in ``.toml``.
+
+    Raises UnknownName for a name nobody offers, ConfigError for a file that cannot be read or does not fit the schema.
+    """
+    if name_or_path.endswith(_SUFFIX):
+        path = Path(name_or_path)
+        return _parse(_read(path, str(path)), path.stem, str(path))
+    if name_or_path in _built_in():
+        resource = files(_PACKAGE).joinpath(name_or_path + _SUFFIX)
+        return _parse(_read(resource, resource.name), name_or_path, resource.name)
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name == name_or_path:
+            return _load_entry(entry)
+    raise _unknown(name_or_path)
+
+
+def operator_table(name: str) -> str:
+    """The text of ``targets/operators/NAME``, a TOML that lists the operators a device's driver supports."""
+    table = files(_PACKAGE).joinpath("operators", name)
+    if Path(name).name != name or not table.is_file():
+        raise ConfigError(
+            f"operators.table: there is no table {name!r}",
+            why="the key names a file of targets/operators/",
+            fix="leave the key out, or use one of: " + ", ".join(sorted(t.name for t in table_folder().iterdir())),
+        )
+    return table.read_text(encoding="utf-8")
+
+
+def table_folder() -> Traversable:
+    """The folder of the operator tables, also inside a wheel."""
+    return files(_PACKAGE).joinpath("operators")
+
+
+def _built_in() -> tuple[str, ...]:
+    return tuple(item.name.removesuffix(_SUFFIX) for item in files(_PACKAGE).iterdir() if item.name.endswith(_SUFFIX))
+
+
+def _load_entry(entry: EntryPoint) -> TargetProfile:
+    try:
+        resource = files(entry.value).joinpath(entry.name + _SUFFIX)
+    except (ImportError, TypeError) as error:
+        raise ConfigError(
+            f"target {entry.name!r} cannot be loaded from the package that offers it",
+            why=f"{entry.value!r}: {error}",
+            fix="reinstall that package, or report this to its authors",
+        ) from error
+    label = f"{entry.value}/{entry.name}{_SUFFIX}"
+    return _parse(_read(resource, label), entry.name, label)
+
+
+def _read(source: Traversable, label: str) -> str:
+    try:
+        return source.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no target file {label!r}", fix="check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the target file {label!r} cannot be read", why=str(error), fix="give a readable UTF-8 file") from error
+
+
+def _parse(text: str, stem: str, label: str) -> TargetProfile:
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{label} is not TOML", why=str(error), fix="correct that line") from error
+    try:
+        profile = from_data(TargetProfile, data)
+    except ValidationError as error:
+        why, fix = _explain(error, data)
+        raise ConfigError(f"{label} does not fit the schema of a target", why=why, fix=fix) from error
+    if profile.name != stem:
+        raise ConfigError(
+            f"{label} has the name {profile.name!r}",
+            why="a target is found by its file's name, so both must agree",
+            fix=f'write name = "{stem}", or rename the file',
+        )
+    if not profile.schemes or not profile.formats:
+        raise ConfigError(f"{label} has no {'formats' if not profile.formats else 'schemes'}", fix="give at least one")
+    return profile
+
+
+def _explain(error: ValidationError, data: dict[str, Any]) -> tuple[str, str]:
+    """Every problem pydantic found, in the words of the file; the fix for the first one."""
+    whys, fixes = [], []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "unexpected_keyword_argument":
+            whys.append(f"unknown key {key!r}")
+            fixes.append(_nearest_key(problem["loc"], data))
+        elif problem["type"] == "missing":
+            whys.append(f"the key {key!r} is missing")
+            fixes.append(f"add {key}")
+        else:
+            whys.append(f"{key}: {problem['msg']} (found {problem['input']!r})")
+            fixes.append(f"correct {key}")
+    return "; ".join(whys), fixes[0]
+
+
+def _nearest_key(location: tuple[int | str, ...], data: dict[str, Any]) -> str:
+    known = _known_keys(tuple(part for part in location[:-1] if isinstance(part, str)))
+    near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else "known keys here: " + ", ".join(sorted(known))
+
+
+def _known_keys(sections: tuple[str, ...]) -> list[str]:
+    """Keys that the schema knows below ``sections``, read from the schema itself."""
+    from pydantic import TypeAdapter
+
+    schema = TypeAdapter(TargetProfile).json_schema()
+    node = schema
+    for section in sections:
+        node = _resolve(node.get("properties", {}).get(section, {}), schema)
+    return list(node.get("properties", {}))
+
+
+def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The object that ``node`` stands for: through references, optionals and lists of objects."""
+    options = [node, *node.get("anyOf", []), node.get("items", {})]
+    reference = next((option["$ref"] for option in options if "$ref" in option), None)
+    found: dict[str, Any] = schema["$defs"][reference.rsplit("/", 1)[-1]] if reference else node
+    return found
+
+
+def _unknown(name: str) -> UnknownName:
+    known = names()
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UnknownName(f"there is no target {name!r}", why=f"known targets: {', '.join(known)}", fix=f"{hint}run: edgeopt targets")
