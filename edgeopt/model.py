@@ -13,6 +13,7 @@ Batch = Any
 Predict = Callable[..., tuple[Any, ...]]
 Evaluate = Callable[[Predict], dict[str, float]]
 Calibration = Callable[[], Iterable[Batch]] | Iterable[Batch]
+DEFAULT_NAME = "model"
 
 
 @dataclass(slots=True)
@@ -30,4 +31,4 @@ class Model:
     example_inputs: Batch = None
     calibration: Calibration | None = None
     evaluate: Evaluate | None = None
-    name: str = "model"
+    name: str = DEFAULT_NAME

@@ -6,9 +6,9 @@ import traceback
 from pathlib import Path
 
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-_OWN = str(Path(__file__).resolve().parent)
-
-
+_HOME = Path(__file__).resolve().parent
+# In a checkout three sub-packages are links to folders beside the package.
+_OWN = tuple(str(path) for path in (_HOME, *((_HOME / name).resolve() for name in ("targets", "converters", "devices"))))
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n\s+(?P<code>\S[^\n]*))?')
 
 
@@ -40,4 +40,4 @@ def cause(error: BaseException) -> str:
 
 
 def _is_users(filename: str) -> bool:
-    return not filename.startswith(("<", *_INSTALLED, _OWN))
+    return not filename.startswith(("<", *_INSTALLED, *_OWN))
