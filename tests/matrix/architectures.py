@@ -5,12 +5,16 @@ choice, so that its matrix products and softmax are operators of their own.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 
 import edgeopt
+
+# Its configurations take more keywords (num_labels, attn_implementation) than their signatures tell.
+families: Any = transformers
 
 CALIBRATION_BATCHES = 16
 IMAGE = 64
@@ -105,107 +109,107 @@ def model(
 
 
 def resnet() -> edgeopt.Model:
-    config = transformers.ResNetConfig(
+    config = families.ResNetConfig(
         embedding_size=16, hidden_sizes=[32, 64, 64, 64], depths=[1, 1, 1, 1], layer_type="bottleneck", num_labels=10
     )
-    return model("resnet", lambda: transformers.ResNetForImageClassification(config), images)
+    return model("resnet", lambda: families.ResNetForImageClassification(config), images)
 
 
 def mobilenet_v2() -> edgeopt.Model:
-    config = transformers.MobileNetV2Config(image_size=IMAGE, depth_multiplier=0.35, num_labels=10)
-    return model("mobilenet_v2", lambda: transformers.MobileNetV2ForImageClassification(config), images)
+    config = families.MobileNetV2Config(image_size=IMAGE, depth_multiplier=0.35, num_labels=10)
+    return model("mobilenet_v2", lambda: families.MobileNetV2ForImageClassification(config), images)
 
 
 def efficientnet() -> edgeopt.Model:
-    config = transformers.EfficientNetConfig(
+    config = families.EfficientNetConfig(
         image_size=IMAGE, width_coefficient=0.5, depth_coefficient=0.5, hidden_dim=640, num_labels=10
     )
-    return model("efficientnet", lambda: transformers.EfficientNetForImageClassification(config), images)
+    return model("efficientnet", lambda: families.EfficientNetForImageClassification(config), images)
 
 
 def convnext() -> edgeopt.Model:
-    config = transformers.ConvNextConfig(
+    config = families.ConvNextConfig(
         image_size=IMAGE, hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 2, 1], num_labels=10, layer_scale_init_value=0.1
     )
-    return model("convnext", lambda: transformers.ConvNextForImageClassification(config), images)
+    return model("convnext", lambda: families.ConvNextForImageClassification(config), images)
 
 
 def vit() -> edgeopt.Model:
-    config = transformers.ViTConfig(
+    config = families.ViTConfig(
         image_size=IMAGE, patch_size=16, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=256, num_labels=10, attn_implementation="eager",
     )  # fmt: skip
-    return model("vit", lambda: transformers.ViTForImageClassification(config), images)
+    return model("vit", lambda: families.ViTForImageClassification(config), images)
 
 
 def swin() -> edgeopt.Model:
-    config = transformers.SwinConfig(
+    config = families.SwinConfig(
         image_size=IMAGE, patch_size=4, embed_dim=32, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=10
     )
-    return model("swin", lambda: transformers.SwinForImageClassification(config), images)
+    return model("swin", lambda: families.SwinForImageClassification(config), images)
 
 
 def mobilevit() -> edgeopt.Model:
-    config = transformers.MobileViTConfig(
+    config = families.MobileViTConfig(
         image_size=IMAGE, hidden_sizes=[32, 48, 64], neck_hidden_sizes=[16, 16, 24, 32, 48, 64, 128], num_labels=10
     )
-    return model("mobilevit", lambda: transformers.MobileViTForImageClassification(config), images)
+    return model("mobilevit", lambda: families.MobileViTForImageClassification(config), images)
 
 
 def segformer() -> edgeopt.Model:
-    config = transformers.SegformerConfig(
+    config = families.SegformerConfig(
         depths=[1, 1, 1, 1], hidden_sizes=[16, 32, 48, 64], num_attention_heads=[1, 1, 2, 4], decoder_hidden_size=64,
         num_labels=10,
     )  # fmt: skip
-    return model("segformer", lambda: transformers.SegformerForSemanticSegmentation(config), images)
+    return model("segformer", lambda: families.SegformerForSemanticSegmentation(config), images)
 
 
 def yolos() -> edgeopt.Model:
-    config = transformers.YolosConfig(
+    config = families.YolosConfig(
         image_size=[IMAGE, IMAGE], patch_size=16, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=256, num_detection_tokens=10, num_labels=10, attn_implementation="eager",
     )  # fmt: skip
-    return model("yolos", lambda: transformers.YolosForObjectDetection(config), images, ("logits", "pred_boxes"))
+    return model("yolos", lambda: families.YolosForObjectDetection(config), images, ("logits", "pred_boxes"))
 
 
 def bert() -> edgeopt.Model:
-    config = transformers.BertConfig(
+    config = families.BertConfig(
         vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256,
         num_labels=4, attn_implementation="eager",
     )  # fmt: skip
-    return model("bert", lambda: transformers.BertForSequenceClassification(config), tokens)
+    return model("bert", lambda: families.BertForSequenceClassification(config), tokens)
 
 
 def distilbert() -> edgeopt.Model:
-    config = transformers.DistilBertConfig(
+    config = families.DistilBertConfig(
         vocab_size=VOCABULARY, dim=64, n_layers=2, n_heads=4, hidden_dim=256, num_labels=4, attn_implementation="eager"
     )
-    return model("distilbert", lambda: transformers.DistilBertForSequenceClassification(config), tokens)
+    return model("distilbert", lambda: families.DistilBertForSequenceClassification(config), tokens)
 
 
 def t5_encoder() -> edgeopt.Model:
-    config = transformers.T5Config(vocab_size=VOCABULARY, d_model=64, d_kv=16, d_ff=256, num_layers=2, num_heads=4)
+    config = families.T5Config(vocab_size=VOCABULARY, d_model=64, d_kv=16, d_ff=256, num_layers=2, num_heads=4)
     # T5 leaves out attention's 1/sqrt(d) and has it in the initial weights of its queries instead.
-    return model("t5_encoder", lambda: transformers.T5EncoderModel(config), tokens, ("last_hidden_state",), own_weights=True)
+    return model("t5_encoder", lambda: families.T5EncoderModel(config), tokens, ("last_hidden_state",), own_weights=True)
 
 
 def whisper_encoder() -> edgeopt.Model:
-    config = transformers.WhisperConfig(
+    config = families.WhisperConfig(
         d_model=64, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=256, decoder_layers=1,
         decoder_attention_heads=4, max_source_positions=50, attn_implementation="eager",
     )  # fmt: skip
     return model(
-        "whisper_encoder", lambda: transformers.WhisperModel(config).get_encoder(), mel_spectrogram, ("last_hidden_state",)
+        "whisper_encoder", lambda: families.WhisperModel(config).get_encoder(), mel_spectrogram, ("last_hidden_state",)
     )
 
 
 def wav2vec2() -> edgeopt.Model:
-    config = transformers.Wav2Vec2Config(
+    config = families.Wav2Vec2Config(
         vocab_size=32, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256,
         conv_dim=[32, 32, 32], conv_stride=[5, 4, 4], conv_kernel=[10, 8, 4], num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=4, attn_implementation="eager",
     )  # fmt: skip
-    return model("wav2vec2", lambda: transformers.Wav2Vec2ForCTC(config), waveform)
+    return model("wav2vec2", lambda: families.Wav2Vec2ForCTC(config), waveform)
 
 
 ARCHITECTURES: dict[str, Callable[[], edgeopt.Model]] = {
