@@ -1,0 +1,119 @@
+"""Turns the planner's decisions into PT2E annotations and runs PT2E: from the captured program to one with Q/DQ nodes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e import PerChannelMinMaxObserver
+from torchao.quantization.pt2e.observer import MinMaxObserver
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer import (
+    FixedQParamsQuantizationSpec,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    Quantizer,
+)
+
+from edgeopt.core import QuantScheme
+from edgeopt.quantize.graph import Op
+from edgeopt.quantize.planner import Quantization, decide
+from edgeopt.quantize.ranges import QParams
+from edgeopt.quantize.statistics import Statistics
+from edgeopt.targets.schema import TargetProfile
+
+WEIGHT_EPS = 2.0**-24
+
+
+class ProfileQuantizer(Quantizer):  # type: ignore[misc]
+    """The PT2E quantizer of one target: which values, decided by the planner; how, by the scheme."""
+
+    def __init__(self, statistics: Statistics, profile: TargetProfile, scheme: QuantScheme, io_float: bool) -> None:
+        self._arguments = (statistics, profile, scheme, io_float)
+        self._scheme = scheme
+        self.decided: Quantization | None = None
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        """Writes ``quantization_annotation`` on every node that the plan computes in integers."""
+        self.decided = decide(model, *self._arguments)
+        for op in self.decided.integer:
+            self._annotate(op, self.decided)
+        for node in self.decided.outputs:
+            annotation = node.meta.setdefault("quantization_annotation", QuantizationAnnotation(_annotated=True))
+            annotation.output_qspec = self._activation(self.decided.parameters[node])
+        return model
+
+    def validate(self, model: GraphModule) -> None:
+        """Nothing to check: the planner only annotates what the profile lists."""
+
+    def _annotate(self, op: Op, decided: Quantization) -> None:
+        inputs: dict[Node, Any] = {operand: self._activation(decided.parameters[operand]) for operand in op.operands}
+        if op.weight is not None:
+            inputs[op.weight] = self._weight(channel_axis(op))
+        op.carrier.meta["quantization_annotation"] = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
+        if op.output is not op.carrier:
+            op.output.meta["quantization_annotation"] = QuantizationAnnotation(_annotated=True)
+
+    def _activation(self, parameters: QParams) -> FixedQParamsQuantizationSpec:
+        return FixedQParamsQuantizationSpec(
+            dtype=getattr(torch, self._scheme.activation),
+            scale=parameters.scale,
+            zero_point=parameters.zero_point,
+            quant_min=parameters.low,
+            quant_max=parameters.high,
+            qscheme=torch.per_tensor_symmetric if self._scheme.symmetric else torch.per_tensor_affine,
+        )
+
+    def _weight(self, axis: int) -> QuantizationSpec:
+        bound = 63 if self._scheme.reduce_range else 127
+        observer = PerChannelMinMaxObserver if self._scheme.per_channel else MinMaxObserver
+        return QuantizationSpec(
+            dtype=torch.int8,
+            quant_min=-bound,
+            quant_max=bound,
+            ch_axis=axis if self._scheme.per_channel else None,
+            qscheme=torch.per_channel_symmetric if self._scheme.per_channel else torch.per_tensor_symmetric,
+            observer_or_fake_quant_ctr=observer.with_args(eps=WEIGHT_EPS),
+        )
+
+
+def channel_axis(op: Op) -> int:
+    """The output-channel axis of a weight: 1 for transposed convolutions ([in, out / groups, ...]), 0 otherwise."""
+    return 1 if op.kind == "conv_transpose" else 0
+
+
+def quantize(
+    program: ExportedProgram,
+    example: tuple[Tensor, ...],
+    statistics: Statistics,
+    profile: TargetProfile,
+    scheme: QuantScheme,
+    io_float: bool,
+) -> tuple[ExportedProgram, Quantization]:
+    """``program`` with quantize and dequantize nodes for one target, and what was decided.
+
+    Weights stay float behind their quantize node (``fold_quantize=False``) where the format folds them itself (TFLite).
+    """
+    quantizer = ProfileQuantizer(statistics, profile, scheme, io_float)
+    with torch.no_grad():
+        prepared = prepare_pt2e(program.module(check_guards=False), quantizer)
+        prepared(*example)  # weights are observed here; activations carry fixed parameters
+        converted = convert_pt2e(prepared, fold_quantize="tflite" not in profile.formats)
+        share_quantize_nodes(converted)
+        exported = torch.export.export(converted, example, strict=False)
+    assert quantizer.decided is not None
+    return exported, quantizer.decided
+
+
+def share_quantize_nodes(module: GraphModule) -> None:
+    """One quantize node per value: users of a float value each brought their own, all alike."""
+    seen: dict[tuple[Any, ...], Node] = {}
+    for node in list(module.graph.nodes):
+        if node.target is not torch.ops.quantized_decomposed.quantize_per_tensor.default:
+            continue
+        first = seen.setdefault(tuple(node.args), node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+            module.graph.erase_node(node)
+    module.recompile()

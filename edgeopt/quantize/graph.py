@@ -1,0 +1,79 @@
+"""The captured graph as the planner sees it: operators with a kind, their float operands, and activations fused into them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from edgeopt.quantize.kinds import FUSING, WEIGHTED, is_float, kind_of
+from edgeopt.targets.schema import OperatorKind
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operator, or one pattern such as convolution + ReLU.
+
+    ``head`` computes, ``output`` carries the result (the activation where one is fused, else ``head`` itself).
+    ``carrier`` is the node whose arguments ``operands`` are: another one than ``head`` only for parts of a split.
+    ``kind`` is None where edgeopt does not know the operator.
+    """
+
+    kind: OperatorKind | None
+    head: Node
+    output: Node
+    carrier: Node
+    operands: tuple[Node, ...]
+    weight: Node | None = None
+
+
+def operators(graph: Graph, fused: frozenset[OperatorKind]) -> list[Op]:
+    """Every operator that yields a float tensor, in order; kinds in ``fused`` disappear into what feeds them."""
+    found: list[Op] = []
+    consumed: set[Node] = set()
+    for node in graph.nodes:
+        if node.op != "call_function" or not is_float(node) or node in consumed:
+            continue
+        kind = kind_of(node)
+        output = _fused_activation(node, fused) if kind in FUSING else node
+        consumed.add(output)
+        carrier = node.args[0] if kind == "slice" and node.target is not None and _is_part(node) else node
+        weight = node.args[1] if kind in WEIGHTED else None
+        operands = tuple(dict.fromkeys(operand for operand in _operands(carrier, kind) if operand is not weight))
+        found.append(Op(kind, node, output, carrier, operands, weight))
+    return found
+
+
+def _is_part(node: Node) -> bool:
+    return not isinstance(node.args[0], Node) or not is_float(node.args[0])
+
+
+def _fused_activation(node: Node, fused: frozenset[OperatorKind]) -> Node:
+    users = list(node.users)
+    if len(users) == 1 and kind_of(users[0]) in fused and users[0].args[0] is node:
+        return users[0]
+    return node
+
+
+def _operands(node: Node, kind: OperatorKind | None) -> Iterator[Node]:
+    """Float tensors that ``node`` computes with; biases of weighted operators stay with their operator."""
+    if kind in WEIGHTED:
+        yield node.args[0]  # type: ignore[misc]
+        return
+    for argument in node.all_input_nodes:
+        if is_float(argument):
+            yield argument
+
+
+def constants(module: torch.fx.GraphModule) -> dict[Node, torch.Tensor]:
+    """Parameters and buffers that ``module`` reads, by the node that reads them."""
+    return {node: attribute(module, str(node.target)) for node in module.graph.nodes if node.op == "get_attr"}
+
+
+def attribute(module: Any, path: str) -> torch.Tensor:
+    """The tensor at a dotted path below ``module``."""
+    for part in path.split("."):
+        module = getattr(module, part)
+    assert isinstance(module, torch.Tensor)
+    return module

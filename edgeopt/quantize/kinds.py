@@ -1,0 +1,135 @@
+"""Which ATen operators are which kind of operator in a target's profile, and the size of their work."""
+
+import math
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from edgeopt.targets.schema import OperatorKind
+
+aten = torch.ops.aten
+
+KINDS: dict[Any, OperatorKind] = {
+    aten.conv1d.default: "conv",
+    aten.conv1d.padding: "conv",
+    aten.conv2d.default: "conv",
+    aten.conv2d.padding: "conv",
+    aten.conv_transpose1d.default: "conv_transpose",
+    aten.conv_transpose2d.input: "conv_transpose",
+    aten.linear.default: "linear",
+    aten.matmul.default: "matmul",
+    aten.bmm.default: "matmul",
+    aten.mm.default: "matmul",
+    aten.embedding.default: "embedding",
+    aten.add.Tensor: "add",
+    aten.sub.Tensor: "sub",
+    aten.mul.Tensor: "mul",
+    aten.div.Tensor: "div",
+    aten.relu.default: "relu",
+    aten.hardswish.default: "hardswish",
+    aten.hardsigmoid.default: "hardsigmoid",
+    aten.sigmoid.default: "sigmoid",
+    aten.tanh.default: "tanh",
+    aten.silu.default: "silu",
+    aten.gelu.default: "gelu",
+    aten.leaky_relu.default: "leaky_relu",
+    aten.elu.default: "elu",
+    aten.prelu.default: "prelu",
+    aten.softmax.int: "softmax",
+    aten._softmax.default: "softmax",
+    aten.layer_norm.default: "layer_norm",
+    aten.native_layer_norm.default: "layer_norm",
+    aten.group_norm.default: "group_norm",
+    aten.max_pool1d.default: "max_pool",
+    aten.max_pool2d.default: "max_pool",
+    aten.avg_pool1d.default: "avg_pool",
+    aten.avg_pool2d.default: "avg_pool",
+    aten.adaptive_avg_pool1d.default: "adaptive_avg_pool",
+    aten.adaptive_avg_pool2d.default: "adaptive_avg_pool",
+    aten.mean.dim: "mean",
+    aten.sum.dim_IntList: "sum",
+    aten.exp.default: "exp",
+    aten.rsqrt.default: "rsqrt",
+    aten.pow.Tensor_Scalar: "pow",
+    aten.cat.default: "concat",
+    aten.reshape.default: "reshape",
+    aten.view.default: "reshape",
+    aten.flatten.using_ints: "reshape",
+    aten.squeeze.dim: "reshape",
+    aten.squeeze.dims: "reshape",
+    aten.squeeze.default: "reshape",
+    aten.unsqueeze.default: "reshape",
+    aten.permute.default: "transpose",
+    aten.transpose.int: "transpose",
+    aten.t.default: "transpose",
+    aten.slice.Tensor: "slice",
+    aten.select.int: "slice",
+    aten.split.Tensor: "slice",
+    aten.split_with_sizes.default: "slice",
+    aten.chunk.default: "slice",
+    aten.unbind.int: "slice",
+    aten.constant_pad_nd.default: "pad",
+    aten.index_select.default: "gather",
+    aten.upsample_nearest2d.vec: "resize_nearest",
+    aten.upsample_bilinear2d.vec: "resize_bilinear",
+}
+
+WEIGHTED: frozenset[OperatorKind] = frozenset({"conv", "conv_transpose", "linear"})
+HEAVY: frozenset[OperatorKind] = WEIGHTED | {"matmul"}
+PASS_THROUGH: frozenset[OperatorKind] = frozenset({"reshape", "transpose", "slice", "gather", "embedding", "max_pool"})
+"""Kinds that only move values: what comes out has the scale and zero point of what goes in, in every runtime.
+
+An embedding moves rows of its table, so its weight is quantized like an activation: per tensor, and only stored so."""
+FUSING: frozenset[OperatorKind] = HEAVY | {"add", "sub", "mul"}
+"""Kinds that can take the activation behind them into one pattern."""
+
+
+def kind_of(node: Node) -> OperatorKind | None:
+    """The kind of ``node``, or None for an operator that edgeopt does not know."""
+    if node.target is operator.getitem and isinstance(node.args[0], Node):
+        return "slice" if KINDS.get(node.args[0].target) == "slice" else None
+    if node.target in (aten.hardtanh.default, aten.clamp.default):
+        low, high = (list(node.args[1:]) + [None, None])[:2] if len(node.args) > 1 else (-1.0, 1.0)
+        if low == 0 and high is None:
+            return "relu"
+        return "relu6" if (low, high) == (0, 6) else "hardtanh" if low is not None and high is not None else None
+    if node.target is aten.clamp_min.default:
+        return "relu" if node.args[1] == 0 else None
+    return KINDS.get(node.target)
+
+
+def value_of(node: Node) -> Any:
+    """The fake tensor that capture recorded for ``node``'s result."""
+    return node.meta.get("val")
+
+
+def is_float(node: Any) -> bool:
+    """Whether ``node`` yields one float32 tensor."""
+    value = value_of(node) if isinstance(node, Node) else None
+    return isinstance(value, Tensor) and value.dtype == torch.float32
+
+
+def elements(node: Node) -> int:
+    """How many numbers ``node`` yields."""
+    value = value_of(node)
+    return int(value.numel()) if isinstance(value, Tensor) else 0
+
+
+def weight_shape(node: Node) -> tuple[int, ...]:
+    """Shape of the second argument of a weighted operator."""
+    return tuple(int(size) for size in value_of(node.args[1]).shape)  # type: ignore[arg-type]
+
+
+def macs(node: Node) -> int:
+    """Multiply-accumulates of one call; 0 for everything that is not a convolution or a matrix product."""
+    kind = kind_of(node)
+    if kind in ("conv", "linear"):
+        return elements(node) * math.prod(weight_shape(node)[1:])
+    if kind == "conv_transpose":
+        return elements(node.args[0]) * math.prod(weight_shape(node)[1:])  # type: ignore[arg-type]
+    if kind == "matmul":
+        return elements(node) * int(value_of(node.args[0]).shape[-1])  # type: ignore[arg-type]
+    return 0

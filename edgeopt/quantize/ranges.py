@@ -1,0 +1,97 @@
+"""From a histogram to a scale and zero point, by the observer that the target's scheme names.
+
+Method ``mse``: the clipping range with the least expected squared error of rounding plus clipping, found on a grid
+(Banner et al., 2019, arXiv:1810.05723, and Nagel et al., 2021, arXiv:2106.08295, section 3.1).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.core import QuantScheme
+from edgeopt.quantize.statistics import Histogram
+
+GRID = 41
+"""Candidates per end of the range, from 20 % to 100 % of the observed minimum and maximum."""
+PERCENTILE = 99.99
+LEAST_SCALE = 2.0**-24
+
+
+@dataclass(frozen=True, slots=True)
+class QParams:
+    """real = (quantized - zero_point) * scale, quantized in [low, high]."""
+
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+
+
+def integer_range(scheme: QuantScheme) -> tuple[int, int]:
+    """Least and greatest integer of the scheme's activations; symmetric ones leave out -128, as TensorRT and TFLite do."""
+    if scheme.activation == "uint8":
+        return 0, 255
+    return (-127, 127) if scheme.symmetric else (-128, 127)
+
+
+def qparams(histogram: Histogram, scheme: QuantScheme) -> QParams:
+    """Scale and zero point of an activation with these values."""
+    low, high = clipping_range(histogram, scheme)
+    least, greatest = integer_range(scheme)
+    if scheme.symmetric:
+        return QParams(max(max(-low, high) / greatest, LEAST_SCALE), 0, least, greatest)
+    scale = max((high - low) / (greatest - least), LEAST_SCALE)
+    zero_point = int(np.clip(round(least - low / scale), least, greatest))
+    return QParams(float(np.float32(scale)), zero_point, least, greatest)
+
+
+def fixed(scale: float, zero_point: int, scheme: QuantScheme) -> QParams:
+    """Parameters that the runtime prescribes, such as 1/256 and -128 for the output of a TFLite softmax."""
+    least, greatest = integer_range(scheme)
+    return QParams(scale, zero_point, least, greatest)
+
+
+def clipping_range(histogram: Histogram, scheme: QuantScheme) -> tuple[float, float]:
+    """The range to represent, zero always within."""
+    low, high = min(histogram.minimum, 0.0), max(histogram.maximum, 0.0)
+    if scheme.observer == "minmax" or high == low:
+        return low, high
+    if scheme.observer == "percentile":
+        return _percentile(histogram, low, high)
+    return _least_squares(histogram, low, high, scheme)
+
+
+def _percentile(histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+    share = np.cumsum(histogram.counts) / histogram.counts.sum()
+    edges = histogram.edges
+    below, above = np.searchsorted(share, (1 - PERCENTILE / 100, PERCENTILE / 100))
+    return max(low, min(float(edges[below]), 0.0)), min(high, max(float(edges[min(above + 1, len(edges) - 1)]), 0.0))
+
+
+def _least_squares(histogram: Histogram, low: float, high: float, scheme: QuantScheme) -> tuple[float, float]:
+    shrink = np.linspace(0.2, 1.0, GRID)
+    if scheme.symmetric:
+        bound = shrink * max(-low, high)
+        return _best(histogram, -bound, bound, scheme)
+    lows, highs = np.meshgrid(shrink * low, shrink * high, indexing="ij")
+    return _best(histogram, lows.ravel(), highs.ravel(), scheme)
+
+
+def _best(
+    histogram: Histogram, lows: NDArray[np.float64], highs: NDArray[np.float64], scheme: QuantScheme
+) -> tuple[float, float]:
+    """The candidate range with the least expected squared error; of equal ones the widest."""
+    edges, counts = histogram.edges, histogram.counts.astype(np.float64)
+    centers = (edges[:-1] + edges[1:]) / 2
+    exact_zeros = counts[(edges[:-1] <= 0) & (edges[1:] > 0)].sum()  # ReLU's zeros are represented without error
+    sums = [np.concatenate(([0.0], np.cumsum(counts * centers**power))) for power in range(3)]
+    first, last = np.searchsorted(centers, lows), np.searchsorted(centers, highs, side="right")
+    total = [prefix[-1] for prefix in sums]
+    below = lows**2 * sums[0][first] - 2 * lows * sums[1][first] + sums[2][first]
+    above = highs**2 * (total[0] - sums[0][last]) - 2 * highs * (total[1] - sums[1][last]) + total[2] - sums[2][last]
+    least, greatest = integer_range(scheme)
+    step = (highs - lows) / (greatest - least)
+    error = below + above + (sums[0][last] - sums[0][first] - exact_zeros) * step**2 / 12
+    best = len(error) - 1 - int(np.argmin(error[::-1]))
+    return float(lows[best]), float(highs[best])
