@@ -1,0 +1,210 @@
+"""The command line. It reads arguments, calls the pipeline and prints; every failure ends here as a message and an exit code."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeopt import __version__
+
+if TYPE_CHECKING:
+    from edgeopt.model import Model
+    from edgeopt.options import Options
+
+BROKEN_PIPE_EXIT_CODE = 141  # 128 + SIGPIPE, as a shell shows it for any program whose reader has gone
+
+app = typer.Typer(
+    help="From a trained PyTorch model to proven artifacts for real devices.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: importing rich would take longer than everything else
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelArgument = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="file.py:name, package.module:name or a .pt2 file.", show_default=False)
+]
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", metavar="NAME", help="A target, or its TOML file; repeatable.  [default: every target]")
+]
+Calibration = Annotated[str | None, typer.Option(metavar="REF", help="Batches, or a function that yields them.")]
+Evaluate = Annotated[str | None, typer.Option(metavar="REF", help="evaluate(predict) -> {name: number}, higher is better.")]
+MaxDrop = Annotated[
+    float | None, typer.Option(metavar="X", help="Fail an artifact whose first evaluated number is lower by more.")
+]
+Inputs = Annotated[
+    list[str] | None, typer.Option("--input", metavar="SPEC", help="1x3x224x224:float32, or ids=1x128:int64; repeatable, in order.")
+]
+Config = Annotated[Path | None, typer.Option(metavar="FILE", help="An edgeopt.toml with any of these settings.")]
+Out = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the bundle.  [default: build/MODEL]")]
+FloatIo = Annotated[bool | None, typer.Option("--float-io/--no-float-io", help="Floats in and out where the target's default is integers.")]
+Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest time for one target.  [default: 900]")]
+Jobs = Annotated[int | None, typer.Option(metavar="N", help="Targets made at the same time.  [default: 2]")]
+Cache = Annotated[bool | None, typer.Option("--cache/--no-cache", help="Take unchanged work from the cache.  [default: --cache]")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="List every layer, not the first few.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
+
+
+@app.command()
+def export(
+    context: typer.Context, model: ModelArgument = None, targets: Targets = None, calibration: Calibration = None,
+    evaluate: Evaluate = None, max_drop: MaxDrop = None, inputs: Inputs = None, config: Config = None, out: Out = None,
+    io_float: FloatIo = None, timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Make and prove an artifact for every target."""
+    with _reported(debug):
+        loaded, options = _request(context.params)
+        from edgeopt.pipeline import export as run
+        from edgeopt.report.progress import progress
+        from edgeopt.report.table import print_table
+
+        with progress() as listen:
+            bundle = run(loaded, options, listen)
+        print_table(bundle.manifest, options.out)
+        raise typer.Exit(_exit_code(bundle.manifest))
+
+
+@app.command()
+def plan(
+    context: typer.Context, model: ModelArgument = None, targets: Targets = None, calibration: Calibration = None,
+    evaluate: Evaluate = None, max_drop: MaxDrop = None, inputs: Inputs = None, config: Config = None, out: Out = None,
+    io_float: FloatIo = None, timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False,
+    verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Show what export would make, and why; make nothing."""
+    with _reported(debug):
+        loaded, options = _request(context.params)
+        from edgeopt.pipeline import plan as run
+        from edgeopt.report.plan_view import print_plans
+        from edgeopt.report.progress import progress
+
+        with progress() as listen:
+            plans = run(loaded, options, listen)
+        print_plans(plans, verbose=verbose)
+
+
+@app.command("targets")
+def show_targets(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this target's settings.", show_default=False)] = None,
+    debug: Debug = False,
+) -> None:
+    """List the targets, or one with all its settings."""
+    with _reported(debug):
+        from edgeopt.report.target_view import print_target, print_targets
+        from edgeopt.targets import loader
+
+        if name is None:
+            print_targets([loader.load(known) for known in loader.names()])
+        else:
+            print_target(loader.load(name))
+
+
+@app.command("doctor")
+def show_doctor(debug: Debug = False) -> None:
+    """Show what is installed and how to get the rest."""
+    with _reported(debug):
+        from edgeopt.doctor import diagnose
+        from edgeopt.report.doctor_view import print_checks
+
+        print_checks(diagnose())
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"edgeopt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """From a trained PyTorch model to proven artifacts for real devices."""
+
+
+def main() -> None:
+    """The entry point ``edgeopt``."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character must not end the run
+    app()
+
+
+def _request(arguments: dict[str, Any]) -> "tuple[Model, Options]":
+    """The loaded model and the options that the command line and the configuration file ask for."""
+    from edgeopt.config import from_arguments, read
+    from edgeopt.errors import UsageError
+    from edgeopt.references import load_model, parse_input
+
+    settings = from_arguments(arguments)
+    if arguments["config"]:
+        settings = settings.over(read(arguments["config"]))
+    if settings.model is None:
+        raise UsageError("no model is given", fix="edgeopt export file.py:name, or model = ... in the file after --config")
+    inputs = tuple(map(parse_input, settings.inputs))
+    _refuse_unknown_targets(settings.targets)
+    model = load_model(settings.model, inputs=inputs, calibration=settings.calibration, evaluate=settings.evaluate)
+    if settings.max_drop is not None and model.evaluate is None:
+        raise UsageError("--max-drop has nothing to judge", why="the model has no evaluate", fix="add --evaluate file.py:name")
+    return model, settings.options(model.name)
+
+
+def _refuse_unknown_targets(names: tuple[str, ...]) -> None:
+    """A wrong name is told at once, before the model is loaded."""
+    from edgeopt.targets import loader
+
+    for name in names:
+        loader.load(name)
+
+
+def _exit_code(manifest: Any) -> int:
+    """0, or the exit code of the worst failure."""
+    from edgeopt import errors
+
+    failed = [result for result in manifest.results if result.status == "failed"]
+    return max((getattr(errors, result.error or "TargetFailed").exit_code for result in failed), default=0)
+
+
+@contextmanager
+def _reported(debug: bool) -> Iterator[None]:
+    """Ends the program with a message and the right exit code for whatever is raised inside."""
+    from edgeopt.errors import INTERRUPTED_EXIT_CODE, EdgeoptError
+
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted: nothing half-written is left behind", err=True)
+        raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not raise again
+        raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None
+    except Exception as error:
+        _tell(error, debug)
+        raise typer.Exit(error.exit_code if isinstance(error, EdgeoptError) else 1) from None
+
+
+def _tell(error: Exception, debug: bool) -> None:
+    import traceback
+
+    from edgeopt.errors import EdgeoptError
+    from edgeopt.report.text import plain
+    from edgeopt.user_code import summary
+
+    if debug:
+        typer.echo(plain("".join(traceback.format_exception(error))), err=True)
+    if isinstance(error, EdgeoptError):
+        typer.echo(plain(f"error: {error.message()}"), err=True)
+    else:
+        hint = "" if debug else "; run again with --debug to see where"
+        typer.echo(plain(f"error: unexpected {summary(error)}{hint}"), err=True)
+
+
+if __name__ == "__main__":
+    main()
