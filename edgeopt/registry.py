@@ -60,10 +60,9 @@ def converter(format_name: str) -> "Converter":
     """
     known = _converters()
     if format_name not in known:
-        nearest = did_you_mean(format_name, known)
-        raise UnknownName(
-            f"there is no format {format_name!r}", why=f"known formats: {', '.join(sorted(known))}", fix=nearest or "use one of these"
-        )
+        why = f"known formats: {', '.join(sorted(known))}"
+        fix = did_you_mean(format_name, known) or "use one of these"
+        raise UnknownName(f"there is no format {format_name!r}", why=why, fix=fix)
     entry = known[format_name]
     missing = [name for name in entry.requires if find_spec(name) is None]
     if missing:
@@ -83,7 +82,7 @@ def _load(name: str, entry: Entry) -> Any:
     try:
         return getattr(import_module(module), attribute)
     except ImportError as error:
-        if entry.extra:
+        if entry.extra and not (error.name or "").startswith("edgeopt"):
             raise _missing(name, entry, str(error)) from error
         raise _broken(name, entry, error) from error
     except AttributeError as error:

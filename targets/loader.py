@@ -4,7 +4,6 @@ Another package adds targets through the entry points ``edgeopt.targets``: the e
 value is a module whose folder holds ``NAME.toml`` (``my-target = "my_package.targets"``).
 """
 
-import difflib
 import tomllib
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
@@ -12,10 +11,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from edgeopt.core import from_data
-from edgeopt.errors import ConfigError, UnknownName
+from edgeopt.errors import ConfigError, UnknownName, did_you_mean
 from edgeopt.targets.schema import TargetProfile
 
 ENTRY_POINTS = "edgeopt.targets"
@@ -45,23 +44,6 @@ def load(name_or_path: str) -> TargetProfile:
     raise _unknown(name_or_path)
 
 
-def operator_table(name: str) -> str:
-    """The text of ``targets/operators/NAME``, a TOML that lists the operators a device's driver supports."""
-    table = files(_PACKAGE).joinpath("operators", name)
-    if Path(name).name != name or not table.is_file():
-        raise ConfigError(
-            f"operators.table: there is no table {name!r}",
-            why="the key names a file of targets/operators/",
-            fix="leave the key out, or use one of: " + ", ".join(sorted(t.name for t in table_folder().iterdir())),
-        )
-    return table.read_text(encoding="utf-8")
-
-
-def table_folder() -> Traversable:
-    """The folder of the operator tables, also inside a wheel."""
-    return files(_PACKAGE).joinpath("operators")
-
-
 def _built_in() -> tuple[str, ...]:
     return tuple(item.name.removesuffix(_SUFFIX) for item in files(_PACKAGE).iterdir() if item.name.endswith(_SUFFIX))
 
@@ -85,7 +67,8 @@ def _read(source: Traversable, label: str) -> str:
     except FileNotFoundError as error:
         raise ConfigError(f"there is no target file {label!r}", fix="check the path") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the target file {label!r} cannot be read", why=str(error), fix="give a readable UTF-8 file") from error
+        fix = "give a readable UTF-8 file"
+        raise ConfigError(f"the target file {label!r} cannot be read", why=str(error), fix=fix) from error
 
 
 def _parse(text: str, stem: str, label: str) -> TargetProfile:
@@ -96,7 +79,7 @@ def _parse(text: str, stem: str, label: str) -> TargetProfile:
     try:
         profile = from_data(TargetProfile, data)
     except ValidationError as error:
-        why, fix = _explain(error, data)
+        why, fix = _explain(error)
         raise ConfigError(f"{label} does not fit the schema of a target", why=why, fix=fix) from error
     if profile.name != stem:
         raise ConfigError(
@@ -109,33 +92,35 @@ def _parse(text: str, stem: str, label: str) -> TargetProfile:
     return profile
 
 
-def _explain(error: ValidationError, data: dict[str, Any]) -> tuple[str, str]:
+def _explain(error: ValidationError) -> tuple[str, str]:
     """Every problem pydantic found, in the words of the file; the fix for the first one."""
     whys, fixes = [], []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "unexpected_keyword_argument":
             whys.append(f"unknown key {key!r}")
-            fixes.append(_nearest_key(problem["loc"], data))
+            fixes.append(_nearest_key(problem["loc"]))
         elif problem["type"] == "missing":
             whys.append(f"the key {key!r} is missing")
             fixes.append(f"add {key}")
+        elif problem["type"] == "literal_error":
+            expected = problem["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            whys.append(f"{key}: {problem['input']!r} is not one of {', '.join(expected)}")
+            fixes.append(did_you_mean(str(problem["input"]), expected) or f"correct {key}")
         else:
-            whys.append(f"{key}: {problem['msg']} (found {problem['input']!r})")
+            found = "" if isinstance(problem["input"], dict) else f", found {problem['input']!r}"
+            whys.append(f"{key}: {problem['msg']}{found}")
             fixes.append(f"correct {key}")
     return "; ".join(whys), fixes[0]
 
 
-def _nearest_key(location: tuple[int | str, ...], data: dict[str, Any]) -> str:
+def _nearest_key(location: tuple[int | str, ...]) -> str:
     known = _known_keys(tuple(part for part in location[:-1] if isinstance(part, str)))
-    near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else "known keys here: " + ", ".join(sorted(known))
+    return did_you_mean(str(location[-1]), known) or "known keys here: " + ", ".join(sorted(known))
 
 
 def _known_keys(sections: tuple[str, ...]) -> list[str]:
     """Keys that the schema knows below ``sections``, read from the schema itself."""
-    from pydantic import TypeAdapter
-
     schema = TypeAdapter(TargetProfile).json_schema()
     node = schema
     for section in sections:
@@ -153,6 +138,5 @@ def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 
 def _unknown(name: str) -> UnknownName:
     known = names()
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return UnknownName(f"there is no target {name!r}", why=f"known targets: {', '.join(known)}", fix=f"{hint}run: edgeopt targets")
+    why = f"known targets: {', '.join(known)}"
+    return UnknownName(f"there is no target {name!r}", why=why, fix=did_you_mean(name, known) or "run: edgeopt targets")
