@@ -34,7 +34,8 @@ class DigitsNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """float32 [N, 1, 8, 8] in 0..1 -> scores [N, 10]."""
-        return self.classifier(self.features(image))
+        scores: Tensor = self.classifier(self.features(image))
+        return scores
 
 
 def data() -> tuple[Tensor, Tensor, Tensor, Tensor]:

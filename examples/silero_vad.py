@@ -2,13 +2,12 @@
 
     edgeopt export examples/silero_vad.py:model --target portable-fp32 --target arm-ort --out build/silero_vad
 
-Several inputs and outputs: the state that one call gives goes into the next. Weights come from the package ``silero-vad``
-(extra ``examples``); the sounds are synthesised here. The network is written out from the package's TorchScript program.
+Several inputs and outputs: the state that one call gives goes into the next. Weights come from a package
+(``pip install --no-deps silero-vad``); the sounds are synthesised here. The network is written out from its TorchScript.
 """
 
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.metadata import distribution
 
 import numpy as np
 import torch
@@ -52,17 +51,10 @@ class SileroVad(nn.Module):
         return {"probability": torch.sigmoid(self.decoder(functional.relu(hidden))), "next_hidden": hidden, "next_cell": cell}
 
 
-def package_folder(name: str) -> Path:
-    """Where a package's files lie, without importing it."""
-    spec = find_spec(name)
-    if spec is None or spec.origin is None:
-        raise SystemExit(f"the package {name} is not installed: pip install --no-deps {name.replace('_', '-')}")
-    return Path(spec.origin).parent
-
-
 def network() -> SileroVad:
     # The .jit and not the .safetensors beside it: they hold different weights.
-    program = torch.jit.load(package_folder("silero_vad") / "data" / "silero_vad.jit", map_location="cpu")
+    path = distribution("silero-vad").locate_file("silero_vad/data/silero_vad.jit")
+    program = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     names = {"_model.stft.forward_basis_buffer": "spectrum.weight", "_model.decoder.decoder.2.bias": "decoder.bias"}
     for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
         names[f"_model.decoder.rnn.{part}"] = f"rnn.{part}"
@@ -98,7 +90,7 @@ def voice(seconds: float, random: np.random.Generator) -> Sound:
     consonant = np.clip(1 - 8 * np.abs(syllable - 0.05), 0, 1)
     noise = random.standard_normal(len(time))
     sound = vowel * (voiced + 0.05 * noise) + 0.3 * consonant * np.diff(noise, prepend=0)
-    return (random.uniform(0.05, 0.15) * sound).astype(np.float32)
+    return np.float32(random.uniform(0.05, 0.15)) * sound.astype(np.float32)
 
 
 def background(seconds: float, random: np.random.Generator) -> Sound:
