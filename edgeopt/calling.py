@@ -1,6 +1,6 @@
 """Turns what users pass to a model (tensors, tuples, dicts) into flat tuples of tensors, and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any
@@ -58,14 +58,29 @@ class Signature:
             raise InputError("the example inputs hold no tensor", fix="pass example_inputs, or --input 1x3x224x224:float32")
         return cls(_unique(specs), tree), tuple(flat)
 
-    def flatten(self, batch: Batch, what: str) -> tuple[Tensor, ...]:
-        """The flat tensors of another batch, checked against this signature. Raises InputError naming ``what``."""
+    def split(self, batch: Batch, what: str) -> Iterator[tuple[Tensor, ...]]:
+        """Flat samples of exactly this signature's shapes, checked. Raises InputError naming ``what``.
+
+        A batch whose first axis is a multiple of the example's is cut along it; a remainder is left out.
+        """
         leaves, _ = pytree.tree_flatten(call_arguments(batch))
         if len(leaves) > len(self.specs) and not isinstance(batch, Mapping):
             leaves = leaves[: len(self.specs)]  # data loaders yield (inputs, labels): calibration needs no labels
         if len(leaves) != len(self.specs):
             raise InputError(f"{what} has {len(leaves)} tensors, the model takes {len(self.specs)}: {self.describe()}")
-        return tuple(self._checked(_tensors(leaf), spec, what) for leaf, spec in zip(leaves, self.specs, strict=True))
+        tensors = [_tensors(leaf) for leaf in leaves]
+        for start in self._starts(tensors):
+            parts = [_part(value, spec, start) for value, spec in zip(tensors, self.specs, strict=True)]
+            yield tuple(self._checked(part, spec, what) for part, spec in zip(parts, self.specs, strict=True))
+
+    def _starts(self, tensors: list[Any]) -> list[int]:
+        """Where to cut along the first axis, in units of the example's own batch size."""
+        wanted = [spec.shape for spec in self.specs]
+        given = [tuple(value.shape) if isinstance(value, Tensor) else () for value in tensors]
+        if given == wanted or any(not shape or shape[1:] != want[1:] for shape, want in zip(given, wanted, strict=True)):
+            return [0]
+        counts = {shape[0] // want[0] for shape, want in zip(given, wanted, strict=True) if want[0]}
+        return list(range(counts.pop())) if len(counts) == 1 else [0]
 
     def describe(self) -> str:
         """Every input as ``name=1x3x224x224:float32``."""
@@ -80,6 +95,12 @@ class Signature:
         if value.is_floating_point() != spec.dtype.startswith("float"):
             raise InputError(f"{what}: input {spec.name} is {dtype_name(value.dtype)}, expected {spec.dtype}", fix=fix)
         return value.detach().to(getattr(torch, spec.dtype))
+
+
+def _part(value: Any, spec: TensorSpec, start: int) -> Any:
+    size = spec.shape[0] if spec.shape else 0
+    whole = not isinstance(value, Tensor) or tuple(value.shape) == spec.shape or value.shape[0] < size
+    return value if whole else value[start * size : (start + 1) * size]
 
 
 def dtype_name(dtype: torch.dtype) -> str:

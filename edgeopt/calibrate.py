@@ -1,0 +1,157 @@
+"""One streaming pass over the user's calibration data: statistics for every target, and samples held out for the proof.
+
+Every tenth sample (of few: the last) is never calibrated on; at most sixteen of those are kept to verify artifacts with.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from edgeopt.calling import Signature
+from edgeopt.errors import CalibrationError, EdgeoptError, NotFiniteError
+from edgeopt.model import Calibration
+from edgeopt.quantize.statistics import Recorder, Statistics
+from edgeopt.user_code import cause
+
+HOLD_OUT_EVERY = 10
+HELD_OUT_MOST = 16
+
+Sample = tuple[Tensor, ...]
+
+
+@dataclass(slots=True)
+class Calibrated:
+    """Statistics per program variant, samples for verification, and a digest of all data that was seen."""
+
+    statistics: dict[str, Statistics]
+    held_out: list[Sample]
+    digest: str
+    samples: int
+    described: str
+    decisions: list[str] = field(default_factory=list)
+
+    @property
+    def real(self) -> bool:
+        """Whether the user gave data; else everything made from this is marked uncalibrated."""
+        return self.samples > 0
+
+
+def calibrate(
+    programs: dict[str, GraphModule],
+    signature: Signature,
+    example: Sample,
+    data: Calibration | None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Calibrated:
+    """Runs every program in ``programs`` (by variant name) on the data.
+
+    Raises CalibrationError where there is no sample or reading one raises, InputError where one does not fit the model,
+    NotFiniteError where one holds NaN or infinity.
+    """
+    recorders = {name: Recorder(module) for name, module in programs.items()}
+    if data is None:
+        return _uncalibrated(recorders, example)
+    digest = hashlib.sha256()
+    held_out: list[Sample] = []
+    pending: Sample | None = None
+    count = 0
+    for sample in samples(data, signature):
+        _update(digest, sample)
+        if pending is not None:
+            _record(recorders, pending)
+        pending = sample
+        count += 1
+        if count % HOLD_OUT_EVERY == 0:
+            held_out, pending = (held_out + [sample])[:HELD_OUT_MOST], None
+        progress(count)
+    if pending is not None and (held_out or count == 1):
+        _record(recorders, pending)
+    elif pending is not None:
+        held_out = [pending]
+    if not held_out:
+        held_out = perturbed(example)
+    statistics = {name: recorder.statistics for name, recorder in recorders.items()}
+    return Calibrated(statistics, held_out, digest.hexdigest(), count, f"{count} samples")
+
+
+def samples(data: Calibration, signature: Signature) -> Iterator[Sample]:
+    """The user's batches as flat, checked samples of the example's shape; larger batches are split."""
+    count = 0
+    batches = _batches(data)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            break
+        except EdgeoptError:
+            raise
+        except Exception as error:
+            raise CalibrationError(f"the calibration data raised after {count} samples", why=cause(error)) from error
+        for sample in signature.split(batch, f"calibration sample {count}"):
+            for spec, value in zip(signature.specs, sample, strict=True):
+                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    raise NotFiniteError(f"calibration sample {count} holds NaN or infinity in {spec.name}", fix="clean the data")
+            yield sample
+            count += 1
+    if not count:
+        raise CalibrationError(
+            "the calibration data is empty", fix="give at least one batch (some hundred are usual), or leave --calibration out"
+        )
+
+
+def digest_of(data: Calibration, signature: Signature) -> str:
+    """The digest that :func:`calibrate` gives for the same data, without running any program."""
+    digest = hashlib.sha256()
+    for sample in samples(data, signature):
+        _update(digest, sample)
+    return digest.hexdigest()
+
+
+def can_be_read_again(data: Calibration) -> bool:
+    """Whether a second pass sees the same data: a function or a collection can, a generator object cannot."""
+    return callable(data) or iter(data) is not data
+
+
+def perturbed(example: Sample, count: int = 4) -> list[Sample]:
+    """The example with 5 % noise on its floats (fixed seed): inputs to compare on where no data is held out."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(value: Tensor) -> Tensor:
+        if not value.is_floating_point():
+            return value
+        spread = value.std(correction=0) if value.numel() > 1 else value.abs()
+        return value + 0.05 * spread * torch.randn(value.shape, generator=generator)
+
+    return [tuple(noisy(value) for value in example) for _ in range(count)]
+
+
+def _batches(data: Calibration) -> Iterator[Any]:
+    try:
+        return iter(data() if callable(data) else data)
+    except Exception as error:
+        raise CalibrationError("the calibration data cannot be read", why=cause(error), fix="give an iterable of batches") from error
+
+
+def _record(recorders: dict[str, Recorder], sample: Sample) -> None:
+    with torch.no_grad():
+        for recorder in recorders.values():
+            recorder.run(*sample)
+
+
+def _update(digest: Any, sample: Sample) -> None:
+    for value in sample:
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _uncalibrated(recorders: dict[str, Recorder], example: Sample) -> Calibrated:
+    _record(recorders, example)
+    statistics = {name: recorder.statistics for name, recorder in recorders.items()}
+    digest = hashlib.sha256(b"uncalibrated")
+    _update(digest, example)
+    return Calibrated(statistics, perturbed(example), digest.hexdigest(), 0, "uncalibrated: the example input only")
