@@ -1,0 +1,184 @@
+"""The table at the end of an export, and below it every failure and warning in full."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edgeopt.core import Manifest, TargetResult, Verdict
+from edgeopt.report.console import output, paragraph
+from edgeopt.report.text import counted, plain, size
+
+TWIN = "portable-fp32"
+_NONE = "-"
+_STYLES = {"ok": "green", "failed": "bold red", "skipped": "dim"}
+_METRIC_WIDTH = 10
+
+
+def print_table(manifest: Manifest, out: Path, console: Console | None = None) -> None:
+    """Prints what became of every target; ``out`` is the bundle's folder."""
+    console = console or output()
+    console.print()
+    if any(not result.calibrated for result in manifest.results):
+        _warn_uncalibrated(console)
+    console.print(_table(manifest))
+    _print_float_model(console, manifest)
+    for heading, style, notes in (
+        ("Failed", "bold red", _failures(manifest)),
+        ("Skipped", "bold", _reasons(manifest, "skipped")),
+        ("Warnings", "bold yellow", _warnings(manifest)),
+    ):
+        _print_notes(console, heading, style, notes)
+    console.print()
+    paragraph(console, f"bundle: {out} (manifest.json says everything, SHA256SUMS proves it)")
+
+
+def _warn_uncalibrated(console: Console) -> None:
+    text = (
+        "UNCALIBRATED: no calibration data was given, so the ranges of the integer artifacts come from the example input "
+        "alone. Expect them to lose accuracy on real data. Give data with --calibration file.py:function."
+    )
+    paragraph(console, text, style="bold yellow")
+    console.print()
+
+
+def _table(manifest: Manifest) -> Table:
+    metric = _metric(manifest)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("target", overflow="fold")
+    table.add_column("format")
+    for header in ("size", "of\nfp32", "SQNR\ndB", "agree", *([metric] if metric else []), "ms\nhere", "of\nfp32"):
+        table.add_column(header, justify="right", overflow="fold")
+    table.add_column("verdict", overflow="fold")
+    twins = {result.format: result for result in manifest.results if result.target == TWIN}
+    for result in manifest.results:
+        cells = [_size(result), _size_ratio(result, twins), _sqnr(result), _agreement(result)]
+        cells += [_accuracy(result, metric)] if metric else []
+        table.add_row(plain(result.target), result.format, *cells, _latency(result), _speed(result), _verdict(result))
+    return table
+
+
+def _metric(manifest: Manifest) -> str:
+    """The first number that ``evaluate`` returned: the one the gate judges."""
+    sources = (manifest.model.accuracy, *(result.accuracy for result in manifest.results))
+    return next((_short(next(iter(accuracy))) for accuracy in sources if accuracy), "")
+
+
+def _short(name: str) -> str:
+    name = plain(name)
+    return name if len(name) <= _METRIC_WIDTH else name[: _METRIC_WIDTH - 1] + "…"
+
+
+def _number(result: TargetResult, check: str) -> float | None:
+    return next((verdict.value for verdict in result.verdicts if verdict.check == check), None)
+
+
+def _size(result: TargetResult) -> str:
+    return size(result.artifact.bytes) if result.artifact else _NONE
+
+
+def _size_ratio(result: TargetResult, twins: dict[str, TargetResult]) -> str:
+    twin = twins.get(result.format)
+    if result.artifact is None or twin is None or twin.artifact is None:
+        return _NONE
+    return f"{result.artifact.bytes / twin.artifact.bytes:.2f}"
+
+
+def _sqnr(result: TargetResult) -> str:
+    """Against the float model: what a user loses. What the conversion adds is a check of its own (sqnr_program)."""
+    value = _number(result, "sqnr_float")
+    return _NONE if value is None else f"{value:.1f}"
+
+
+def _agreement(result: TargetResult) -> str:
+    value = _number(result, "top1_agreement")
+    return _NONE if value is None else f"{value:.1%}"
+
+
+def _accuracy(result: TargetResult, metric: str) -> str:
+    values = {_short(name): value for name, value in result.accuracy.items()}
+    return f"{values[metric]:.3f}" if metric in values else _NONE
+
+
+def _latency(result: TargetResult) -> str:
+    return f"{result.latency.median_ms:.2f}" if result.latency else _NONE
+
+
+def _is_slower(result: TargetResult) -> bool:
+    return result.target != TWIN and result.latency is not None and result.latency.ratio > 1
+
+
+def _speed(result: TargetResult) -> Text:
+    if result.latency is None:
+        return Text(_NONE)
+    return Text(f"{result.latency.ratio:.2f}", style="bold yellow" if _is_slower(result) else "")
+
+
+def _verdict(result: TargetResult) -> Text:
+    word = result.status if result.status != "failed" else "FAILED"
+    text = Text(word, style=_STYLES[result.status])
+    if result.status == "ok" and _is_slower(result):
+        text.append(" SLOWER", style="bold yellow")
+    if not result.calibrated:
+        text.append(" UNCALIBRATED", style="bold yellow")
+    return text
+
+
+def _print_float_model(console: Console, manifest: Manifest) -> None:
+    model = manifest.model
+    facts = [counted(model.parameters, "parameter"), f"{counted(model.macs, 'multiply-accumulate')}"]
+    facts += [f"{name} {value:.3f}" for name, value in model.accuracy.items()]
+    console.print()
+    paragraph(console, f"{model.name} in PyTorch float32: {', '.join(facts)}. SQNR and agreement are against it.", style="dim")
+
+
+def _label(result: TargetResult) -> str:
+    return f"{result.target}/{result.format}"
+
+
+def _failures(manifest: Manifest) -> dict[str, list[str]]:
+    notes = _reasons(manifest, "failed")
+    for result in manifest.results:
+        if result.status == "failed":
+            for verdict in result.verdicts:
+                if not verdict.passed:
+                    notes.setdefault(_describe(verdict), []).append(_label(result))
+    return notes
+
+
+def _describe(verdict: Verdict) -> str:
+    unit = f" {verdict.unit}" if verdict.unit else ""
+    value = "no number" if verdict.value is None else f"{verdict.value:.4g}{unit}"
+    limit = "" if verdict.limit is None else f", limit {verdict.limit:.4g}{unit}"
+    return f"check {verdict.check}: {value}{limit}" + (f" ({verdict.note})" if verdict.note else "")
+
+
+def _reasons(manifest: Manifest, status: str) -> dict[str, list[str]]:
+    notes: dict[str, list[str]] = {}
+    for result in manifest.results:
+        if result.status == status and result.reason:
+            notes.setdefault(result.reason, []).append(_label(result))
+    return notes
+
+
+def _warnings(manifest: Manifest) -> dict[str, list[str]]:
+    """Each warning once, with everything it concerns."""
+    notes: dict[str, list[str]] = {}
+    for result in manifest.results:
+        for warning in result.warnings:
+            notes.setdefault(warning, []).append(_label(result))
+        if _is_slower(result) and result.latency:
+            slower = f"slower here than its fp32 twin: {result.latency.median_ms:.2f} ms against {result.latency.twin_ms:.2f} ms"
+            notes.setdefault(slower, []).append(_label(result))
+    return notes
+
+
+def _print_notes(console: Console, heading: str, style: str, notes: dict[str, list[str]]) -> None:
+    if not notes:
+        return
+    console.print()
+    paragraph(console, heading, style=style)
+    for note, labels in notes.items():
+        paragraph(console, ", ".join(labels), indent=2, style="bold")
+        paragraph(console, note, indent=4)
