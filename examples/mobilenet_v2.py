@@ -68,8 +68,8 @@ def photos() -> list[tuple[Pixels, int]]:
     found = []
     for path in sorted(Path(str(distribution("foolbox").locate_file("foolbox/data"))).glob("imagenet_*.jpg")):
         image = Image.open(path).convert("RGB").resize((256, 256), Image.Resampling.BILINEAR).crop((16, 16, 240, 240))
-        pixels = (np.asarray(image, np.float32) / 255 - MEAN) / STD
-        found.append((np.ascontiguousarray(pixels.transpose(2, 0, 1)), int(path.stem.split("_")[-1])))
+        pixels = ((np.asarray(image) / 255 - MEAN) / STD).transpose(2, 0, 1)
+        found.append((np.ascontiguousarray(pixels, np.float32), int(path.stem.split("_")[-1])))
     return found
 
 

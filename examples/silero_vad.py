@@ -90,7 +90,7 @@ def voice(seconds: float, random: np.random.Generator) -> Sound:
     consonant = np.clip(1 - 8 * np.abs(syllable - 0.05), 0, 1)
     noise = random.standard_normal(len(time))
     sound = vowel * (voiced + 0.05 * noise) + 0.3 * consonant * np.diff(noise, prepend=0)
-    return np.float32(random.uniform(0.05, 0.15)) * sound.astype(np.float32)
+    return np.asarray(random.uniform(0.05, 0.15) * sound, np.float32)
 
 
 def background(seconds: float, random: np.random.Generator) -> Sound:
@@ -100,7 +100,7 @@ def background(seconds: float, random: np.random.Generator) -> Sound:
     tone = np.sin(2 * np.pi * random.uniform(300, 2000) * time)
     noise = 0.5 * random.standard_normal(len(time))
     kind = (np.zeros_like(time), hum, tone, noise)[random.integers(4)]
-    return (0.1 * kind + 0.001 * random.standard_normal(len(time))).astype(np.float32)
+    return np.asarray(0.1 * kind + 0.001 * random.standard_normal(len(time)), np.float32)
 
 
 def recording(seed: int, seconds: float = 1.024) -> tuple[Sound, Sound]:
