@@ -37,7 +37,9 @@ class CoremlConverter:
     suffix = ".mlpackage"
     runs_here = sys.platform == "darwin"
 
-    def convert(self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]) -> None:
+    def convert(
+        self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]
+    ) -> None:
         """Writes the package ``out``. Core ML's only integer type at the border is int32: int64 ids become that."""
         loaded = load_program(program)
         _refuse_dynamic_shapes(loaded, profile)

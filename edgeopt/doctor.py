@@ -1,0 +1,158 @@
+"""What is installed, what is missing and the command that installs it; looked up without importing anything heavy."""
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+GIB = 2**30
+_ENOUGH_MEMORY_GIB = 4
+_ENOUGH_DISK_GIB = 2
+_DISTRIBUTION = "edgeopt"
+_EXTRAS = {
+    "torch": "capturing and quantizing models",
+    "onnx": "ONNX artifacts",
+    "tflite": "TFLite artifacts",
+    "coreml": "Core ML artifacts",
+}
+_INT8_FEATURES = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+"""As /proc/cpuinfo spells them: x86 first, then ARM's dot product and int8 matrix instructions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked up: what was found, what it is needed for, and the command or step that mends it."""
+
+    name: str
+    ok: bool
+    found: str
+    needed_for: str
+    fix: str = ""
+
+
+def diagnose() -> tuple[Check, ...]:
+    """Python, every extra's packages with the versions this release is tested with, the cache, CPU, memory and disk."""
+    try:
+        distribution(_DISTRIBUTION)
+    except PackageNotFoundError:
+        fix = "pip install . in the folder that holds pyproject.toml"
+        return (Check(name=_DISTRIBUTION, ok=False, found="source code, not installed", needed_for="everything", fix=fix),)
+    return (_python(), *_packages(), _cache(), _cpu(), _memory(), _disk())
+
+
+def cache_root() -> Path:
+    """Where unchanged work is kept: $EDGEOPT_CACHE, else edgeopt/ in $XDG_CACHE_HOME or ~/.cache."""
+    if chosen := os.environ.get("EDGEOPT_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeopt"
+
+
+def _python() -> Check:
+    wanted = SpecifierSet(distribution(_DISTRIBUTION).metadata["Requires-Python"])
+    found = platform.python_version()
+    ok = wanted.contains(found, prereleases=True)
+    return Check(name="python", ok=ok, found=found, needed_for="everything", fix="" if ok else f"install Python {wanted}")
+
+
+def _packages() -> Iterator[Check]:
+    parsed = [Requirement(text) for text in requires(_DISTRIBUTION) or ()]
+    for extra, purpose in _EXTRAS.items():
+        for requirement in parsed:
+            if requirement.name != _DISTRIBUTION and _belongs(requirement, extra):
+                yield _package(requirement, extra, purpose)
+
+
+def _belongs(requirement: Requirement, extra: str) -> bool:
+    marker = requirement.marker
+    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+
+
+def _package(requirement: Requirement, extra: str, purpose: str) -> Check:
+    install = f"pip install 'edgeopt[{extra}]'"
+    try:
+        found = version(requirement.name)
+    except PackageNotFoundError:
+        return Check(name=requirement.name, ok=False, found="not installed", needed_for=purpose, fix=install)
+    if find_spec(requirement.name.replace("-", "_")) is None:
+        fix = f"pip install --force-reinstall '{requirement.name}=={found}'"
+        return Check(name=requirement.name, ok=False, found=f"{found}, but it has no module", needed_for=purpose, fix=fix)
+    if requirement.specifier.contains(found, prereleases=True):
+        return Check(name=requirement.name, ok=True, found=found, needed_for=purpose)
+    untested = f"{found}, not in the tested range {requirement.specifier}"
+    return Check(name=requirement.name, ok=False, found=untested, needed_for=purpose, fix=install)
+
+
+def _cache() -> Check:
+    root = cache_root()
+    purpose = "not doing unchanged work again"
+    writable = os.access(_nearest_existing(root), os.W_OK | os.X_OK)
+    fix = "" if writable else "set EDGEOPT_CACHE to a folder you may write to"
+    found = f"{root}, {_folder_size(root) / GIB:.2f} GiB" if writable else f"{root} cannot be written"
+    return Check(name="cache", ok=writable, found=found, needed_for=purpose, fix=fix)
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.resolve().parents) if folder.exists())
+
+
+def _folder_size(root: Path) -> int:
+    sizes = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            try:
+                sizes += (Path(folder) / name).lstat().st_size
+            except FileNotFoundError:  # another export may prune the cache meanwhile
+                continue
+    return sizes
+
+
+def _cpu() -> Check:
+    found = [name for name in _INT8_FEATURES if name in _cpu_flags()]
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    fast = any(name != "avx2" for name in found)
+    purpose = "int8 artifacts that are faster than float32 ones when timed here"
+    if not Path("/proc/cpuinfo").exists():
+        return Check(name="cpu", ok=True, found=f"{machine}, features not known", needed_for=purpose)
+    fix = "" if fast else "none here: judge speed on the device itself (x86-fbgemm-avx2 is made for CPUs like this one)"
+    return Check(name="cpu", ok=fast, found=", ".join([machine, *found]), needed_for=purpose, fix=fix)
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()
+    lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, flags=re.MULTILINE)
+    return {flag for line in lines for flag in line.split()}
+
+
+def _memory() -> Check:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    match = re.search(r"^MemAvailable:\s+(\d+) kB$", text, flags=re.MULTILINE)
+    purpose = "converting several targets at once"
+    if match is None:
+        return Check(name="memory", ok=True, found="free memory not known", needed_for=purpose)
+    free = int(match[1]) * 1024
+    return _amount("memory", free, _ENOUGH_MEMORY_GIB, purpose, "close other programs, or export with --jobs 1")
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(_nearest_existing(cache_root())).free
+    return _amount("disk", free, _ENOUGH_DISK_GIB, "artifacts, their cache and temporary files", "free some space")
+
+
+def _amount(name: str, free: int, enough_gib: int, purpose: str, fix: str) -> Check:
+    ok = free >= enough_gib * GIB
+    found = f"{free / GIB:.1f} GiB free" + ("" if ok else f", less than {enough_gib} GiB")
+    return Check(name=name, ok=ok, found=found, needed_for=purpose, fix="" if ok else fix)
