@@ -1,0 +1,106 @@
+"""The saved program as every converter reads it, and a converter's refusal told in the user's terms."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeopt.errors import ConversionError, EdgeoptError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.export import ExportedProgram
+    from torch.fx import Node
+
+_OPERATOR = re.compile(r"\b(aten|prims|quantized_decomposed|torchvision|higher_order)(?:\.|::)(\w+)(?:\.(\w+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """``exported`` takes one positional tensor for each of ``input_names`` and returns a flat tuple of tensors."""
+
+    exported: "ExportedProgram"
+    input_names: tuple[str, ...]
+    examples: "tuple[Tensor, ...]"
+    """Zeros with each input's shape and dtype: to trace with, never to measure."""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it holds Q/DQ nodes."""
+        return any("quantized_decomposed" in str(node.target) for node in self.exported.graph.nodes)
+
+
+def load_program(path: Path, extra_files: dict[str, str] | None = None) -> Program:
+    """The program that ``torch.export.save`` wrote to ``path``; the named ``extra_files`` are filled in.
+
+    Raises ConversionError where torch cannot read it.
+    """
+    import torch
+    import torchao  # noqa: F401  registers torch.ops.quantized_decomposed, which the file's graph names
+
+    try:
+        exported = torch.export.load(path, extra_files=extra_files)
+    except Exception as error:
+        raise ConversionError(f"the program {path.name} cannot be read", why=first_line(error)) from error
+    nodes = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
+    names = tuple(str(name) for name in exported.graph_signature.user_inputs)
+    values = [nodes[name].meta["val"] for name in names]
+    examples = tuple(torch.zeros([int(size) for size in value.shape], dtype=value.dtype) for value in values)
+    return Program(exported, names, examples)
+
+
+def distinct_names(outputs: tuple[str, ...], inputs: tuple[str, ...]) -> tuple[str, ...]:
+    """``outputs``, with ``_output`` added to those that an input is called too: a file's tensor names are unique."""
+    return tuple(f"{name}_output" if name in inputs else name for name in outputs)
+
+
+@contextmanager
+def refusals(converter: str, program: Program, fix: str) -> Iterator[None]:
+    """Turns whatever ``converter`` raises into a ConversionError that names the operator and the user's layer."""
+    try:
+        yield
+    except (EdgeoptError, MemoryError):
+        raise
+    except Exception as error:  # converters raise anything, SystemExit aside
+        operator, layer = _culprit(error, program.exported)
+        subject = f"the operator {operator}" + (f" of layer {layer}" if layer else "") if operator else "the program"
+        raise ConversionError(f"{converter} refused {subject}", why=first_line(_root(error)), fix=fix) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of ``error``'s message that says something, at most 300 characters; else its class."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line[:300] for line in lines if line), type(error).__name__)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _root(error: BaseException) -> BaseException:
+    return [*_chain(error)][-1]
+
+
+def _culprit(error: BaseException, exported: "ExportedProgram") -> tuple[str, str]:
+    """Operator and module path named deepest in the exceptions' messages; empty strings where none is found."""
+    for cause in reversed([*_chain(error)]):
+        for match in _OPERATOR.finditer(str(cause)):
+            name = ".".join(part for part in match.groups() if part)
+            found = next((node for node in exported.graph.nodes if _called(node, name)), None)
+            return name, module_path(found) if found is not None else ""
+    return "", ""
+
+
+def _called(node: "Node", name: str) -> bool:
+    return node.op == "call_function" and f"{node.target}.".startswith(f"{name}.")
+
+
+def module_path(node: "Node") -> str:
+    """The user's module in which ``node`` was traced, as ``named_modules`` calls it; empty where it is not known."""
+    stack: dict[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
+    return next((path for path, _ in reversed(list(stack.values())) if path), "")

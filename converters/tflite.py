@@ -1,0 +1,137 @@
+"""TFLite: litert-torch lowers the program, then ``tflite_passes`` settle its interface and its weights' dtype."""
+
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeopt.converters.interface import Array
+from edgeopt.converters.operators import unsupported
+from edgeopt.converters.program import Program, distinct_names, first_line, load_program, refusals
+from edgeopt.converters.values import from_artifact, to_artifact
+from edgeopt.core import Structure, TensorSpec
+from edgeopt.errors import ConversionError
+from edgeopt.targets.schema import TargetProfile
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
+
+_TOOLS = ("torch", "torchao", "litert-torch", "litert-converter", "ai-edge-litert")
+
+
+class TfliteConverter:
+    """TFLite for LiteRT: its XNNPACK, NNAPI and GPU delegates."""
+
+    suffix = ".tflite"
+    runs_here = True
+
+    def convert(
+        self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]
+    ) -> None:
+        """As the interface says; integers of 64 bits become 32 bits, as LiteRT's delegates have no others."""
+        float_type = "float32" if io_float else profile.io.float_type
+        if float_type not in ("int8", "float32"):
+            raise ConversionError(
+                f"target {profile.name} asks for {float_type} inputs and outputs",
+                why="litert-torch makes int8 and float32 ones",
+                fix='set io.float_type = "int8" or "float32" in the target\'s TOML',
+            )
+        loaded = load_program(program)
+        content = _lower(loaded)
+
+        from edgeopt.converters import tflite_file, tflite_passes
+
+        model = tflite_file.read(content)
+        tflite_passes.name_interface(model, loaded.input_names, distinct_names(output_names, loaded.input_names))
+        if float_type == "float32":
+            tflite_passes.float_border(model)
+        if profile.schemes[0].weight == "float16":
+            tflite_passes.half_weights(model)
+        tflite_file.write(model, out)
+
+    def inspect(self, path: Path, profile: TargetProfile) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], Structure]:
+        """As the interface says, read from the flatbuffer; operators by their builtin names, CUSTOM ones by their own."""
+        from edgeopt.converters import tflite_file
+
+        model = tflite_file.read(path.read_bytes())
+        operators = [*tflite_file.operators(model)]
+        counts = Counter(operator.name for operator in operators)
+        structure = Structure(
+            operators=dict(sorted(counts.items())),
+            quantize=counts["QUANTIZE"],
+            dequantize=counts["DEQUANTIZE"],
+            transpose=counts["TRANSPOSE"],
+            unsupported=unsupported(operators, profile),
+        )
+        graph = model.subgraphs[0]
+        return tflite_file.specs(graph, graph.inputs), tflite_file.specs(graph, graph.outputs), structure
+
+    def load(self, path: Path, *, threads: int) -> "TflitePredictor":
+        """The file in LiteRT's interpreter, with XNNPACK where it applies (the interpreter's default)."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        try:
+            interpreter = Interpreter(model_path=str(path), num_threads=threads)
+            interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise ConversionError("LiteRT refused the file", why=first_line(error)) from error
+        return TflitePredictor(interpreter)
+
+    def tool_versions(self) -> dict[str, str]:
+        """As the interface says."""
+        return {name: version(name) for name in _TOOLS}
+
+
+class TflitePredictor:
+    """One file in LiteRT's interpreter. Not for several threads at once: an interpreter holds one set of tensors."""
+
+    def __init__(self, interpreter: "Interpreter") -> None:
+        self._interpreter = interpreter
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+        self._inputs = [int(detail["index"]) for detail in inputs]
+        self._outputs = [int(detail["index"]) for detail in outputs]
+        self.inputs = tuple(map(_runtime_spec, inputs))
+        self.outputs = tuple(map(_runtime_spec, outputs))
+
+    def __call__(self, *arrays: Array) -> tuple[Array, ...]:
+        self.raw(*self.prepare(*arrays))
+        copies = tuple(self._interpreter.get_tensor(index) for index in self._outputs)
+        return from_artifact(copies, self.outputs)
+
+    def raw(self, *arrays: Array) -> None:
+        for index, array in zip(self._inputs, arrays, strict=True):
+            self._interpreter.set_tensor(index, array)
+        self._interpreter.invoke()
+
+    def prepare(self, *arrays: Array) -> tuple[Array, ...]:
+        return to_artifact(arrays, self.inputs)
+
+
+def _lower(program: Program) -> bytes:
+    import litert_torch
+    from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    settings = None
+    if program.quantized:
+        # It only tells litert-torch that there are Q/DQ nodes: nothing is quantized with these settings.
+        marker = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+        settings = QuantConfig(pt2e_quantizer=marker)
+    fix = "rewrite that layer with operators that TFLite has, or leave this target out"
+    with refusals("litert-torch", program, fix):
+        module = program.exported.module(check_guards=False)
+        return bytes(litert_torch.convert(module, program.examples, quant_config=settings).model_content())
+
+
+def _runtime_spec(detail: dict[str, Any]) -> TensorSpec:
+    scales, zero_points = (detail["quantization_parameters"][key] for key in ("scales", "zero_points"))
+    quantized = len(scales) == 1
+    return TensorSpec(
+        name=detail["name"],
+        shape=tuple(int(size) for size in detail["shape_signature"]),
+        dtype=str(np.dtype(detail["dtype"])),
+        scale=float(scales[0]) if quantized else None,
+        zero_point=int(zero_points[0]) if quantized else None,
+    )
