@@ -95,7 +95,8 @@ def _parse(text: str, stem: str, label: str) -> TargetProfile:
 def _explain(error: ValidationError) -> tuple[str, str]:
     """Every problem pydantic found, in the words of the file; the fix for the first one."""
     whys, fixes = [], []
-    for problem in error.errors():
+    # A misspelt key is reported as missing too: the unknown key comes first, its fix mends both.
+    for problem in sorted(error.errors(), key=lambda problem: problem["type"] == "missing"):
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "unexpected_keyword_argument":
             whys.append(f"unknown key {key!r}")

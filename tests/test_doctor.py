@@ -1,0 +1,79 @@
+"""The doctor: what it finds here, what it says of what is missing, and that it stays light."""
+
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from edgeopt import doctor
+
+
+def by_name() -> dict[str, doctor.Check]:
+    return {check.name: check for check in doctor.diagnose()}
+
+
+def test_every_extra_is_covered_and_found_where_it_is_installed() -> None:
+    checks = by_name()
+    for name in ("python", "torch", "torchao", "onnx", "onnxruntime", "litert-torch", "ai-edge-litert", "coremltools"):
+        assert checks[name].ok, checks[name]
+    assert {"cache", "cpu", "memory", "disk"} <= set(checks)
+
+
+def test_what_is_missing_comes_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = doctor.version
+
+    def version(name: str) -> str:
+        if name == "coremltools":
+            raise PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(doctor, "version", version)
+    check = by_name()["coremltools"]
+    assert (check.ok, check.found, check.fix) == (False, "not installed", "pip install 'edgeopt[coreml]'")
+
+
+def test_an_untested_version_is_named_with_the_tested_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda name: "3.0.0" if name == "torch" else real(name))
+    check = by_name()["torch"]
+    assert not check.ok
+    assert "3.0.0, not in the tested range" in check.found
+    assert "pip install 'edgeopt[torch]'" in check.fix
+
+
+def test_the_cache_is_measured_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEOPT_CACHE", str(tmp_path / "cache"))
+    assert by_name()["cache"].ok
+    (tmp_path / "cache").mkdir()
+    with (tmp_path / "cache" / "entry").open("wb") as file:
+        file.truncate(doctor.GIB)
+    assert "1.00 GiB" in by_name()["cache"].found
+
+
+def test_a_cache_path_below_a_file_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGEOPT_CACHE", str(tmp_path / "file" / "cache"))
+    check = by_name()["cache"]
+    assert not check.ok
+    assert "EDGEOPT_CACHE" in check.fix
+
+
+def test_source_code_that_is_not_installed_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "distribution", nothing)
+    (check,) = doctor.diagnose()
+    assert not check.ok and "pip install" in check.fix
+
+
+def test_no_runtime_is_imported() -> None:
+    code = (
+        "import sys; from edgeopt.doctor import diagnose; diagnose();"
+        "from edgeopt import registry; from edgeopt.targets import loader; registry.formats(); [loader.load(n) for n in loader.names()];"
+        "print(*({'torch', 'numpy', 'onnx', 'onnxruntime', 'coremltools', 'litert_torch'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == ""
