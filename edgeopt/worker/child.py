@@ -46,7 +46,7 @@ def run_child(connection: socket.socket, log: int, host: int) -> NoReturn:
         _serve(connection, order)
     except EOFError:
         pass  # the main process has no more questions
-    except BaseException:  # noqa: BLE001 - goes to the log; the main process sees the connection end
+    except BaseException:  # goes to the log; the main process sees the connection end
         traceback.print_exc()
     finally:
         # Not sys.exit: libraries that were forked with us must not run their teardown, and threads must not hold us up.
@@ -110,7 +110,7 @@ def _reply(connection: socket.socket, compute: Callable[[], list[memoryview]]) -
     """Sends the message that ``compute`` returns, or the error it raises; whether it was the former."""
     try:
         message, done = compute(), True
-    except BaseException as error:  # noqa: BLE001 - whatever a task raises is its answer
+    except BaseException as error:  # whatever a task raises is its answer
         print(RAISED, file=sys.stderr)
         traceback.print_exc()
         message, done = encode({"error": _describe(error)}), False

@@ -14,6 +14,8 @@ from edgeopt.worker.process import HostProcess
 from edgeopt.worker.protocol import Array
 from edgeopt.worker.running import RunningTask
 
+_STARTS = 2
+
 
 class Session:
     """A task that stays and computes arrays from arrays, such as a loaded artifact on its runtime."""
@@ -57,7 +59,8 @@ class WorkerHost:
         threads: int = 1,
         fork: bool = sys.platform == "linux",
     ) -> None:
-        self._settings: dict[str, Any] = {"preload": tuple(preload), "threads": threads, "fork": fork}
+        self._preload, self._threads = tuple(preload), threads
+        self._fork_refused = "" if fork else "forking is turned off"
         self._tasks = tasks
         self._lock = threading.Lock()
         self._process: HostProcess | None = None
@@ -113,8 +116,7 @@ class WorkerHost:
         self, task: str, request: dict[str, Any], *, session: bool, timeout_s: float, log: Path
     ) -> tuple[RunningTask, Any]:
         order = {"function": self._function(task), "request": request, "session": session}
-        running = self._submit(task, log)
-        running.wait_started(timeout_s)
+        running = self._start_task(task, timeout_s, log)
         try:
             answer, _ = running.ask(order, timeout_s=timeout_s)
         except BaseException:
@@ -122,15 +124,17 @@ class WorkerHost:
             raise
         return running, answer
 
-    def _submit(self, task: str, log: Path) -> RunningTask:
-        try:
-            return RunningTask(self._host(), task, log)
-        except OSError:
-            pass  # a host that dies between two tasks takes nothing along: the task gets a new one
-        try:
-            return RunningTask(self._host(), task, log)
-        except OSError as error:
-            raise WorkerCrashed(f"no worker for {task} can be started", why=str(error)) from error
+    def _start_task(self, task: str, timeout_s: float, log: Path) -> RunningTask:
+        cause = OSError()
+        for _ in range(_STARTS):
+            try:
+                running = RunningTask(self._host(), task, log)
+                running.wait_started(timeout_s)
+            except OSError as error:
+                cause = error  # a host that dies before a task has started takes nothing along: the task gets a new one
+            else:
+                return running
+        raise WorkerCrashed(f"no worker for {task} can be started", why=str(cause)) from cause
 
     def _host(self) -> HostProcess:
         with self._lock:
@@ -139,7 +143,9 @@ class WorkerHost:
             if self._process is None or not self._process.alive:
                 if self._process is not None:
                     self._process.close()
-                self._process = HostProcess(**self._settings)
+                    if not self._process.proven:  # perhaps an import crashes: then it must cost those who need it, not all
+                        self._fork_refused = f"a worker host ended before its first task: {self._process.death}"
+                self._process = HostProcess(preload=self._preload, threads=self._threads, fork_refused=self._fork_refused)
                 atexit.register(self.close)
             return self._process
 

@@ -91,7 +91,7 @@ def oom_kills_so_far() -> int | None:
 
 def _who_killed(oom_kills: int | None) -> str:
     if oom_kills is None:
-        return "it was killed by SIGKILL, not sent by edgeopt: most likely for lack of memory (the kernel's records are not readable)"
+        return "it was killed by SIGKILL, not by edgeopt: most likely for lack of memory (the kernel's records cannot be read)"
     if oom_kills:
         return "it was killed by SIGKILL: for lack of memory (the kernel counted an out-of-memory kill at that time)"
     return (

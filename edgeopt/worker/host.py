@@ -48,7 +48,7 @@ class Host:
         """Imports, then serves until the main process closes the control socket or dies; takes every child along."""
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         die_with_parent(self._settings["parent"], signal.SIGTERM)
-        self._fork_refused = _preload(self._settings["preload"]) if self._settings["fork"] else "forking is turned off"
+        self._fork_refused = self._settings["fork_refused"] or _preload(self._settings["preload"])
         wake, wake_write = socket.socketpair()
         wake_write.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -152,7 +152,7 @@ def _preload(modules: list[str]) -> str:
     for module in modules:
         try:
             import_module(module)
-        except BaseException:  # noqa: BLE001 - see above; a broken library may raise anything
+        except BaseException:  # see above; a broken library may raise anything
             traceback.print_exc()
         if (count := _threads()) > 1:
             return f"importing {module} started {count - 1} threads, and forking would lose them"

@@ -25,24 +25,30 @@ _SHUTDOWN_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How a child ended. ``status``: exit code, minus the signal's number, or None where nobody could see it; ``cause``: why."""
+    """How a child ended. ``status``: exit code, minus the signal's number, or None where nobody saw it; ``cause``: why."""
 
     status: int | None
     cause: str
 
 
 class HostProcess:
-    """One host process. All methods may be called from any thread."""
+    """One host process. All methods may be called from any thread.
 
-    def __init__(self, *, preload: Sequence[str], threads: int, fork: bool) -> None:
-        self._settings = {"preload": list(preload), "fork": fork, "path": [str(Path(entry).absolute()) for entry in sys.path]}
+    ``fork_refused``: why every task must be a fresh interpreter, empty where it need not. ``proven``: whether a task has
+    started in it; ``death``: how it ended, None while it lives.
+    """
+
+    def __init__(self, *, preload: Sequence[str], threads: int, fork_refused: str) -> None:
+        path = [str(Path(entry).absolute()) for entry in sys.path]
+        self._settings = {"preload": list(preload), "fork_refused": fork_refused, "path": path}
         self._environment = _environment(threads)
         self._control, self._theirs = socket.socketpair()
         self._sending = threading.Lock()
         self._changed = threading.Condition()
         self._numbers = itertools.count(1)
         self._endings: dict[int, Ending] = {}
-        self._death: str | None = None
+        self.death: str | None = None
+        self.proven = False
         self._closing = False
         self._process: subprocess.Popen[bytes] | None = None
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
@@ -54,7 +60,7 @@ class HostProcess:
     @property
     def alive(self) -> bool:
         """Whether it takes tasks."""
-        return self._death is None and not self._closing
+        return self.death is None and not self._closing
 
     def submit(self, connection: socket.socket, log: int) -> int:
         """Starts a child on ``connection`` that prints to the descriptor ``log``; its number. Raises OSError where dead."""
@@ -74,19 +80,19 @@ class HostProcess:
     def ending(self, number: int, timeout_s: float) -> Ending | None:
         """How that child ended; None where it has not within ``timeout_s``."""
         with self._changed:
-            self._changed.wait_for(lambda: number in self._endings or self._death is not None, timeout_s)
+            self._changed.wait_for(lambda: number in self._endings or self.death is not None, timeout_s)
             if number in self._endings:
                 return self._endings[number]
-            return None if self._death is None else Ending(status=None, cause=self._death)
+            return None if self.death is None else Ending(status=None, cause=self.death)
 
     def close(self) -> None:
         """Takes down the host and all children, and waits until they are gone."""
         with self._changed:
             self._closing = True
-            self._changed.wait_for(lambda: self._process is not None or self._death is not None)
+            self._changed.wait_for(lambda: self._process is not None or self.death is not None)
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
-        if self._process is not None and self._death is None:
+        if self._process is not None and self.death is None:
             self._process.send_signal(signal.SIGTERM)
             self._thread.join(_SHUTDOWN_S)
             if self._thread.is_alive():
@@ -105,19 +111,27 @@ class HostProcess:
 
     def _watch(self) -> None:
         try:
-            self._launch()
-            with self._control.makefile("rb") as lines:
-                for line in lines:
-                    message = json.loads(line)
-                    with self._changed:
-                        self._endings[message["ended"]] = Ending(status=message["status"], cause=message["cause"])
-                        self._changed.notify_all()
-        except (OSError, ValueError) as error:
-            self._die(f"the worker host could not be used: {error}")
-        if self._process is not None:
-            self._die(self._describe(self._process.wait()))
+            process = self._launch()
+        except OSError as error:
+            self._die(f"the worker host cannot be started: {error}")
+            return
+        try:
+            self._listen()
+        except OSError:
+            pass  # it died with something of ours unread
+        except (ValueError, TypeError, KeyError):
+            kill_group(process.pid)  # a library in it wrote to the control socket: it cannot be trusted any more
+        self._die(self._describe(process.wait()))
 
-    def _launch(self) -> None:
+    def _listen(self) -> None:
+        with self._control.makefile("rb") as lines:
+            for line in lines:
+                message = json.loads(line)
+                with self._changed:
+                    self._endings[message["ended"]] = Ending(status=message["status"], cause=message["cause"])
+                    self._changed.notify_all()
+
+    def _launch(self) -> subprocess.Popen[bytes]:
         with self._theirs:
             descriptor = self._theirs.fileno()
             process = subprocess.Popen(
@@ -128,6 +142,7 @@ class HostProcess:
         with self._changed:
             self._process = process
             self._changed.notify_all()
+        return process
 
     def _describe(self, code: int) -> str:
         if self._closing:
@@ -140,7 +155,7 @@ class HostProcess:
 
     def _die(self, cause: str) -> None:
         with self._changed:
-            self._death = self._death or cause
+            self.death = self.death or cause
             self._changed.notify_all()
 
 

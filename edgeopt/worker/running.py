@@ -35,12 +35,18 @@ class RunningTask:
             raise
 
     def wait_started(self, timeout_s: float) -> None:
-        """Waits until the child runs: the host may still be importing."""
-        body, _ = self._receive(Deadline(timeout_s), doing="waited for the worker host to start")
+        """Waits until the child runs: the host may still be importing. Raises ConnectionError where the host died before."""
+        try:
+            body, _ = self._receive(Deadline(timeout_s), doing="waited for the worker host to start")
+        except WorkerCrashed as error:
+            if not self._host.alive:
+                raise ConnectionError(self._host.death) from error
+            raise
         self._pid = body["pid"]
+        self._host.proven = True
 
     def ask(self, body: Any, arrays: Sequence[Array] = (), *, timeout_s: float) -> tuple[Any, tuple[Array, ...]]:
-        """Sends one message and returns the answer and its arrays. Raises what the child raised, WorkerCrashed, WorkerTimeout."""
+        """Sends a message; the answer and its arrays. Raises what the child raised, WorkerCrashed or WorkerTimeout."""
         message, deadline = encode(body, arrays), Deadline(timeout_s)
         try:
             send(self._connection, message, deadline=deadline)

@@ -141,5 +141,9 @@ def crash_on_call(request: dict[str, Any]) -> Callable[[Arrays], Arrays]:
     return call
 
 
-def returns_list(request: dict[str, Any]) -> Callable[[Arrays], Any]:
+def returns_text(request: dict[str, Any]) -> Callable[[Arrays], Arrays]:
     return lambda arrays: (np.array(["text"]),)
+
+
+def own_pid(request: dict[str, Any]) -> Callable[[Arrays], Arrays]:
+    return lambda arrays: (np.array(os.getpid()),)

@@ -1,0 +1,5 @@
+"""A module whose import crashes in native code."""
+
+import ctypes
+
+ctypes.string_at(0)
