@@ -1,4 +1,4 @@
-"""The command line. It reads arguments, calls the pipeline and prints; every failure ends here as a message and an exit code."""
+"""The command line: reads arguments, calls the pipeline, prints; every failure ends here as a message and an exit code."""
 
 import os
 import sys
@@ -30,7 +30,7 @@ ModelArgument = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="file.py:name, package.module:name or a .pt2 file.", show_default=False)
 ]
 Targets = Annotated[
-    list[str] | None, typer.Option("--target", metavar="NAME", help="A target, or its TOML file; repeatable.  [default: every target]")
+    list[str] | None, typer.Option("--target", metavar="NAME", help="A target or its TOML file; repeatable.  [default: all]")
 ]
 Calibration = Annotated[str | None, typer.Option(metavar="REF", help="Batches, or a function that yields them.")]
 Evaluate = Annotated[str | None, typer.Option(metavar="REF", help="evaluate(predict) -> {name: number}, higher is better.")]
@@ -38,14 +38,19 @@ MaxDrop = Annotated[
     float | None, typer.Option(metavar="X", help="Fail an artifact whose first evaluated number is lower by more.")
 ]
 Inputs = Annotated[
-    list[str] | None, typer.Option("--input", metavar="SPEC", help="1x3x224x224:float32, or ids=1x128:int64; repeatable, in order.")
+    list[str] | None,
+    typer.Option("--input", metavar="SPEC", help="1x3x224x224:float32, or ids=1x128:int64; repeatable, in order."),
 ]
 Config = Annotated[Path | None, typer.Option(metavar="FILE", help="An edgeopt.toml with any of these settings.")]
 Out = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the bundle.  [default: build/MODEL]")]
-FloatIo = Annotated[bool | None, typer.Option("--float-io/--no-float-io", help="Floats in and out where the target's default is integers.")]
+FloatIo = Annotated[
+    bool | None, typer.Option("--float-io/--no-float-io", help="Floats in and out where the target's default is integers.")
+]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest time for one target.  [default: 900]")]
 Jobs = Annotated[int | None, typer.Option(metavar="N", help="Targets made at the same time.  [default: 2]")]
-Cache = Annotated[bool | None, typer.Option("--cache/--no-cache", help="Take unchanged work from the cache.  [default: --cache]")]
+Cache = Annotated[
+    bool | None, typer.Option("--cache/--no-cache", help="Take unchanged work from the cache.  [default: --cache]")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="List every layer, not the first few.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 
@@ -90,7 +95,9 @@ def plan(
 
 @app.command("targets")
 def show_targets(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this target's settings.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show this target's settings.", show_default=False)
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """List the targets, or one with all its settings."""
@@ -122,7 +129,9 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """From a trained PyTorch model to proven artifacts for real devices."""
 

@@ -5,6 +5,7 @@ Live torch objects exist only up to ``convert``; everything here can be written 
     TargetProfile --plan--> Plan --convert--> Artifact --verify--> Verdict, ... --> TargetResult --> Manifest
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, TypeVar, dataclass_transform
@@ -28,9 +29,7 @@ def data_class(cls: type[T]) -> type[T]:
     return dataclass(frozen=True, slots=True, kw_only=True)(cls)
 
 
-@cache
-def _adapter(cls: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(cls)
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def to_data(value: Any) -> Any:
@@ -45,12 +44,14 @@ def to_json(value: Any) -> str:
 
 def from_data(cls: type[T], data: Any) -> T:
     """The ``cls`` that ``data`` describes. Raises pydantic.ValidationError where it does not fit, unknown keys included."""
-    return _adapter(cls).validate_python(data)
+    value: T = _adapter(cls).validate_python(data)
+    return value
 
 
 def from_json(cls: type[T], text: str | bytes) -> T:
     """As :func:`from_data`, from JSON text."""
-    return _adapter(cls).validate_json(text)
+    value: T = _adapter(cls).validate_json(text)
+    return value
 
 
 @data_class

@@ -21,4 +21,4 @@ def output() -> Console:
 
 def paragraph(console: Console, text: str, *, indent: int = 0, style: str = "") -> None:
     """Prints ``text``, whatever it holds, wrapped and indented as one block."""
-    console.print(Padding(Text(plain(text), style=style), (0, 0, 0, indent)))
+    console.print(Padding(Text(plain(text), style=style), (0, 0, 0, indent), expand=False))

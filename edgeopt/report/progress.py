@@ -5,8 +5,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -33,9 +34,9 @@ class _Mark(ProgressColumn):
         super().__init__()
         self._spinner = SpinnerColumn()
 
-    def render(self, task: Task) -> Text:
-        symbol, style = _FINAL.get(task.fields["phase"], ("", ""))
-        return Text(symbol, style=style) if symbol else Text.from_markup(str(self._spinner.render(task)))
+    def render(self, task: Task) -> RenderableType:
+        outcome = _FINAL.get(task.fields["phase"])
+        return Text(outcome[0], style=outcome[1]) if outcome else self._spinner.render(task)
 
 
 def _live() -> Progress:
@@ -54,7 +55,7 @@ class _LiveLines:
     def __call__(self, event: Event) -> None:
         detail = plain(event.detail).partition("\n")[0]
         share = "" if event.fraction is None else f"{event.fraction:.0%} "
-        shown = {"phase": event.phase, "detail": share + detail}
+        shown: dict[str, Any] = {"phase": event.phase, "detail": share + detail}
         if event.subject not in self._tasks:
             self._tasks[event.subject] = self._bars.add_task(plain(event.subject), total=1, **shown)
         task = self._tasks[event.subject]

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgeopt.core import Manifest, TargetResult, Verdict
+from edgeopt.core import Format, Manifest, TargetResult, Verdict
 from edgeopt.report.console import output, paragraph
 from edgeopt.report.text import counted, plain, size
 
@@ -46,11 +46,11 @@ def _warn_uncalibrated(console: Console) -> None:
 def _table(manifest: Manifest) -> Table:
     metric = _metric(manifest)
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("target", overflow="fold")
-    table.add_column("format")
+    table.add_column("target", no_wrap=True)
+    table.add_column("format", no_wrap=True)
     for header in ("size", "of\nfp32", "SQNR\ndB", "agree", *([metric] if metric else []), "ms\nhere", "of\nfp32"):
-        table.add_column(header, justify="right", overflow="fold")
-    table.add_column("verdict", overflow="fold")
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("verdict")
     twins = {result.format: result for result in manifest.results if result.target == TWIN}
     for result in manifest.results:
         cells = [_size(result), _size_ratio(result, twins), _sqnr(result), _agreement(result)]
@@ -78,7 +78,7 @@ def _size(result: TargetResult) -> str:
     return size(result.artifact.bytes) if result.artifact else _NONE
 
 
-def _size_ratio(result: TargetResult, twins: dict[str, TargetResult]) -> str:
+def _size_ratio(result: TargetResult, twins: dict[Format, TargetResult]) -> str:
     twin = twins.get(result.format)
     if result.artifact is None or twin is None or twin.artifact is None:
         return _NONE
@@ -127,7 +127,7 @@ def _verdict(result: TargetResult) -> Text:
 
 def _print_float_model(console: Console, manifest: Manifest) -> None:
     model = manifest.model
-    facts = [counted(model.parameters, "parameter"), f"{counted(model.macs, 'multiply-accumulate')}"]
+    facts = [counted(model.parameters, "parameter"), counted(model.macs, "multiply-accumulate")]
     facts += [f"{name} {value:.3f}" for name, value in model.accuracy.items()]
     console.print()
     paragraph(console, f"{model.name} in PyTorch float32: {', '.join(facts)}. SQNR and agreement are against it.", style="dim")
@@ -168,8 +168,8 @@ def _warnings(manifest: Manifest) -> dict[str, list[str]]:
     for result in manifest.results:
         for warning in result.warnings:
             notes.setdefault(warning, []).append(_label(result))
-        if _is_slower(result) and result.latency:
-            slower = f"slower here than its fp32 twin: {result.latency.median_ms:.2f} ms against {result.latency.twin_ms:.2f} ms"
+        if _is_slower(result) and (time := result.latency):
+            slower = f"slower here than its fp32 twin: {time.median_ms:.2f} ms against {time.twin_ms:.2f} ms"
             notes.setdefault(slower, []).append(_label(result))
     return notes
 

@@ -1,0 +1,94 @@
+"""One small manifest that has every kind of result in it: each view is shown the same."""
+
+from edgeopt.core import (
+    Artifact,
+    Decision,
+    Format,
+    KeptFloat,
+    Latency,
+    Manifest,
+    ModelFacts,
+    Plan,
+    QuantScheme,
+    SparseLayer,
+    Status,
+    Structure,
+    TargetResult,
+    TensorSpec,
+    Verdict,
+)
+
+IMAGE = TensorSpec(name="x", shape=(1, 3, 224, 224), dtype="float32")
+SCORES = TensorSpec(name="output", shape=(1, 1000), dtype="float32")
+INT8 = QuantScheme(activation="int8", weight="int8")
+
+
+def artifact(target: str, format: Format, size: int) -> Artifact:
+    structure = Structure(operators={"CONV_2D": 35})
+    path, digest = f"{target}/model.{format}", "0" * 64
+    return Artifact(
+        path=path, format=format, sha256=digest, bytes=size, inputs=(IMAGE,), outputs=(SCORES,), structure=structure,
+        tool_versions={},
+    )  # fmt: skip
+
+
+def result(
+    target: str, format: Format = "tflite", size: int = 3_800_000, ms: float = 3.7, status: Status = "ok", **more: object
+) -> TargetResult:
+    """A result with everything measured; ``more`` replaces or adds fields."""
+    fields: dict[str, object] = {
+        "artifact": artifact(target, format, size),
+        "verdicts": (
+            Verdict(check="sqnr_program", value=41.3, unit="dB", limit=20.0),
+            Verdict(check="sqnr_float", value=18.24, unit="dB", limit=5.0),
+            Verdict(check="top1_agreement", value=0.953),
+        ),
+        "accuracy": {"top1": 0.85, "top5": 0.95},
+        "latency": Latency(median_ms=ms, twin_ms=6.6, runs=50, threads=1),
+    }
+    return TargetResult(target=target, format=format, status=status, **(fields | more))  # type: ignore[arg-type]
+
+
+def manifest(*results: TargetResult) -> Manifest:
+    facts = ModelFacts(
+        name="mobilenet_v2", sha256="0" * 64, parameters=3_504_872, macs=300_774_272, inputs=(IMAGE,), outputs=(SCORES,),
+        accuracy={"top1": 0.9, "top5": 1.0},
+    )  # fmt: skip
+    return Manifest(edgeopt_version="0.1.0", model=facts, calibration="200 batches", results=results)
+
+
+def everything() -> Manifest:
+    """Twins, a good artifact, a slow one, an uncalibrated one, one not run here, a failure and a skip."""
+    lost = Verdict(check="accuracy_drop", value=0.35, limit=0.01, passed=False)
+    return manifest(
+        result("portable-fp32", "onnx", 14_000_000, 6.7),
+        result("portable-fp32", "tflite", 13_980_000, 6.6),
+        result("arm-xnnpack"),
+        result("arm-ort", "onnx", 3_900_000, 8.2, warnings=("s8s8 is slow on x86; [bold]ARM is meant[/bold]",)),
+        result("android-litert-gpu", "tflite", 7_000_000, 6.5, calibrated=False),
+        result("apple-ane", "coreml", 3_700_000, latency=None, verdicts=(), accuracy={}),
+        result("x86-fbgemm", "onnx", 3_900_000, 3.4, "failed", error="GateFailed", reason="loses 0.35", verdicts=(lost,)),
+        TargetResult(
+            target="nvidia-sparse24", format="onnx", status="failed", error="WorkerCrashed",
+            reason="the worker died of signal 11; its last lines:\nTraceback\n  \x1b[31mboom\x1b[0m",
+        ),
+        TargetResult(target="android-nnapi", format="tflite", status="skipped", reason="the format's extra is not installed"),
+    )  # fmt: skip
+
+
+def plan() -> Plan:
+    return Plan(
+        target="arm-xnnpack",
+        format="tflite",
+        scheme=INT8,
+        io_float=False,
+        kept_float=tuple(
+            KeptFloat(layer=f"blocks.{i}.norm", operator="layer_norm", reason="no integer kernel [in LiteRT]")
+            for i in range(12)
+        ),
+        sparse_layers=(
+            SparseLayer(layer="head", pruned=True, reason="wide enough"),
+            SparseLayer(layer="stem", pruned=False, reason="3 input channels are too few"),
+        ),
+        decisions=(Decision(subject="scheme", choice="s8 affine", reason="XNNPACK computes it"),),
+    )
