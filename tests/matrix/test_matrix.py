@@ -20,6 +20,7 @@ def test_the_table_covers_every_architecture(expected: dict[str, dict[str, str]]
     assert list(expected) == list(ARCHITECTURES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_an_architecture_depends_on_its_input_and_is_the_same_each_time(name: str) -> None:
     """Random weights can die out: a constant output would pass every comparison."""
