@@ -117,7 +117,7 @@ def _export(program: Program, opset: int) -> "ir.Model":
     import torch
 
     fix = "rewrite that layer with operators of the ONNX opset, or leave this target out"
-    with refusals("torch.onnx.export", program, fix):
+    with refusals("torch.onnx.export", fix):
         exported = torch.onnx.export(program.exported, program.examples, dynamo=True, opset_version=opset, verbose=False)
     assert exported is not None
     model: ir.Model = exported.model

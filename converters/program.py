@@ -1,10 +1,10 @@
 """The saved program as every converter reads it, and a converter's refusal told in the user's terms."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from edgeopt.errors import ConversionError, EdgeoptError
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
     from torch.fx import Node
-
-_OPERATOR = re.compile(r"\b(aten|prims|quantized_decomposed|torchvision|higher_order)(?:\.|::)(\w+)(?:\.(\w+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +55,16 @@ def distinct_names(outputs: tuple[str, ...], inputs: tuple[str, ...]) -> tuple[s
 
 
 @contextmanager
-def refusals(converter: str, program: Program, fix: str) -> Iterator[None]:
+def refusals(converter: str, fix: str) -> Iterator[None]:
     """Turns whatever ``converter`` raises into a ConversionError that names the operator and the user's layer."""
     try:
         yield
     except (EdgeoptError, MemoryError):
         raise
     except Exception as error:  # converters raise anything, SystemExit aside
-        operator, layer = _culprit(error, program.exported)
+        operator, layer = _culprit(error)
         subject = f"the operator {operator}" + (f" of layer {layer}" if layer else "") if operator else "the program"
-        raise ConversionError(f"{converter} refused {subject}", why=first_line(_root(error)), fix=fix) from error
+        raise ConversionError(f"{converter} refused {subject}", why=first_line(_chain(error)[-1]), fix=fix) from error
 
 
 def first_line(error: BaseException) -> str:
@@ -75,29 +73,28 @@ def first_line(error: BaseException) -> str:
     return next((line[:300] for line in lines if line), type(error).__name__)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__ or current.__context__
+def _chain(error: BaseException) -> list[BaseException]:
+    """``error`` and what led to it, the root last."""
+    found = [error]
+    while (cause := found[-1].__cause__ or found[-1].__context__) is not None:
+        found.append(cause)
+    return found
 
 
-def _root(error: BaseException) -> BaseException:
-    return [*_chain(error)][-1]
+def _culprit(error: BaseException) -> tuple[str, str]:
+    """Operator and module path of the graph node that a converter worked on when it raised; empty where none is found.
 
+    Converters walk the graph node by node and say the operator at best, never the layer: the node itself is a local
+    variable of the innermost frame that handled it.
+    """
+    from torch.fx import Node
 
-def _culprit(error: BaseException, exported: "ExportedProgram") -> tuple[str, str]:
-    """Operator and module path named deepest in the exceptions' messages; empty strings where none is found."""
-    for cause in reversed([*_chain(error)]):
-        for match in _OPERATOR.finditer(str(cause)):
-            name = ".".join(part for part in match.groups() if part)
-            found = next((node for node in exported.graph.nodes if _called(node, name)), None)
-            return name, module_path(found) if found is not None else ""
+    for cause in reversed(_chain(error)):
+        for frame, _ in reversed(list(walk_tb(cause.__traceback__))):
+            for value in frame.f_locals.values():
+                if isinstance(value, Node) and value.op == "call_function":
+                    return str(value.target), module_path(value)
     return "", ""
-
-
-def _called(node: "Node", name: str) -> bool:
-    return node.op == "call_function" and f"{node.target}.".startswith(f"{name}.")
 
 
 def module_path(node: "Node") -> str:

@@ -3,9 +3,7 @@
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from edgeopt.converters.interface import Array
 from edgeopt.converters.operators import unsupported
@@ -65,19 +63,21 @@ class TfliteConverter:
             transpose=counts["TRANSPOSE"],
             unsupported=unsupported(operators, profile),
         )
-        graph = model.subgraphs[0]
-        return tflite_file.specs(graph, graph.inputs), tflite_file.specs(graph, graph.outputs), structure
+        return *tflite_file.interface(model), structure
 
     def load(self, path: Path, *, threads: int) -> "TflitePredictor":
         """The file in LiteRT's interpreter, with XNNPACK where it applies (the interpreter's default)."""
         from ai_edge_litert.interpreter import Interpreter
 
+        from edgeopt.converters import tflite_file
+
+        inputs, outputs = tflite_file.interface(tflite_file.read(path.read_bytes()))
         try:
             interpreter = Interpreter(model_path=str(path), num_threads=threads)
             interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ConversionError("LiteRT refused the file", why=first_line(error)) from error
-        return TflitePredictor(interpreter)
+        return TflitePredictor(interpreter, inputs, outputs)
 
     def tool_versions(self) -> dict[str, str]:
         """As the interface says."""
@@ -87,13 +87,11 @@ class TfliteConverter:
 class TflitePredictor:
     """One file in LiteRT's interpreter. Not for several threads at once: an interpreter holds one set of tensors."""
 
-    def __init__(self, interpreter: "Interpreter") -> None:
+    def __init__(self, interpreter: "Interpreter", inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
         self._interpreter = interpreter
-        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-        self._inputs = [int(detail["index"]) for detail in inputs]
-        self._outputs = [int(detail["index"]) for detail in outputs]
-        self.inputs = tuple(map(_runtime_spec, inputs))
-        self.outputs = tuple(map(_runtime_spec, outputs))
+        self.inputs, self.outputs = inputs, outputs
+        self._inputs = [int(detail["index"]) for detail in interpreter.get_input_details()]
+        self._outputs = [int(detail["index"]) for detail in interpreter.get_output_details()]
 
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
         self.raw(*self.prepare(*arrays))
@@ -120,18 +118,6 @@ def _lower(program: Program) -> bytes:
         marker = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
         settings = QuantConfig(pt2e_quantizer=marker)
     fix = "rewrite that layer with operators that TFLite has, or leave this target out"
-    with refusals("litert-torch", program, fix):
+    with refusals("litert-torch", fix):
         module = program.exported.module(check_guards=False)
         return bytes(litert_torch.convert(module, program.examples, quant_config=settings).model_content())
-
-
-def _runtime_spec(detail: dict[str, Any]) -> TensorSpec:
-    scales, zero_points = (detail["quantization_parameters"][key] for key in ("scales", "zero_points"))
-    quantized = len(scales) == 1
-    return TensorSpec(
-        name=detail["name"],
-        shape=tuple(int(size) for size in detail["shape_signature"]),
-        dtype=str(np.dtype(detail["dtype"])),
-        scale=float(scales[0]) if quantized else None,
-        zero_point=int(zero_points[0]) if quantized else None,
-    )

@@ -128,9 +128,21 @@ def scale_of(tensor: Any) -> tuple[float, int] | None:
     return float(quantization.scale[0]), int(zero_points[0]) if zero_points is not None and len(zero_points) else 0
 
 
-def specs(graph: Any, indices: Sequence[int]) -> tuple[TensorSpec, ...]:
-    """The tensors at ``indices`` as an artifact's inputs or outputs; a dimension that is not fixed is -1."""
-    return tuple(_spec(graph.tensors[index]) for index in indices)
+def interface(model: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs by their names in the signature; a dimension that is not fixed is -1.
+
+    The tensors' own names stand for a file without a signature, or one that lists its interface in another order.
+    """
+    graph = model.subgraphs[0]
+    signature = model.signatureDefs[0] if model.signatureDefs else None
+    inputs = _specs(graph, graph.inputs, signature.inputs if signature else ())
+    return inputs, _specs(graph, graph.outputs, signature.outputs if signature else ())
+
+
+def _specs(graph: Any, indices: Sequence[int], entries: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    in_order = [int(entry.tensorIndex) for entry in entries] == [int(index) for index in indices]
+    names = [entry.name for entry in entries] if in_order else [graph.tensors[index].name for index in indices]
+    return tuple(_spec(graph.tensors[index], text(name)) for index, name in zip(indices, names, strict=True))
 
 
 def operators(model: Any) -> Iterator[Operator]:
@@ -153,11 +165,11 @@ def _rank(tensor: Any) -> int:
     return len(tensor.shape) if tensor.shape is not None else 0
 
 
-def _spec(tensor: Any) -> TensorSpec:
+def _spec(tensor: Any, name: str) -> TensorSpec:
     signature = tensor.shapeSignature if tensor.shapeSignature is not None and len(tensor.shapeSignature) else tensor.shape
     scale, zero_point = scale_of(tensor) or (None, None)
     return TensorSpec(
-        name=text(tensor.name),
+        name=name,
         shape=tuple(int(size) for size in signature) if signature is not None else (),
         dtype=type_name(tensor),
         scale=scale,
