@@ -72,7 +72,8 @@ def test_source_code_that_is_not_installed_is_said_to_be(monkeypatch: pytest.Mon
 def test_no_runtime_is_imported() -> None:
     code = (
         "import sys; from edgeopt.doctor import diagnose; diagnose();"
-        "from edgeopt import registry; from edgeopt.targets import loader; registry.formats(); [loader.load(n) for n in loader.names()];"
+        "from edgeopt import registry; registry.formats();"
+        "from edgeopt.targets import loader; [loader.load(name) for name in loader.names()];"
         "print(*({'torch', 'numpy', 'onnx', 'onnxruntime', 'coremltools', 'litert_torch'} & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,0 +1,284 @@
+"""Core ML: what the package holds, that the same program gives the same bytes, and what cannot be held."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgeopt.converters.coreml import FRONTEND_KEY, CoremlConverter
+from edgeopt.converters.coreml_package import read_spec
+from edgeopt.core import Structure, TensorSpec
+from edgeopt.errors import ConfigError, ConversionError
+from edgeopt.targets.loader import load
+from edgeopt.targets.schema import TargetProfile
+
+# coremltools and torch.jit warn about each other's versions and their own deprecated calls
+pytestmark = pytest.mark.filterwarnings("default")
+
+FP16 = load("apple-ane-fp16")
+W8A8 = load("apple-ane")
+
+
+class Convolutions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        hidden: Tensor = self.conv(image)
+        return torch.as_tensor(self.head(hidden.relu().mean((2, 3))))
+
+
+class QuantizedByHand(Convolutions):
+    """Q/DQ as PT2E leaves it: int8 activations per tensor, folded int8 weights per channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scales", self.conv.weight.detach().abs().amax((1, 2, 3)) / 127)
+        self.register_buffer("zeros", torch.zeros(8, dtype=torch.int64))
+        codes = torch.round(self.conv.weight.detach() / self.scales.view(8, 1, 1, 1))
+        self.register_buffer("codes", codes.to(torch.int8))
+
+    def forward(self, image: Tensor) -> Tensor:
+        ops = torch.ops.quantized_decomposed
+        codes = ops.quantize_per_tensor.default(image, 0.02, 0, -128, 127, torch.int8)
+        image = ops.dequantize_per_tensor.default(codes, 0.02, 0, -128, 127, torch.int8)
+        weight = ops.dequantize_per_channel.default(self.codes, self.scales, self.zeros, 0, -127, 127, torch.int8)
+        hidden = nn.functional.conv2d(image, weight, self.conv.bias).relu()
+        return torch.as_tensor(self.head(hidden.mean((2, 3))))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.LSTM | nn.GRU]) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 8)
+        self.cells = kind(8, 16, batch_first=True)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        every, state = self.cells(self.embed(ids))
+        return every[:, -1], state[0] if isinstance(state, tuple) else state
+
+
+class Mixed(nn.Module):
+    """Two float inputs, ids and a mask; a float, an integer and a truth value out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 8)
+
+    def forward(self, ids: Tensor, mask: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scores = self.embed(ids) * mask[..., None] + offset
+        return scores, scores.argmax(-1), scores > 0
+
+
+IDS = torch.randint(0, 50, (1, 6), generator=torch.Generator().manual_seed(0))
+IMAGE = torch.linspace(-1, 1, 300).reshape(1, 3, 10, 10)
+
+
+def saved(folder: Path, module: nn.Module, *inputs: Tensor) -> Path:
+    import torchao  # noqa: F401  registers quantized_decomposed
+
+    path = folder / "program.pt2"
+    torch.export.save(torch.export.export(module.eval(), inputs, strict=False), path)
+    return path
+
+
+def converted(
+    folder: Path, module: nn.Module, *inputs: Tensor, names: tuple[str, ...] = ("scores",), profile: TargetProfile = FP16
+) -> tuple[Path, tuple[TensorSpec, ...], tuple[TensorSpec, ...], Structure]:
+    out = folder / "model.mlpackage"
+    converter = CoremlConverter()
+    converter.convert(saved(folder, module, *inputs), profile, out, io_float=False, output_names=names)
+    return out, *converter.inspect(out, profile)
+
+
+def tree(package: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(package)): path.read_bytes() for path in sorted(package.rglob("*")) if path.is_file()}
+
+
+def test_fp16_package_has_float_borders_and_the_given_names(tmp_path: Path) -> None:
+    package, inputs, outputs, structure = converted(tmp_path, Convolutions(), IMAGE)
+    assert inputs == (TensorSpec(name="image", shape=(1, 3, 10, 10), dtype="float32"),)
+    assert outputs == (TensorSpec(name="scores", shape=(1, 4), dtype="float32"),)
+    assert {"conv", "relu", "reduce_mean", "linear"} <= set(structure.operators)
+    assert (structure.quantize, structure.dequantize) == (0, 0)
+    assert read_spec(package).specificationVersion == FP16.limits.specification_version
+    assert set(tree(package)) == {
+        "Manifest.json",
+        "Data/com.apple.CoreML/model.mlmodel",
+        "Data/com.apple.CoreML/weights/weight.bin",
+    }
+
+
+def test_w8a8_package_keeps_int8_weights_and_activations(tmp_path: Path) -> None:
+    package, _, _, structure = converted(tmp_path, QuantizedByHand(), IMAGE, profile=W8A8)
+    assert structure.quantize == structure.dequantize == 1
+    assert structure.operators["constexpr_affine_dequantize"] == 1
+    assert read_spec(package).description.metadata.userDefined[FRONTEND_KEY] == "torch.export"
+
+
+def test_float16_borders_where_the_profile_asks_for_them(tmp_path: Path) -> None:
+    half = replace(FP16, io=replace(FP16.io, float_type="float16"))
+    _, inputs, outputs, _ = converted(tmp_path, Convolutions(), IMAGE, profile=half)
+    assert [spec.dtype for spec in (*inputs, *outputs)] == ["float16", "float16"]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_what_the_exported_program_frontend_lacks_is_traced_and_said_so(tmp_path: Path, kind: type[nn.LSTM | nn.GRU]) -> None:
+    package, inputs, outputs, structure = converted(tmp_path, Recurrent(kind), IDS, names=("last", "hidden"))
+    assert {"lstm", "while_loop"} & set(structure.operators)  # a GRU becomes a loop over time
+    assert inputs == (TensorSpec(name="ids", shape=(1, 6), dtype="int32"),)
+    assert [(spec.name, spec.shape) for spec in outputs] == [("last", (1, 16)), ("hidden", (1, 1, 16))]
+    frontend = read_spec(package).description.metadata.userDefined[FRONTEND_KEY]
+    assert frontend.startswith("torch.jit.trace, because of torch.export: ")
+    assert kind.__name__.lower() in frontend
+
+
+def test_several_inputs_and_outputs_of_other_types_keep_their_order_and_names(tmp_path: Path) -> None:
+    mask, offset = torch.ones(1, 6), torch.zeros(1, 6, 8)
+    _, inputs, outputs, _ = converted(tmp_path, Mixed(), IDS, mask, offset, names=("z", "a", "m"))
+    assert [(spec.name, spec.dtype) for spec in inputs] == [("ids", "int32"), ("mask", "float32"), ("offset", "float32")]
+    # Core ML has no truth values at its border: 0.0 and 1.0 stand for them
+    assert [(spec.name, spec.dtype) for spec in outputs] == [("z", "float32"), ("a", "int32"), ("m", "float32")]
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    programs = {"int8": (QuantizedByHand(), IMAGE), "lstm": (Recurrent(nn.LSTM), IDS)}
+    for name, (module, example) in programs.items():
+        (tmp_path / name).mkdir()
+        saved(tmp_path / name, module, example)
+    code = (
+        "import sys, pathlib; from edgeopt.converters.coreml import CoremlConverter; from edgeopt.targets.loader import load\n"
+        "for name, outputs in (('int8', ('a',)), ('lstm', ('a', 'b'))):\n"
+        "    folder = pathlib.Path(sys.argv[1]) / name\n"
+        "    CoremlConverter().convert(folder / 'program.pt2', load('apple-ane'), folder / f'{sys.argv[2]}.mlpackage',"
+        " io_float=False, output_names=outputs)\n"
+    )
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code, str(tmp_path), seed], env=environment, check=True, capture_output=True)
+    for name in programs:
+        first, second = (tree(tmp_path / name / f"{seed}.mlpackage") for seed in ("1", "2"))
+        assert first == second
+        assert not [path for path, data in first.items() if str(tmp_path).encode() in data]
+
+
+class HighRank(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(2, 2, 2, 2, 2, 2, 3).sum(3) * 2
+
+
+class Wrapper(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.inner(x))
+
+
+def test_a_tensor_of_too_high_rank_is_refused_with_its_layer(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError) as caught:
+        converted(tmp_path, Wrapper(HighRank()), torch.randn(64, 3))
+    assert re.search(r"Core ML refused the operator \w+ of layer inner", str(caught.value))
+    assert "rank <= 5" in str(caught.value)
+    assert "the traced program was refused too" in str(caught.value)
+
+
+class QuantizedRecurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.LSTM(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ops = torch.ops.quantized_decomposed
+        codes = ops.quantize_per_tensor.default(x, 0.02, 0, -128, 127, torch.int8)
+        return torch.as_tensor(self.cells(ops.dequantize_per_tensor.default(codes, 0.02, 0, -128, 127, torch.int8))[0])
+
+
+def test_w8a8_is_refused_where_only_a_trace_would_do(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError) as caught:
+        converted(tmp_path, QuantizedRecurrent(), torch.randn(3, 1, 8), profile=W8A8)
+    assert "the operator lstm of layer cells" in str(caught.value)
+    assert "cannot carry Q/DQ" in str(caught.value)
+
+
+def test_dynamic_shapes_are_refused(tmp_path: Path) -> None:
+    shapes = {"image": {0: torch.export.Dim("batch", min=2, max=8)}}
+    program = torch.export.export(Convolutions().eval(), (IMAGE.repeat(2, 1, 1, 1),), dynamic_shapes=shapes, strict=False)
+    path = tmp_path / "program.pt2"
+    torch.export.save(program, path)
+    with pytest.raises(ConversionError, match="needs fixed shapes"):
+        CoremlConverter().convert(path, FP16, tmp_path / "m.mlpackage", io_float=False, output_names=("scores",))
+
+
+def test_a_weight_too_large_for_float16_keeps_its_operator_in_float32(tmp_path: Path) -> None:
+    module = Convolutions()
+    with torch.no_grad():
+        module.conv.weight[0, 0, 0, 0] = 1e6
+    package, *_ = converted(tmp_path, module, IMAGE)
+    weights = (package / "Data/com.apple.CoreML/weights/weight.bin").read_bytes()
+    assert module.conv.weight.detach().numpy().tobytes() in weights
+
+
+def test_a_weight_that_is_not_a_number_is_found(tmp_path: Path) -> None:
+    module = Convolutions()
+    package, *_ = converted(tmp_path, module, IMAGE)
+    blob = package / "Data/com.apple.CoreML/weights/weight.bin"
+    stored = module.conv.weight.detach().numpy().astype(np.float16)
+    assert stored.tobytes() in blob.read_bytes()
+    blob.write_bytes(blob.read_bytes().replace(stored.tobytes(), np.full_like(stored, np.nan).tobytes()))
+    with pytest.raises(ConversionError, match="it holds NaN"):
+        CoremlConverter().inspect(package, FP16)
+
+
+def test_a_specification_version_other_than_the_profiles_is_refused(tmp_path: Path) -> None:
+    package, *_ = converted(tmp_path, Convolutions(), IMAGE)
+    older = replace(FP16, limits=replace(FP16.limits, specification_version=7))
+    with pytest.raises(ConversionError, match="specification version 8"):
+        CoremlConverter().inspect(package, older)
+
+
+def test_an_unknown_minimum_os_is_a_mistake_in_the_target(tmp_path: Path) -> None:
+    wrong = replace(FP16, limits=replace(FP16.limits, minimum_os="iOS177"))
+    with pytest.raises(ConfigError, match="did you mean 'iOS17'"):
+        converted(tmp_path, Convolutions(), IMAGE, profile=wrong)
+
+
+def test_a_damaged_package_is_an_error_of_ours(tmp_path: Path) -> None:
+    package, *_ = converted(tmp_path, Convolutions(), IMAGE)
+    model = Path("Data/com.apple.CoreML/model.mlmodel")
+    weights = Path("Data/com.apple.CoreML/weights/weight.bin")
+    for damaged, data in ((model, b""), (model, b"\xff" * 40), (weights, b"")):
+        copy = tmp_path / "copy.mlpackage"
+        shutil.copytree(package, copy)
+        (copy / damaged).write_bytes(data)
+        with pytest.raises(ConversionError):
+            CoremlConverter().inspect(copy, FP16)
+        shutil.rmtree(copy)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs here")
+def test_elsewhere_than_on_a_mac_loading_says_why_not(tmp_path: Path) -> None:
+    converter = CoremlConverter()
+    assert not converter.runs_here
+    with pytest.raises(ConversionError, match="Apple systems only"):
+        converter.load(tmp_path, threads=1)
+
+
+@pytest.mark.skipif(sys.platform != "darwin", reason="the Core ML framework exists on macOS only")
+def test_on_a_mac_the_package_gives_the_models_numbers(tmp_path: Path) -> None:
+    module = Convolutions()
+    package, *_ = converted(tmp_path, module, IMAGE)
+    (found,) = CoremlConverter().load(package, threads=1)(IMAGE.numpy())
+    np.testing.assert_allclose(found, module(IMAGE).detach().numpy(), atol=1e-2)
