@@ -75,11 +75,18 @@ def receive(connection: socket.socket, *, deadline: Deadline | None = None) -> t
         raise ProtocolError(f"a header of {length} bytes")
     try:
         header = json.loads(_receive_bytes(connection, length, deadline).tobytes())
-        layouts = [(np.dtype(dtype), tuple(shape)) for dtype, shape in header["arrays"]]
+        layouts = [_layout(dtype, shape) for dtype, shape in header["arrays"]]
         body = header["body"]
     except (ValueError, TypeError, KeyError) as error:
         raise ProtocolError("a header that is not one") from error
     return body, tuple(_receive_array(connection, dtype, shape, deadline) for dtype, shape in layouts)
+
+
+def _layout(dtype: str, shape: list[int]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    layout = np.dtype(dtype), tuple(shape)
+    if layout[0].kind not in _KINDS or not all(isinstance(side, int) and side >= 0 for side in shape):
+        raise ValueError(f"no array of numbers: {dtype} {shape}")
+    return layout
 
 
 def _receive_array(connection: socket.socket, dtype: np.dtype[Any], shape: tuple[int, ...], deadline: Deadline | None) -> Array:
