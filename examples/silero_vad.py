@@ -6,6 +6,7 @@ Several inputs and outputs: the state that one call gives goes into the next. We
 (``pip install --no-deps silero-vad``); the sounds are synthesised here. The network is written out from its TorchScript.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import distribution
 
@@ -54,7 +55,8 @@ class SileroVad(nn.Module):
 def network() -> SileroVad:
     # The .jit and not the .safetensors beside it: they hold different weights.
     path = distribution("silero-vad").locate_file("silero_vad/data/silero_vad.jit")
-    program = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # TorchScript is what the package ships
+        program = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     names = {"_model.stft.forward_basis_buffer": "spectrum.weight", "_model.decoder.decoder.2.bias": "decoder.bias"}
     for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
         names[f"_model.decoder.rnn.{part}"] = f"rnn.{part}"
