@@ -1,0 +1,271 @@
+"""The bundle: one folder with every target's artifacts, ``manifest.json``, ``SHA256SUMS`` and the logs.
+
+    NAME/TARGET/...        artifacts
+    NAME/logs/...          what the libraries printed
+    NAME/manifest.json     every result with its reasons and checks (edgeopt.core.Manifest)
+    NAME/SHA256SUMS        ``sha256sum -c SHA256SUMS`` checks every file but itself and the logs
+
+The logs hold times and process numbers, so they differ from run to run; they are not part of what is delivered, may be deleted,
+and stand in no list of digests.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from pydantic import ValidationError
+
+from edgeopt.core import MANIFEST_SCHEMA_VERSION, Manifest, TargetResult, from_json, to_json
+from edgeopt.errors import ConfigError, OutputError
+from edgeopt.files import files_below, make_folder, safe_relative, sha256_of, sync, write_atomic, writing
+
+MANIFEST_NAME = "manifest.json"
+SUMS_NAME = "SHA256SUMS"
+LOG_FOLDER = "logs"
+_SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A written bundle."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The bundle in the folder ``path``. Raises ConfigError where there is none, or one that this version cannot read."""
+        file = path / MANIFEST_NAME
+        try:
+            text = file.read_bytes()
+        except OSError as error:
+            why, fix = f"{file} cannot be read: {error.strerror}", "give the folder that `edgeopt export --out` wrote"
+            raise ConfigError(f"{path} is not a bundle", why=why, fix=fix) from error
+        _check_version(file, text)
+        try:
+            return cls(path, from_json(Manifest, text))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"{file} is damaged", why=f"{where}: {first['msg']}", fix="export again") from error
+
+    def artifact_path(self, result: TargetResult) -> Path:
+        """The file or folder of ``result``'s artifact.
+
+        Raises ConfigError where it has none, or where the manifest (which may come from anywhere) names one outside the bundle.
+        """
+        if result.artifact is None:
+            raise ConfigError(f"{result.target} ({result.format}) has no artifact", why=result.reason or result.status)
+        try:
+            path = self.path / safe_relative(result.artifact.path)
+        except ValueError as error:
+            raise _outside(self.path, result) from error
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise _outside(self.path, result)
+        return path
+
+    def verify(self) -> tuple[str, ...]:
+        """What does not fit the list of digests and the manifest, one sentence each: missing, changed and unlisted files."""
+        try:
+            listed = dict(self._listed())
+        except (OSError, ValueError) as error:
+            return (f"{SUMS_NAME} cannot be read: {error}",)
+        present = _delivered(self.path)
+        problems = [f"{name} is missing" for name in listed if name not in present]
+        problems += [f"{name} is not listed in {SUMS_NAME}" for name in present if name not in listed]
+        for name in present:
+            if (self.path / name).is_symlink() or not (self.path / name).is_file():
+                problems.append(f"{name} is a link or a special file")
+            elif name in listed and sha256_of(self.path / name) != listed[name]:
+                problems.append(f"{name} has changed")
+        return (*problems, *self._artifact_problems())
+
+    def _artifact_problems(self) -> Iterator[str]:
+        for result in self.manifest.results:
+            if result.artifact is None:
+                continue
+            try:
+                path = self.artifact_path(result)
+            except ConfigError as error:
+                yield error.why
+                continue
+            if not path.exists():
+                yield f"{result.artifact.path}, which {MANIFEST_NAME} names, is missing"
+            elif sha256_of(path) != result.artifact.sha256:
+                yield f"{result.artifact.path} is not what {MANIFEST_NAME} describes"
+
+    def _listed(self) -> Iterator[tuple[str, str]]:
+        for number, line in enumerate((self.path / SUMS_NAME).read_bytes().split(b"\n")[:-1], start=1):
+            fields = _SUMS_LINE.fullmatch(os.fsdecode(line))
+            if fields is None:
+                raise ValueError(f"line {number} is not `<sha256>  <name>`")
+            yield str(safe_relative(fields[2])), fields[1]
+
+
+class BundleWriter:
+    """Builds a bundle beside ``out`` and puts it in place at once: until :meth:`commit`, the old one stays as it is.
+
+    Use it as a context manager; leaving without a commit removes all that was written. Raises OutputError where ``out`` is a
+    file, a folder that is not a bundle, or cannot be written, and where another export writes to it at this moment.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = _folder(out)
+        self._work = self._beside("tmp")
+        self._lock: IO[str] | None = None
+
+    @property
+    def log_folder(self) -> Path:
+        """Where logs go."""
+        return self.folder(LOG_FOLDER)
+
+    def folder(self, name: str) -> Path:
+        """The folder ``name`` (a target's, or one below) of the new bundle, made where missing."""
+        return make_folder(self._work / safe_relative(name))
+
+    def commit(self, manifest: Manifest) -> Bundle:
+        """Writes ``manifest`` and the digests, and swaps the new bundle in. After an error or Ctrl-C the old one is back."""
+        write_atomic(self._work / MANIFEST_NAME, to_json(manifest))
+        with writing(self.out):
+            names = _delivered(self._work)
+            for name in names:
+                sync(self._work / name)
+            lines = [os.fsencode(f"{sha256_of(self._work / safe_relative(name))}  {name}\n") for name in names]
+        write_atomic(self._work / SUMS_NAME, b"".join(lines))
+        with writing(self.out):
+            self._swap()
+        return Bundle(self.out, manifest)
+
+    def __enter__(self) -> Self:
+        make_folder(self.out.parent)
+        with writing(self.out):
+            self._lock = _lock(self._beside("lock"), self.out)
+        try:
+            self._recover()
+            self._check_out()
+            make_folder(self._work)
+        except BaseException:
+            self._unlock()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            shutil.rmtree(self._work, ignore_errors=True)
+        finally:
+            self._unlock()
+
+    def _beside(self, kind: str) -> Path:
+        process = "" if kind == "lock" else f"-{os.getpid()}"
+        return self.out.with_name(f".{self.out.name}.{kind}{process}")
+
+    def _recover(self) -> None:
+        """Tidies up after an export that was killed. Whoever holds the lock knows that nobody else works on these."""
+        aside = sorted(self.out.parent.glob(f".{_literal(self.out.name)}.old-[0-9]*"))
+        if aside and not self.out.exists():
+            with writing(self.out):
+                aside.pop().rename(self.out)
+        for stale in [*aside, *self.out.parent.glob(f".{_literal(self.out.name)}.tmp-[0-9]*")]:
+            shutil.rmtree(stale, ignore_errors=True)
+
+    def _check_out(self) -> None:
+        with writing(self.out):
+            if self.out.exists() and not self.out.is_dir():
+                raise OutputError(f"cannot write {self.out}", why="it is a file", fix="choose a new folder with --out")
+            foreign = self.out.is_dir() and any(self.out.iterdir()) and not (self.out / MANIFEST_NAME).is_file()
+        if foreign:
+            raise OutputError(
+                f"{self.out} is not replaced",
+                why=f"it holds files, but no {MANIFEST_NAME}: edgeopt did not write it",
+                fix="choose a new folder with --out, or empty that one",
+            )
+
+    def _swap(self) -> None:
+        aside = self._beside("old")
+        replaced = self.out.exists()
+        try:
+            if replaced:
+                self.out.rename(aside)
+            self._work.rename(self.out)
+        except BaseException:
+            if replaced and not self.out.exists():
+                aside.rename(self.out)
+            raise
+        sync(self.out.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._beside("lock").unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+
+def _folder(out: Path) -> Path:
+    """Where a bundle for ``out`` goes, links followed. Raises OutputError where a folder could not be swapped for another."""
+    try:
+        folder = out.resolve()
+        mounted = folder.is_mount()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name with a null character
+        raise OutputError(f"cannot write {out}", why=str(error), fix="choose another folder with --out") from error
+    if mounted:
+        raise OutputError(
+            f"cannot write {out}",
+            why="it is a mount point, which cannot be replaced at once by another folder",
+            fix=f"choose a folder below it: --out {out / 'bundle'}",
+        )
+    return folder
+
+
+def _delivered(folder: Path) -> list[str]:
+    """Names of the files that ``SHA256SUMS`` lists."""
+    return [name for name in files_below(folder) if name != SUMS_NAME and not name.startswith(f"{LOG_FOLDER}/")]
+
+
+def _check_version(file: Path, text: bytes) -> None:
+    try:
+        version = json.loads(text)["schema_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{file} is damaged", why="it is not JSON with a schema_version", fix="export again") from error
+    if not isinstance(version, int) or version > MANIFEST_SCHEMA_VERSION:
+        raise ConfigError(
+            f"{file} was written by a newer edgeopt",
+            why=f"its schema version is {version}, this edgeopt reads up to {MANIFEST_SCHEMA_VERSION}",
+            fix="pip install --upgrade edgeopt, or export again with this version",
+        )
+
+
+def _outside(bundle: Path, result: TargetResult) -> ConfigError:
+    path = result.artifact.path if result.artifact else ""
+    return ConfigError(
+        f"the manifest of {bundle} is not used", why=f"it names a path outside the bundle: {path!r}", fix="get the bundle again"
+    )
+
+
+def _lock(path: Path, out: Path) -> IO[str]:
+    """The open lock file. It is removed when it is released, so one that was opened before that must be opened again."""
+    while True:
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        except BlockingIOError as error:
+            file.close()
+            fix = "wait until it has ended, or choose another folder with --out"
+            raise OutputError(f"cannot write {out}", why="another export is writing to it at this moment", fix=fix) from error
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _literal(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
