@@ -16,7 +16,8 @@ def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "offers_format-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: offers-format\nVersion: 1.0\n", encoding="utf-8")
-    points = {"mine": "offers_format:Mine", "onnx": "offers_format:Mine", "lost": "offers_format:Nothing", "nowhere": "no_such_m:A"}
+    mine = "offers_format:Mine"
+    points = {"mine": mine, "onnx": mine, "lost": "offers_format:Nothing", "nowhere": "no_such_module_here:A"}
     lines = ["[edgeopt.converters]", *(f"{name} = {value}" for name, value in points.items())]
     (info / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
