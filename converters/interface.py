@@ -43,7 +43,9 @@ class Converter(Protocol):
     runs_here: bool
     """Whether :meth:`load` can run the artifact on this machine (Core ML cannot on Linux)."""
 
-    def convert(self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]) -> None:
+    def convert(
+        self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]
+    ) -> None:
         """Lowers the saved ExportedProgram (``.pt2``) to ``out``. The same program always gives the same bytes.
 
         Raises ConversionError with the operator and the user's layer where the format cannot hold the program.

@@ -61,7 +61,10 @@ class OnnxConverter:
         """As the interface says; a dimension that is not fixed is -1."""
         import onnx
 
-        graph = onnx.load(str(path), load_external_data=False).graph
+        try:
+            graph = onnx.load(str(path), load_external_data=False).graph
+        except Exception as error:  # protobuf's DecodeError has no public base class
+            raise ConversionError("this is not an ONNX file", why=first_line(error)) from error
         counts = Counter(node.op_type for node in _nodes(graph))
         structure = Structure(
             operators=dict(sorted(counts.items())),
