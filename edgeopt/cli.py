@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgeopt.model import Model
     from edgeopt.options import Options
 
-BROKEN_PIPE_EXIT_CODE = 141  # 128 + SIGPIPE, as a shell shows it for any program whose reader has gone
+BROKEN_PIPE_EXIT_CODE = 1  # as rich and click end when the reader has gone
 
 app = typer.Typer(
     help="From a trained PyTorch model to proven artifacts for real devices.",
