@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,7 +64,8 @@ def export(
     """Make and prove an artifact for every target."""
     with _reported(debug):
         loaded, options = _request(context.params)
-        from edgeopt.pipeline import export as run
+        with _quiet():
+            from edgeopt.pipeline import export as run
         from edgeopt.report.progress import progress
         from edgeopt.report.table import print_table
 
@@ -84,7 +85,8 @@ def plan(
     """Show what export would make, and why; make nothing."""
     with _reported(debug):
         loaded, options = _request(context.params)
-        from edgeopt.pipeline import plan as run
+        with _quiet():
+            from edgeopt.pipeline import plan as run
         from edgeopt.report.plan_view import print_plans
         from edgeopt.report.progress import progress
 
@@ -169,6 +171,13 @@ def _refuse_unknown_targets(names: tuple[str, ...]) -> None:
 
     for name in names:
         loader.load(name)
+
+
+def _quiet() -> AbstractContextManager[None]:
+    """Drops what libraries say while they are imported: it concerns nobody, and no bundle with a log is there yet."""
+    from edgeopt.chatter import diverted
+
+    return diverted(Path(os.devnull))
 
 
 def _exit_code(manifest: Any) -> int:

@@ -52,9 +52,10 @@ def test_the_wheel_holds_the_licence(built: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in zipfile.ZipFile(wheel).namelist())
 
 
-def test_the_sdist_can_be_built_again(built: Path) -> None:
+def test_the_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
-    names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "targets/arm-xnnpack.toml", "converters/onnx.py", "edgeopt/cli.py"} <= names
 
 

@@ -1,0 +1,61 @@
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from edgeopt.options import Event
+from edgeopt.report.progress import progress
+
+CODE = """
+from edgeopt.options import Event
+from edgeopt.report.progress import progress
+with progress() as listen:
+    listen(Event(subject="a/onnx", phase="convert", detail="[bold]x\\x1b[31m", fraction=0.5))
+    listen(Event(subject="a/onnx", phase="failed", detail="why"))
+    listen(Event(subject="b/onnx", phase="done"))
+"""
+
+
+def test_a_log_gets_one_plain_line_per_phase(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress() as listen:
+        listen(Event(subject="model", phase="calibrate", fraction=0.1))
+        listen(Event(subject="model", phase="calibrate", fraction=0.2))
+        listen(Event(subject="a/onnx", phase="convert", detail="with \x1b[31mred\nand more"))
+    shown = capsys.readouterr()
+    lines = [line.partition("] ")[2] for line in shown.err.splitlines()]
+    assert lines == ["model: calibrate", r"a/onnx: convert, with \x1b[31mred"]
+    assert shown.out == ""
+
+
+def in_terminal(**environment: str) -> str:
+    """What CODE writes to a terminal."""
+    main, side = pty.openpty()
+    clean = {key: value for key, value in os.environ.items() if key not in ("CI", "NO_COLOR")}
+    run = subprocess.Popen([sys.executable, "-c", CODE], stderr=side, env={**clean, "TERM": "xterm", **environment})
+    os.close(side)
+    shown = b""
+    try:
+        while chunk := os.read(main, 4096):
+            shown += chunk
+    except OSError:  # Linux says so when the other side has closed
+        pass
+    finally:
+        os.close(main)
+    assert run.wait() == 0
+    return shown.decode()
+
+
+def test_a_terminal_gets_live_lines_with_outcomes() -> None:
+    shown = in_terminal()
+    assert "✗" in shown
+    assert "✓" in shown
+    assert "\x1b[31m\x1b" not in shown
+
+
+@pytest.mark.parametrize("variable", ["CI", "NO_COLOR"])
+def test_a_terminal_gets_plain_lines_where_that_is_asked_for(variable: str) -> None:
+    shown = in_terminal(**{variable: "1"})
+    assert "a/onnx: failed, why" in shown
+    assert "\x1b" not in shown

@@ -1,0 +1,187 @@
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from edgeopt.core import Manifest, Plan
+from edgeopt.doctor import Check
+from edgeopt.report.doctor_view import print_checks
+from edgeopt.report.plan_view import print_plans
+from edgeopt.report.table import print_table
+from edgeopt.report.target_view import print_target, print_targets
+from edgeopt.report.text import counted, plain, size
+from edgeopt.targets import loader
+from tests.report.samples import everything, manifest, plan, result
+
+
+def console(width: int = 120, *, terminal: bool = False) -> Console:
+    options = {"force_terminal": True, "color_system": "truecolor"} if terminal else {}
+    return Console(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False, **options)  # type: ignore[arg-type]
+
+
+def said(target: Console) -> str:
+    assert isinstance(target.file, io.StringIO)
+    return target.file.getvalue()
+
+
+def table(data: Manifest, width: int = 120, *, terminal: bool = False) -> str:
+    target = console(width, terminal=terminal)
+    print_table(data, Path("build/m"), target)
+    return said(target)
+
+
+def row(text: str, target: str) -> list[str]:
+    return next(line for line in text.splitlines() if line.startswith(target)).split()
+
+
+def test_a_row_says_what_it_is_how_big_how_good_how_fast() -> None:
+    text = table(everything())
+    assert row(text, "arm-xnnpack") == [
+        "arm-xnnpack",
+        "tflite",
+        "3.8",
+        "MB",
+        "0.27",
+        "18.2",
+        "95.3%",
+        "0.850",
+        "3.70",
+        "0.56",
+        "ok",
+    ]
+    assert row(text, "apple-ane") == ["apple-ane", "coreml", "3.7", "MB", *"------", "ok"]
+
+
+def test_the_twin_is_that_of_the_same_format() -> None:
+    data = manifest(
+        result("portable-fp32", "onnx", 8_000_000), result("portable-fp32", "tflite", 4_000_000), result("a", "onnx", 2_000_000)
+    )
+    assert row(table(data), "a")[4] == "0.25"
+
+
+def test_no_accuracy_column_without_an_evaluation() -> None:
+    model = replace(manifest().model, accuracy={})
+    data = replace(manifest(result("a", accuracy={})), model=model)
+    assert "top1" not in table(data)
+
+
+def test_a_failure_its_checks_and_a_skip_are_told_in_full() -> None:
+    text = table(everything())
+    assert "loses 0.35" in text
+    assert "check accuracy_drop: 0.35, limit 0.01" in text
+    assert "the worker died of signal 11; its last lines:\n    Traceback" in text
+    assert "the format's extra is not installed" in text
+
+
+def test_an_uncalibrated_artifact_is_marked_loudly_and_others_are_not() -> None:
+    text = table(everything())
+    assert text.lstrip().startswith("UNCALIBRATED: no calibration data")
+    assert "UNCALIBRATED" in row(text, "android-litert-gpu")
+    assert "UNCALIBRATED" not in row(text, "arm-xnnpack")
+    assert "UNCALIBRATED" not in table(manifest(result("a")))
+
+
+def test_an_artifact_slower_than_its_twin_is_marked_and_explained() -> None:
+    text = table(everything())
+    assert "SLOWER" in row(text, "arm-ort")
+    assert "slower here than its fp32 twin: 8.20 ms against 6.60 ms" in text
+    assert "SLOWER" not in row(text, "portable-fp32")
+
+
+def test_a_warning_shared_by_targets_is_told_once() -> None:
+    data = manifest(result("a", warnings=("watch out",)), result("b", warnings=("watch out",)))
+    text = table(data)
+    assert text.count("watch out") == 1
+    assert "a/tflite, b/tflite" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_table_keeps_to_the_width(width: int) -> None:
+    assert max(map(len, table(everything(), width).splitlines())) <= width
+
+
+def test_at_80_columns_no_number_is_cut() -> None:
+    assert "…" not in table(everything(), 80)
+    assert row(table(everything(), 80), "android-litert-gpu")[:4] == ["android-litert-gpu", "tflite", "7.0", "MB"]
+
+
+def test_markup_and_escapes_from_outside_are_only_text() -> None:
+    text = table(everything(), terminal=True)
+    assert "[bold]ARM is meant[/bold]" in text
+    assert r"\x1b[31mboom" in text
+    assert "\x1b[31mboom" not in text
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", table(everything(), terminal=True))
+
+
+def plans(*all_plans: Plan, verbose: bool = False) -> str:
+    target = console()
+    print_plans(all_plans, verbose=verbose, console=target)
+    return said(target)
+
+
+def test_a_plan_groups_the_layers_kept_in_float_by_reason() -> None:
+    text = plans(plan())
+    assert "in float: 12 operators (layer_norm x12), because no integer kernel [in LiteRT]" in text
+    assert "blocks.0.norm, blocks.1.norm, blocks.2.norm and 9 more" in text
+    assert "--verbose lists every layer" in text
+    assert "dense: 1 layer, because 3 input channels are too few" in text
+
+
+def test_a_verbose_plan_lists_every_layer() -> None:
+    text = plans(plan(), verbose=True)
+    assert "blocks.11.norm" in text
+    assert "--verbose" not in text
+
+
+def test_a_target_is_shown_with_every_setting_and_its_source() -> None:
+    for name in loader.names():
+        profile, target = loader.load(name), console(10_000)
+        print_target(profile, target)
+        text = said(target)
+        for key, source in profile.sources.items():
+            assert f"{key} = " in text or f"{key}." in text, (name, key)
+            assert source in text, (name, key)
+
+
+def test_every_target_has_its_row() -> None:
+    target = console()
+    print_targets(map(loader.load, loader.names()), target)
+    lines = said(target).splitlines()
+    assert all(any(line.startswith(name) for line in lines) for name in loader.names())
+
+
+def test_the_doctor_gives_each_fix_once() -> None:
+    fix = "pip install 'edgeopt[onnx]'"
+    missing = [Check(name=name, ok=False, found="nothing", needed_for="ONNX", fix=fix) for name in ("onnx", "onnxscript")]
+    target = console()
+    print_checks([Check(name="python", ok=True, found="3.11", needed_for="all"), *missing], target)
+    text = said(target)
+    assert f"onnx, onnxscript: {fix}" in text
+    assert text.count(fix) == 1
+    assert "2 things to mend" in text
+
+
+@given(st.text())
+def test_plain_text_holds_no_control_character(text: str) -> None:
+    assert plain(text).replace("\n", "").replace("\t", "").isprintable() or not re.search(
+        r"[\x00-\x1f\x7f-\x9f\u202e]", plain(text)
+    )
+
+
+@given(st.integers(0, 10**13))
+def test_a_size_is_short(count: int) -> None:
+    assert re.fullmatch(r"\d{1,5}(\.\d)? (B|kB|MB|GB)", size(count))
+
+
+def test_counted_and_sizes_as_people_write_them() -> None:
+    assert (counted(1, "layer"), counted(2_000, "layer")) == ("1 layer", "2,000 layers")
+    assert [size(n) for n in (512, 13_996_000, 999_960_000)] == ["512 B", "14.0 MB", "1.0 GB"]
