@@ -1,0 +1,191 @@
+"""Work that is not done again: folders of files under a key, kept between exports.
+
+    ROOT/v1/KEY/files/...        what was made
+    ROOT/v1/KEY/digests.json     sha256 of each of these files
+
+An entry is put in place by one rename, so several processes may use one cache. Reading checks every digest: an entry that a
+full disk or a crash has damaged counts as missing. Files are copied out, never hard-linked: whoever edits an artifact in a
+bundle must not change the cache.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgeopt.errors import OutputError
+from edgeopt.files import copy_file, files_below, make_folder, safe_relative, sha256_of, size_of, writing
+
+_LAYOUT = "v1"
+_FILES = "files"
+_DIGESTS = "digests.json"
+_VALUE = "value.json"
+_DEFAULT_MAX_BYTES = 10 * 1024**3
+_IN_USE_S = 3600.0
+"""An entry touched so lately may be in use by an export that still runs, and a folder being built may be as old as this."""
+
+
+def default_root() -> Path:
+    """``$EDGEOPT_CACHE``, else ``edgeopt`` below ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    if named := os.environ.get("EDGEOPT_CACHE"):
+        return Path(named)
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG base directory specification: a relative path there is to be ignored.
+    return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "edgeopt"
+
+
+class Cache:
+    """The entries below ``root``. With ``enabled=False`` nothing is read or written, and every key is missing.
+
+    A cache that cannot be read or written never fails an export: the work is done anew, and ``warning`` says why, once, for
+    the caller to show.
+    """
+
+    def __init__(self, root: Path | None = None, *, enabled: bool = True) -> None:
+        self.warning: str | None = None
+        self.enabled = enabled
+        self._folder = Path()
+        if enabled:
+            self._open(root)
+
+    @staticmethod
+    def key(*parts: str | bytes | Mapping[str, Any]) -> str:
+        """SHA-256 over ``parts`` in order: strings, bytes and JSON data, where the order of a mapping's keys does not count."""
+        digest = hashlib.sha256()
+        for part in parts:
+            if isinstance(part, bytes):
+                kind, content = "bytes", part
+            elif isinstance(part, str):
+                kind, content = "str", part.encode()
+            else:
+                kind, content = "json", json.dumps(part, sort_keys=True, separators=(",", ":")).encode()
+            digest.update(f"{kind} {len(content)}\n".encode() + content)
+        return digest.hexdigest()
+
+    def get(self, key: str) -> Path | None:
+        """The folder with the files under ``key``, to be read only, or None where missing or damaged."""
+        if not self.enabled:
+            return None
+        entry = self._folder / key
+        try:
+            digests = json.loads((entry / _DIGESTS).read_bytes())
+            if digests == _digests(entry / _FILES):
+                os.utime(entry)
+                return entry / _FILES
+        except FileNotFoundError:
+            if not entry.exists():
+                return None
+        except (OSError, ValueError) as error:
+            self._warn(f"the cache entry {entry} cannot be read: {error}")
+        self._discard(entry)
+        return None
+
+    @contextmanager
+    def building(self, key: str) -> Iterator[Path]:
+        """A new folder; what the block puts there stands under ``key`` afterwards, whole or not at all.
+
+        Only copy into it what exists elsewhere too: where the disk is full or read-only, the OSError or OutputError of the
+        block is kept as ``warning`` and the entry is given up. Any other exception passes through.
+        """
+        if not self.enabled:
+            with tempfile.TemporaryDirectory() as nowhere:
+                yield Path(nowhere)
+            return
+        work = self._folder / f".building-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            (work / _FILES).mkdir(parents=True)
+            yield work / _FILES
+            (work / _DIGESTS).write_text(json.dumps(_digests(work / _FILES)))
+            self._put(work, self._folder / key)
+        except (OSError, OutputError) as error:
+            self._warn(f"the cache {self._folder.parent} cannot be written: {error}")
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def link(self, key: str, name: str, destination: Path) -> bool:
+        """Copies the file or folder ``name`` of the entry to ``destination``; whether it was there.
+
+        Shares the disk blocks where the file system can (btrfs, XFS). Raises OutputError where ``destination`` cannot be
+        written.
+        """
+        folder = self.get(key)
+        if folder is None or not (source := folder / safe_relative(name)).exists():
+            return False
+        make_folder(destination.parent)
+        if source.is_dir():
+            with writing(destination):
+                shutil.copytree(source, destination, copy_function=copy_file, dirs_exist_ok=True)
+        else:
+            copy_file(source, destination)
+        return True
+
+    def get_json(self, key: str) -> Any | None:
+        """The value put under ``key``, or None."""
+        folder = self.get(key)
+        return None if folder is None else json.loads((folder / _VALUE).read_bytes())
+
+    def put_json(self, key: str, value: Any) -> None:
+        """Keeps ``value``, JSON data, under ``key``."""
+        text = json.dumps(value)
+        with self.building(key) as folder:
+            (folder / _VALUE).write_text(text)
+
+    def prune(self, max_bytes: int = _DEFAULT_MAX_BYTES, *, in_use_s: float = _IN_USE_S) -> None:
+        """Removes the least recently used entries until ``max_bytes`` are left, but none touched in the last ``in_use_s``."""
+        if not self.enabled:
+            return
+        entries = sorted((found for path in self._folder.iterdir() if (found := _measure(path))), reverse=True)
+        kept, oldest = 0, time.time() - in_use_s
+        for touched, size, path in entries:
+            abandoned = path.name.startswith(".")
+            kept += 0 if abandoned else size
+            if touched < oldest and (abandoned or kept > max_bytes):
+                kept -= 0 if abandoned else size
+                self._discard(path)
+
+    def _open(self, root: Path | None) -> None:
+        try:
+            self._folder = (root or default_root()).absolute() / _LAYOUT
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._folder):
+                pass
+        except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
+            self.enabled = False
+            self._warn(f"no cache is used, because it cannot be written: {error}")
+
+    def _put(self, work: Path, entry: Path) -> None:
+        try:
+            work.rename(entry)
+        except OSError:
+            # Another process was faster with the same key, unless what stands there is damaged.
+            if self.get(entry.name) is None:
+                work.rename(entry)
+
+    def _discard(self, entry: Path) -> None:
+        # Renamed first, so that nobody finds half of it.
+        trash = entry.with_name(f".trash-{os.getpid()}-{secrets.token_hex(4)}")
+        with contextlib.suppress(OSError):
+            entry.rename(trash)
+            shutil.rmtree(trash, ignore_errors=True)
+
+    def _warn(self, warning: str) -> None:
+        self.warning = self.warning or warning
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: sha256_of(folder / name) for name in files_below(folder)}
+
+
+def _measure(entry: Path) -> tuple[float, int, Path] | None:
+    try:
+        return entry.stat().st_mtime, size_of(entry), entry
+    except OSError:  # another process has just removed it
+        return None
