@@ -18,8 +18,7 @@ def print_plans(plans: Iterable[Plan], *, verbose: bool = False, console: Consol
     limit = None if verbose else FIRST_FEW
     for plan in plans:
         console.print()
-        paragraph(console, f"{plan.target}/{plan.format}", style="bold")
-        paragraph(console, f"scheme: {plan.scheme.describe()}; {_io(plan)}", indent=2)
+        paragraph(console, f"{plan.target}/{plan.format}: {plan.scheme.describe()}", style="bold")
         for decision in plan.decisions:
             paragraph(console, f"{decision.subject}: {decision.choice}, because {decision.reason}", indent=2)
         _print_kept(console, plan.kept_float, limit)
@@ -27,10 +26,6 @@ def print_plans(plans: Iterable[Plan], *, verbose: bool = False, console: Consol
     if not verbose and any(len(plan.kept_float) + len(plan.sparse_layers) > FIRST_FEW for plan in plans):
         console.print()
         paragraph(console, "--verbose lists every layer", style="dim")
-
-
-def _io(plan: Plan) -> str:
-    return "floats in and out" if plan.io_float or not plan.scheme.integer else "integers in and out"
 
 
 def _print_kept(console: Console, kept: tuple[KeptFloat, ...], limit: int | None) -> None:

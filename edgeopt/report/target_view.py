@@ -11,7 +11,7 @@ from edgeopt.report.console import output, paragraph
 from edgeopt.report.text import plain
 from edgeopt.targets.schema import TargetProfile
 
-_OWN_WORDS = ("name", "summary", "sources", "status_note")
+_OWN_WORDS = ("name", "summary", "sources")
 
 
 def print_targets(profiles: Iterable[TargetProfile], console: Console | None = None) -> None:
