@@ -23,11 +23,13 @@ from edgeopt.targets.schema import TargetProfile
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.export import ExportedProgram
 
 log = logging.getLogger(__name__)
 
 FRONTEND_KEY = "edgeopt.frontend"
 _NODE = re.compile(r"fx node (\w+)|Layer \"(\w+?)(?:_cast_fp16)?\"|op '(\w+)'")
+_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 _PACKAGES = ("coremltools", "torch", "torchao", "numpy")
 
 
@@ -45,6 +47,7 @@ class CoremlConverter:
         _refuse_dynamic_shapes(loaded, profile)
         names = distinct_names(output_names, loaded.input_names)
         options = _options(loaded, profile, out, float_io=io_float, output_names=names)
+        shutil.rmtree(out, ignore_errors=True)  # coremltools refuses a folder that is not empty
         frontend = _lower(loaded, options)
         coreml_package.make_reproducible(out, {FRONTEND_KEY: frontend})
 
@@ -177,7 +180,7 @@ def _lower(program: Program, options: dict[str, Any]) -> str:
     import coremltools as ct
 
     try:
-        ct.convert(program.exported.run_decompositions({}), **options)
+        ct.convert(_decomposed(program.exported), **options)
         return "torch.export"
     except Exception as error:  # coremltools raises anything, AssertionError included
         first = error
@@ -190,6 +193,26 @@ def _lower(program: Program, options: dict[str, Any]) -> str:
         return f"torch.jit.trace, because of torch.export: {first_line(first)}"
     except Exception as second:
         raise _refusal(program, first, f"the traced program was refused too: {first_line(second)}") from second
+
+
+def _decomposed(exported: "ExportedProgram") -> "ExportedProgram":
+    """``exported`` in ATen, where operators that coremltools lacks are opened up into those that it has.
+
+    Recurrent ones are left: PyTorch's decomposition would unroll every time step, a trace keeps them whole.
+    """
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import is_torch_fx_node_supported
+    from torch.export import default_decompositions
+
+    known, opened = default_decompositions(), set()
+    exported = exported.run_decompositions({})
+    while True:
+        calls = [node for node in exported.graph.nodes if node.op == "call_function" and node.target in known]
+        lacking = {node.target for node in calls if not is_torch_fx_node_supported(node) and node.target not in opened}
+        lacking = {target for target in lacking if target.overloadpacket.__name__ not in _RECURRENT}
+        if not lacking:
+            return exported
+        exported = exported.run_decompositions({target: known[target] for target in lacking})
+        opened |= lacking
 
 
 def _trace(program: Program) -> Any:
