@@ -59,7 +59,7 @@ def test_the_readme_s_options_and_commands_are_real() -> None:
     )
     said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", readme))
     assert said <= set(re.findall(r"--[a-z][a-z-]+", known))
-    assert set(re.findall(r"^ *edgeopt ([a-z]+)", readme, re.MULTILINE)) <= {"export", "plan", "targets", "doctor"}
+    assert set(re.findall(r"^ {4}edgeopt ([a-z]+)", readme, re.MULTILINE)) <= {"export", "plan", "targets", "doctor"}
 
 
 def test_targets_are_listed_and_one_is_shown_with_its_sources() -> None:

@@ -102,7 +102,10 @@ def _accuracy(result: TargetResult, metric: str) -> str:
 
 
 def _latency(result: TargetResult) -> str:
-    return f"{result.latency.median_ms:.2f}" if result.latency else _NONE
+    if result.latency is None:
+        return _NONE
+    time = result.latency.median_ms
+    return f"{time:.3f}" if time < 0.1 else f"{time:.2f}"
 
 
 def _is_slower(result: TargetResult) -> bool:
@@ -168,9 +171,6 @@ def _warnings(manifest: Manifest) -> dict[str, list[str]]:
     for result in manifest.results:
         for warning in result.warnings:
             notes.setdefault(warning, []).append(_label(result))
-        if _is_slower(result) and (time := result.latency):
-            slower = f"slower here than its fp32 twin: {time.median_ms:.2f} ms against {time.twin_ms:.2f} ms"
-            notes.setdefault(slower, []).append(_label(result))
     return notes
 
 

@@ -86,10 +86,9 @@ def test_an_uncalibrated_artifact_is_marked_loudly_and_others_are_not() -> None:
     assert "UNCALIBRATED" not in table(manifest(result("a")))
 
 
-def test_an_artifact_slower_than_its_twin_is_marked_and_explained() -> None:
+def test_an_artifact_slower_than_its_twin_is_marked() -> None:
     text = table(everything())
     assert "SLOWER" in row(text, "arm-ort")
-    assert "slower here than its fp32 twin: 8.20 ms against 6.60 ms" in text
     assert "SLOWER" not in row(text, "portable-fp32")
 
 
