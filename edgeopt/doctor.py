@@ -13,6 +13,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from edgeopt.cache import default_root
+
 GIB = 2**30
 _ENOUGH_MEMORY_GIB = 4
 _ENOUGH_DISK_GIB = 2
@@ -46,13 +48,6 @@ def diagnose() -> tuple[Check, ...]:
         fix = "pip install . in the folder that holds pyproject.toml"
         return (Check(name=_DISTRIBUTION, ok=False, found="source code, not installed", needed_for="everything", fix=fix),)
     return (_python(), *_packages(), _cache(), _cpu(), _memory(), _disk())
-
-
-def cache_root() -> Path:
-    """Where unchanged work is kept: $EDGEOPT_CACHE, else edgeopt/ in $XDG_CACHE_HOME or ~/.cache."""
-    if chosen := os.environ.get("EDGEOPT_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeopt"
 
 
 def _python() -> Check:
@@ -91,7 +86,7 @@ def _package(requirement: Requirement, extra: str, purpose: str) -> Check:
 
 
 def _cache() -> Check:
-    root = cache_root()
+    root = default_root()
     purpose = "not doing unchanged work again"
     writable = os.access(_nearest_existing(root), os.W_OK | os.X_OK)
     fix = "" if writable else "set EDGEOPT_CACHE to a folder you may write to"
@@ -148,7 +143,7 @@ def _memory() -> Check:
 
 
 def _disk() -> Check:
-    free = shutil.disk_usage(_nearest_existing(cache_root())).free
+    free = shutil.disk_usage(_nearest_existing(default_root())).free
     return _amount("disk", free, _ENOUGH_DISK_GIB, "artifacts, their cache and temporary files", "free some space")
 
 

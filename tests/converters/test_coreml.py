@@ -151,6 +151,17 @@ def test_several_inputs_and_outputs_of_other_types_keep_their_order_and_names(tm
     assert [(spec.name, spec.dtype) for spec in outputs] == [("z", "float32"), ("a", "int32"), ("m", "float32")]
 
 
+class WhereScalar(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.aten.where.ScalarOther(x > 0, x, 1.5) + 0
+
+
+def test_an_operator_that_coremltools_lacks_is_opened_into_those_it_has(tmp_path: Path) -> None:
+    package, _, _, structure = converted(tmp_path, WhereScalar(), torch.randn(2, 3))
+    assert structure.operators["select"] == 1
+    assert read_spec(package).description.metadata.userDefined[FRONTEND_KEY] == "torch.export"
+
+
 @pytest.mark.slow
 def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     programs = {"int8": (QuantizedByHand(), IMAGE), "lstm": (Recurrent(nn.LSTM), IDS)}
