@@ -49,6 +49,8 @@ class WorkerHost:
     ``preload``: modules imported once, in a process beside the caller's, from which every task is forked (on Linux: elsewhere,
     and where an import starts threads, each task is a fresh interpreter). One that cannot be imported is left to its task.
     ``tasks``: names to ``module:function``; edgeopt.worker.tasks.TASKS where not given. ``threads``: of torch, per task.
+    Where an import crashes the host or hangs for ``start_timeout_s``, tasks become fresh interpreters too: it costs only those
+    that need it.
     """
 
     def __init__(
@@ -58,8 +60,9 @@ class WorkerHost:
         tasks: Mapping[str, str] | None = None,
         threads: int = 1,
         fork: bool = sys.platform == "linux",
+        start_timeout_s: float = 300.0,
     ) -> None:
-        self._preload, self._threads = tuple(preload), threads
+        self._preload, self._threads, self._start_timeout_s = tuple(preload), threads, start_timeout_s
         self._fork_refused = "" if fork else "forking is turned off"
         self._tasks = tasks
         self._lock = threading.Lock()
@@ -75,7 +78,7 @@ class WorkerHost:
         """What ``f(request)`` returns, in a process of its own; request and result are JSON data.
 
         ``task`` is a name of the table or ``module:function``. Everything it prints is appended to the file ``log``.
-        ``timeout_s`` counts from when the task starts; as long again is waited for the host's imports.
+        ``timeout_s`` counts from when the task starts.
 
         Raises the EdgeoptError that the task raised; ConversionError for any other exception; WorkerCrashed where the process
         died, with the cause and its last lines; WorkerTimeout where it was stopped, with all it had started; OutputError
@@ -116,7 +119,7 @@ class WorkerHost:
         self, task: str, request: dict[str, Any], *, session: bool, timeout_s: float, log: Path
     ) -> tuple[RunningTask, Any]:
         order = {"function": self._function(task), "request": request, "session": session}
-        running = self._start_task(task, timeout_s, log)
+        running = self._start_task(task, log)
         try:
             answer, _ = running.ask(order, timeout_s=timeout_s)
         except BaseException:
@@ -124,12 +127,12 @@ class WorkerHost:
             raise
         return running, answer
 
-    def _start_task(self, task: str, timeout_s: float, log: Path) -> RunningTask:
+    def _start_task(self, task: str, log: Path) -> RunningTask:
         cause = OSError()
         for _ in range(_STARTS):
             try:
                 running = RunningTask(self._host(), task, log)
-                running.wait_started(timeout_s)
+                running.wait_started(self._start_timeout_s)
             except OSError as error:
                 cause = error  # a host that dies before a task has started takes nothing along: the task gets a new one
             else:

@@ -52,10 +52,10 @@ def raised(task: str, error: dict[str, str], log: Log) -> EdgeoptError:
     return ConversionError(f"{task} failed", why=_with_lines(why, log), fix=f"read the whole log: {log.path}")
 
 
-def timed_out(task: str, seconds: float, log: Log, *, doing: str = "ran") -> WorkerTimeout:
+def timed_out(task: str, seconds: float, log: Log) -> WorkerTimeout:
     """The task was stopped after ``seconds``."""
     return WorkerTimeout(
-        f"{task} {doing} longer than {seconds:g} s and was stopped",
+        f"{task} ran longer than {seconds:g} s and was stopped",
         why=_with_lines("no answer came within the time limit", log),
         fix=f"raise --timeout, or read the log to see where it hangs: {log.path}",
     )

@@ -85,6 +85,12 @@ class HostProcess:
                 return self._endings[number]
             return None if self.death is None else Ending(status=None, cause=self.death)
 
+    def give_up(self, cause: str) -> None:
+        """Kills a host in which no task has ever started: an import hangs."""
+        if not self.proven and self._process is not None:
+            self._die(cause)
+            kill_group(self._process.pid)
+
     def close(self) -> None:
         """Takes down the host and all children, and waits until they are gone."""
         with self._changed:
@@ -92,7 +98,7 @@ class HostProcess:
             self._changed.wait_for(lambda: self._process is not None or self.death is not None)
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
-        if self._process is not None and self.death is None:
+        if self._process is not None and self._thread.is_alive():
             self._process.send_signal(signal.SIGTERM)
             self._thread.join(_SHUTDOWN_S)
             if self._thread.is_alive():

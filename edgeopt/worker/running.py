@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeopt.errors import WorkerCrashed
+from edgeopt.errors import WorkerCrashed, WorkerTimeout
 from edgeopt.files import make_folder, writing
 from edgeopt.worker import failures
 from edgeopt.worker.host import kill_group
@@ -35,9 +35,13 @@ class RunningTask:
             raise
 
     def wait_started(self, timeout_s: float) -> None:
-        """Waits until the child runs: the host may still be importing. Raises ConnectionError where the host died before."""
+        """Waits until the child runs: the host may still be importing. Raises ConnectionError where the host died or hangs."""
         try:
-            body, _ = self._receive(Deadline(timeout_s), doing="waited for the worker host to start")
+            body, _ = self._receive(Deadline(timeout_s))
+        except WorkerTimeout as error:
+            cause = f"the worker host was not ready within {timeout_s:g} s"
+            self._host.give_up(cause)
+            raise ConnectionError(cause) from error
         except WorkerCrashed as error:
             if not self._host.alive:
                 raise ConnectionError(self._host.death) from error
@@ -75,12 +79,12 @@ class RunningTask:
         self._host.kill(self._number)
         self._host.ending(self._number, _END_GRACE_S)
 
-    def _receive(self, deadline: Deadline, doing: str = "ran") -> tuple[Any, tuple[Array, ...]]:
+    def _receive(self, deadline: Deadline) -> tuple[Any, tuple[Array, ...]]:
         try:
             return receive(self._connection, deadline=deadline)
         except TimeoutError as error:
             self.kill()
-            raise failures.timed_out(self._name, deadline.seconds, self._log, doing=doing) from error
+            raise failures.timed_out(self._name, deadline.seconds, self._log) from error
         except ProtocolError as error:
             self.kill()
             ending = Ending(status=None, cause=f"something in it wrote to edgeopt's connection, and it was stopped: {error}")

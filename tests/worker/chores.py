@@ -63,8 +63,7 @@ def hang(request: dict[str, Any]) -> dict[str, Any]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print("\x1b[31mstill\x1b[0m 10%\rstill 99%")
     while True:
-        if not request.get("busy"):
-            time.sleep(60)
+        pass
 
 
 def grandchild(request: dict[str, Any]) -> dict[str, Any]:
@@ -126,6 +125,9 @@ def double(request: dict[str, Any]) -> Callable[[Arrays], Arrays]:
 
 
 def slow(request: dict[str, Any]) -> Callable[[Arrays], Arrays]:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print("grandchild", child.pid)
+
     def call(arrays: Arrays) -> Arrays:
         time.sleep(600)
         return arrays

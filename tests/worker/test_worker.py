@@ -113,22 +113,24 @@ def test_a_kill_from_outside_points_to_memory(run: Run) -> None:
     assert "--jobs 1" in caught.value.fix
 
 
-@pytest.mark.parametrize("busy", [False, True])
-def test_a_hang_that_ignores_sigterm_is_stopped_after_the_time_limit(run: Run, busy: bool) -> None:
-    begin = time.monotonic()
-    with pytest.raises(WorkerTimeout, match=r"longer than 0\.7 s") as caught:
-        run("hang", timeout_s=0.7, busy=busy)
-    assert time.monotonic() - begin < LIMIT_S
+def test_a_hang_that_ignores_sigterm_is_stopped_after_the_time_limit(run: Run) -> None:
+    with pytest.raises(WorkerTimeout, match=r"longer than 2\.5 s") as caught:
+        run("hang", timeout_s=2.5)
     assert caught.value.why.endswith("still 99%"), "a progress bar's last state, without escape sequences"
     assert "--timeout" in caught.value.fix
 
 
-@pytest.mark.parametrize("die", [False, True])
-def test_what_a_task_has_started_ends_with_it(run: Run, tmp_path: Path, die: bool) -> None:
-    with pytest.raises(WorkerCrashed if die else WorkerTimeout):
-        run("grandchild", timeout_s=LIMIT_S if die else 1.0, die=die)
-    lines = (tmp_path / "logs" / "task.log").read_text().splitlines()
-    assert gone(int(lines[-1].split()[1]))
+def test_what_a_task_has_started_ends_with_it(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(WorkerCrashed):
+        run("grandchild", die=True)
+    assert gone(int((tmp_path / "logs" / "task.log").read_text().split()[-1]))
+
+
+def test_what_a_task_has_started_is_stopped_with_it(host: WorkerHost, tmp_path: Path) -> None:
+    with host.session(CHORES + "slow", {}, timeout_s=LIMIT_S, log=tmp_path / "log") as session:
+        with pytest.raises(WorkerTimeout):
+            session.call((np.zeros(1),), timeout_s=0.2)
+        assert gone(int((tmp_path / "log").read_text().split()[-1]))
 
 
 def test_an_edgeopt_error_comes_back_as_itself(run: Run) -> None:
@@ -243,9 +245,12 @@ def test_close_leaves_no_process_behind(tmp_path: Path) -> None:
         assert set(psutil.Process().children(recursive=True)) <= before
 
 
-def test_a_host_that_still_imports_counts_against_the_limit(tmp_path: Path) -> None:
-    with WorkerHost(preload=["tests.worker.sleeper"]) as host, pytest.raises(WorkerTimeout, match="worker host to start"):
-        host.run(CHORES + "echo", {}, timeout_s=0.5, log=tmp_path / "log")
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is used on Linux only")
+def test_an_import_that_hangs_costs_only_the_tasks_that_need_it(tmp_path: Path) -> None:
+    with WorkerHost(preload=["tests.worker.sleeper"], start_timeout_s=5) as host:
+        assert host.run(CHORES + "echo", {"x": 1}, timeout_s=LIMIT_S, log=tmp_path / "log") == {"x": 1}
+        assert "was not ready within 5 s" in (tmp_path / "log").read_text()
 
 
 def test_sessions_compute_arrays_and_survive_an_error(host: WorkerHost, tmp_path: Path) -> None:
