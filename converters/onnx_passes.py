@@ -75,6 +75,7 @@ def pool_spatial_means(model: ir.Model) -> None:
         pooled = _node_after(node, "GlobalAveragePool", [node.inputs[0]], {})
         rank = _rank(node.inputs[0])
         pooled.outputs[0].shape = ir.Shape([*_dims(node.inputs[0])[:2], *[1] * (rank - 2)])
+        pooled.outputs[0].type = node.outputs[0].type
         if node.attributes.get_int("keepdims", 1):
             _replace(node, pooled.outputs[0])
         else:
@@ -99,7 +100,7 @@ def _drop_axes(model: ir.Model, mean: ir.Node, pooled: ir.Node, rank: int) -> No
     if len(users) == 1 and users[0].op_type == "QuantizeLinear" and not mean.outputs[0].is_graph_output():
         quantize = users[0]
         last = _node_after(pooled, "QuantizeLinear", [pooled.outputs[0], *quantize.inputs[1:]], dict(quantize.attributes))
-        last.outputs[0].shape = pooled.outputs[0].shape
+        last.outputs[0].shape, last.outputs[0].type = pooled.outputs[0].shape, quantize.outputs[0].type
         mean = quantize
     squeezed = _node_after(last, "Squeeze", [last.outputs[0], axes], {})
     _replace(mean, squeezed.outputs[0])
