@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,9 @@ class Pt2Converter:
         loaded = load_program(program)
         for node in loaded.exported.graph.nodes:
             node.meta.pop("stack_trace", None)  # paths of the machine that traced it
-        torch.export.save(loaded.exported, out, extra_files={OUTPUT_NAMES: json.dumps(output_names)})
+        archive = BytesIO()  # into a file torch would name the archive's root folder after it: other bytes for another name
+        torch.export.save(loaded.exported, archive, extra_files={OUTPUT_NAMES: json.dumps(output_names)})
+        out.write_bytes(archive.getvalue())
 
     def inspect(self, path: Path, profile: TargetProfile) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], Structure]:
         """As the interface says; operators by torch's names, such as ``aten.conv2d.default``."""

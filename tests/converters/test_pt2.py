@@ -33,6 +33,7 @@ def test_artifact_is_the_program_with_named_outputs(program: Path) -> None:
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_bytes(program: Path) -> None:
     names = ("scores", "features")
     first, second = (programs.convert_elsewhere(Pt2Converter, program, program.with_name(f"{n}.pt2"), names, n) for n in (1, 2))
