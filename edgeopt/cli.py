@@ -1,6 +1,7 @@
 """The command line: reads arguments, calls the pipeline, prints; every failure ends here as a message and an exit code."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from edgeopt.options import Options
 
 BROKEN_PIPE_EXIT_CODE = 1  # as rich and click end when the reader has gone
+TERMINATED_EXIT_CODE = 143  # 128 + SIGTERM
 
 app = typer.Typer(
     help="From a trained PyTorch model to proven artifacts for real devices.",
@@ -140,10 +142,19 @@ def root(
 
 def main() -> None:
     """The entry point ``edgeopt``."""
+    signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character must not end the run
     app()
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as a CI server sends it: workers and temporary files are cleared as for Ctrl-C."""
+
+
+def _terminate(*_: Any) -> None:
+    raise _Terminated
 
 
 def _request(arguments: dict[str, Any]) -> "tuple[Model, Options]":
@@ -197,9 +208,9 @@ def _reported(debug: bool) -> Iterator[None]:
         yield
     except (typer.Exit, typer.Abort):
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         typer.echo("\ninterrupted: nothing half-written is left behind", err=True)
-        raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
+        raise typer.Exit(TERMINATED_EXIT_CODE if isinstance(stop, _Terminated) else INTERRUPTED_EXIT_CODE) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not raise again
         raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None

@@ -74,4 +74,5 @@ class _PlainLines:
         self._last[event.subject] = event.phase
         detail = plain(event.detail).partition("\n")[0]
         line = f"[{time.monotonic() - self._begun:6.1f} s] {plain(event.subject)}: {event.phase}"
-        print(f"{line}, {detail}" if detail else line, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{line}, {detail}\n" if detail else f"{line}\n")  # one write: lines come from several threads
+        sys.stderr.flush()
