@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from edgeopt import decompositions
+from edgeopt.constant_folding import fold
 from edgeopt.core import Decision, TensorSpec
 from edgeopt.errors import CaptureError, EdgeoptError, ForwardError, InputError, ModelError, NotFiniteError
 from edgeopt.calling import Signature, flat_outputs, spec_of
@@ -166,8 +167,13 @@ def _canonical(program: ExportedProgram, example: tuple[Tensor, ...]) -> Exporte
     _fuse_conv_bn_(module)
     with torch.no_grad():
         folded = torch.export.export(module, example, strict=False)
-    result = folded.run_decompositions(decompositions.table())
+        result = folded.run_decompositions(decompositions.table())
+        decompositions.limit_masks(result)
+        module = result.module(check_guards=False)
+        if fold(module):
+            result = torch.export.export(module, example, strict=False).run_decompositions({})
     decompositions.remove_no_ops(result)
+    decompositions.fold_pads(result)
     return result
 
 

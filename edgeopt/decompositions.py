@@ -92,6 +92,75 @@ def gru_cell(
     return candidate + update * (hidden - candidate)
 
 
+def fold_pads(program: ExportedProgram) -> None:
+    """Zero padding around a convolution becomes the convolution's own where it is the same on both sides; none at all vanishes."""
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target not in (aten.pad.default, aten.constant_pad_nd.default) or not _pads_zeros(node):
+            continue
+        amounts = [int(amount) for amount in node.args[1]]
+        if not any(amounts):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+        elif all(_can_pad(user, node, amounts) for user in node.users):
+            for user in list(node.users):
+                _pad_more(user, node.args[0], amounts)
+            graph.erase_node(node)
+    program.graph_module.recompile()
+
+
+_CONVOLUTIONS = {aten.conv1d.default: 1, aten.conv2d.default: 2}
+
+
+def _pads_zeros(node: torch.fx.Node) -> bool:
+    if node.target is aten.pad.default and len(node.args) > 2 and node.args[2] != "constant":
+        return False
+    value = node.args[-1] if len(node.args) > (3 if node.target is aten.pad.default else 2) else 0
+    return not value
+
+
+def _can_pad(user: torch.fx.Node, pad: torch.fx.Node, amounts: list[int]) -> bool:
+    spatial = _CONVOLUTIONS.get(user.target, 0)
+    pairs = [amounts[i : i + 2] for i in range(0, len(amounts), 2)]
+    return bool(spatial) and user.args[0] is pad and len(pairs) <= spatial and all(low == high >= 0 for low, high in pairs)
+
+
+def _pad_more(convolution: torch.fx.Node, source: Any, amounts: list[int]) -> None:
+    spatial = _CONVOLUTIONS[convolution.target]
+    arguments = [*convolution.args, *(None, [1] * spatial, [0] * spatial)[len(convolution.args) - 2 :]]
+    own = list(arguments[4]) * (spatial if len(arguments[4]) == 1 else 1)
+    extra = [amounts[2 * axis] if 2 * axis < len(amounts) else 0 for axis in range(spatial)]  # the last axis comes first
+    arguments[4] = [size + more for size, more in zip(own, reversed(extra), strict=True)]
+    convolution.args = (source, *arguments[1:])
+
+
+MASK_LIMIT = 3e4
+"""What stands in for -3.4e38 and -inf: far below every score, and still a float16, even when two masks add up."""
+_MASKING = (
+    aten.where.ScalarOther,
+    aten.where.ScalarSelf,
+    aten.masked_fill.Scalar,
+    aten.full.default,
+    aten.full_like.default,
+    aten.scalar_tensor.default,
+    aten.mul.Tensor,
+)
+
+
+def limit_masks(program: ExportedProgram) -> int:
+    """Attention masks become -3e4 where they were beyond 1e30, which no 8- or 16-bit format holds; how many were changed."""
+    changed = 0
+    for node in program.graph_module.graph.nodes:
+        if node.target not in _MASKING:
+            continue
+        for index, argument in enumerate(node.args):
+            if isinstance(argument, float) and abs(argument) > 1e30:
+                node.update_arg(index, math.copysign(MASK_LIMIT, argument))
+                changed += 1
+    program.graph_module.recompile()
+    return changed
+
+
 def remove_no_ops(program: ExportedProgram) -> None:
     """Removes copies that change nothing (dropout in eval mode, ``.to`` of the same dtype): each would end a fused pattern.
 

@@ -17,7 +17,8 @@
     ├── TargetFailed         30   at least one target failed; the others are written
     │   ├── WorkerCrashed    31   a worker died (signal, out of memory)
     │   ├── WorkerTimeout    32   a worker ran longer than --timeout
-    │   └── ConversionError  33   a converter refused the program
+    │   ├── ConversionError  33   a converter refused the program
+    │   └── VerificationFailed 34 an artifact does not compute what its program computes
     └── GateFailed           40   an artifact loses more accuracy than --max-drop allows
 
 ``Interrupted`` (130) is not an error of the tool: the user pressed Ctrl-C.
@@ -113,6 +114,10 @@ class WorkerTimeout(TargetFailed):
 
 class ConversionError(TargetFailed):
     exit_code = 33
+
+
+class VerificationFailed(TargetFailed):
+    exit_code = 34
 
 
 class GateFailed(EdgeoptError):

@@ -69,26 +69,25 @@ def top1_agreement(reference: Outputs, candidate: Outputs) -> float | None:
     return float(np.concatenate(same).mean())
 
 
-def against_program(program: Outputs, artifact: Outputs, checks: Checks) -> tuple[Verdict, ...]:
-    """The artifact against the PyTorch program it was lowered from: the same integers, so only rounding may differ."""
-    value = sqnr_db(program, artifact)
-    return (at_least("sqnr_program", value, checks.program_sqnr_db, "dB"),)
+LIMITED = {"sqnr_program": "program_sqnr_db", "sqnr_float": "float_sqnr_db"}
+"""Checks with a limit, and its name in a profile's ``checks``."""
 
 
-def against_float(model: Outputs, artifact: Outputs, checks: Checks) -> tuple[Verdict, ...]:
-    """The artifact against the float model: what quantization and compression cost."""
-    verdicts = [
-        at_least("sqnr_float", sqnr_db(model, artifact), checks.float_sqnr_db, "dB"),
-        Verdict(check="cosine_float", value=cosine(model, artifact)),
-        Verdict(check="max_abs_error", value=max_abs_error(model, artifact)),
-    ]
-    agreement = top1_agreement(model, artifact)
-    return (*verdicts, *(() if agreement is None else (Verdict(check="top1_agreement", value=agreement),)))
+def judge(numbers: dict[str, float | None], checks: Checks) -> tuple[Verdict, ...]:
+    """Verdicts for the numbers of one artifact: those with a limit pass from it upwards, the others are shown.
 
-
-def at_least(check: str, value: float, limit: float, unit: str) -> Verdict:
-    """A check that passes from ``limit`` upwards."""
-    return Verdict(check=check, value=value, unit=unit, limit=limit, passed=value >= limit)
+    ``sqnr_program`` compares with the PyTorch program it was lowered from: the same integers, so only rounding may differ;
+    everything else with the float model: what quantization and compression cost.
+    """
+    verdicts = []
+    for name, value in numbers.items():
+        limit = getattr(checks, LIMITED[name]) if name in LIMITED else None
+        if limit is not None:
+            passed = value is not None and value >= limit
+            verdicts.append(Verdict(check=name, value=value, unit="dB", limit=limit, passed=passed))
+        elif value is not None or name == "max_abs_error":
+            verdicts.append(Verdict(check=name, value=value, passed=value is not None))
+    return tuple(verdicts)
 
 
 def accuracy_drop(metric: str, model: float, artifact: float, max_drop: float | None) -> Verdict:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from edgeopt.quantize.kinds import FUSING, WEIGHTED, is_float, kind_of
+from edgeopt.quantize.kinds import FUSING, PASS_THROUGH, WEIGHTED, is_float, kind_of
 from edgeopt.targets.schema import OperatorKind
 
 
@@ -64,6 +64,27 @@ def _operands(node: Node, kind: OperatorKind | None) -> Iterator[Node]:
     for argument in node.all_input_nodes:
         if is_float(argument):
             yield argument
+
+
+BOUNDED: frozenset[OperatorKind] = frozenset({"softmax", "sigmoid", "tanh", "relu6", "hardtanh"})
+MASK = 1e4
+"""A constant this large is no weight: it switches elements off before a softmax."""
+
+
+def masked_values(graph: Graph) -> set[Node]:
+    """Values that a mask may push out of any range, now or on other inputs: padding may be missing from calibration data.
+
+    They start where a huge constant enters (where, masked_fill, multiplication) and end at an activation that bounds them.
+    """
+    found: set[Node] = set()
+    for node in graph.nodes:
+        if node.op != "call_function" or not is_float(node):
+            continue
+        huge = any(isinstance(argument, float | int) and abs(argument) >= MASK for argument in node.args)
+        reached = any(argument in found for argument in node.all_input_nodes) and kind_of(node) not in BOUNDED
+        if reached or (huge and kind_of(node) not in PASS_THROUGH):
+            found.add(node)
+    return found
 
 
 def constants(module: torch.fx.GraphModule) -> dict[Node, torch.Tensor]:

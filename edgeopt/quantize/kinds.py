@@ -72,6 +72,7 @@ KINDS: dict[Any, OperatorKind] = {
     aten.chunk.default: "slice",
     aten.unbind.int: "slice",
     aten.constant_pad_nd.default: "pad",
+    aten.pad.default: "pad",
     aten.index_select.default: "gather",
     aten.upsample_nearest2d.vec: "resize_nearest",
     aten.upsample_bilinear2d.vec: "resize_bilinear",
@@ -96,6 +97,8 @@ def kind_of(node: Node) -> OperatorKind | None:
         if low == 0 and high is None:
             return "relu"
         return "relu6" if (low, high) == (0, 6) else "hardtanh" if low is not None and high is not None else None
+    if node.target is aten.pad.default:
+        return "pad" if len(node.args) < 3 or node.args[2] == "constant" else None
     if node.target is aten.clamp_min.default:
         return "relu" if node.args[1] == 0 else None
     return KINDS.get(node.target)

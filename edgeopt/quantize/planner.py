@@ -10,15 +10,15 @@ from torch.fx import GraphModule, Node
 
 from edgeopt.capture import layer_of
 from edgeopt.core import KeptFloat, QuantScheme
-from edgeopt.quantize.graph import Op, operators
+from edgeopt.quantize.graph import Op, masked_values, operators
 from edgeopt.quantize.kinds import FUSING, PASS_THROUGH, WEIGHTED, elements, is_float, value_of
 from edgeopt.quantize.partition import integer_operators
 from edgeopt.quantize.ranges import QParams, fixed, qparams
 from edgeopt.quantize.statistics import Histogram, Statistics
 from edgeopt.targets.schema import TargetProfile
 
-GREATEST_VALUE = 1e6
-"""A value beyond it is a mask (attention adds -3.4e38), and 8 bits over such a range would leave nothing of the rest."""
+GREATEST_VALUE = 1e4
+"""A value beyond it is a mask, and 8 bits over such a range would leave nothing of the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,10 @@ def decide(
     module: GraphModule, statistics: Statistics, profile: TargetProfile, scheme: QuantScheme, io_float: bool
 ) -> Quantization:
     """The cheapest assignment of integer and float operators, then one scale and zero point for every quantized value."""
-    ops = operators(module.graph, frozenset(profile.operators.fused) if _clips(scheme) else frozenset())
+    ops = operators(module.graph, frozenset(profile.operators.fused))
     constants = {node for node in module.graph.nodes if node.op == "get_attr"}
-    refused = {op.output: reason for op in ops if (reason := refusal(op, statistics, profile, constants))}
+    masked = masked_values(module.graph)
+    refused = {op.output: reason for op in ops if (reason := refusal(op, statistics, profile, constants, masked))}
     inputs = [node for node in module.graph.nodes if node.op == "placeholder" and is_float(node)]
     outputs = [node for node in module.graph.output_node().all_input_nodes if is_float(node) and node not in constants]
     chosen = integer_operators(
@@ -50,11 +51,7 @@ def decide(
     return Quantization(integer, parameters, own, _kept(ops, chosen, refused))
 
 
-def _clips(scheme: QuantScheme) -> bool:
-    return scheme.integer
-
-
-def refusal(op: Op, statistics: Statistics, profile: TargetProfile, constants: set[Node]) -> str:
+def refusal(op: Op, statistics: Statistics, profile: TargetProfile, constants: set[Node], masked: set[Node]) -> str:
     """Why ``op`` cannot be integer on this target; "" where it can."""
     if op.kind is None:
         return "edgeopt does not know this operator"
@@ -64,6 +61,8 @@ def refusal(op: Op, statistics: Statistics, profile: TargetProfile, constants: s
         return "its weight is computed at run time, not stored"
     if not op.operands:
         return "it reads no float value"
+    if masked.intersection((*op.operands, op.output)):
+        return "a mask may push its values out of any range that 8 bits can hold"
     return _operand_refusal(op, statistics, profile)
 
 
@@ -169,7 +168,7 @@ def _kept(ops: list[Op], chosen: set[Node], refused: dict[Node, str]) -> tuple[K
     """Every operator with arithmetic of its own that stays in float; moves of float values are no news."""
     kept = []
     for op in ops:
-        if op.output in chosen or op.kind in PASS_THROUGH:
+        if op.output in chosen or op.kind in PASS_THROUGH or not op.operands:
             continue
         reason = refused.get(op.output) or "its neighbours are in float: converting to integers and back would cost more"
         kept.append(KeptFloat(layer=layer_of(op.head), operator=op.kind or str(op.head.target), reason=reason))

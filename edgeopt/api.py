@@ -1,0 +1,53 @@
+"""The Python entry point: :func:`export`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeopt.bundle import Bundle
+from edgeopt.model import Batch, Calibration, Evaluate, Model
+from edgeopt.options import DEFAULT_TIMEOUT_S, Listener, Options, ignore
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def export(
+    module: "nn.Module | Model | Any",
+    example_inputs: Batch = None,
+    *,
+    out: str | Path,
+    targets: Sequence[str] | None = None,
+    calibration: Calibration | None = None,
+    evaluate: Evaluate | None = None,
+    max_drop: float | None = None,
+    io_float: bool = False,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    jobs: int = 2,
+    use_cache: bool = True,
+    listen: Listener = ignore,
+) -> Bundle:
+    """Makes, proves and writes an artifact of ``module`` for every target (or for ``targets``) into the folder ``out``.
+
+    ``module``: an nn.Module, a torch.export.ExportedProgram or an :class:`edgeopt.Model`, whose own calibration and
+    evaluate functions the arguments override. ``max_drop``: the most that the first number of ``evaluate`` may lose.
+
+    A target that fails does not raise: look at ``bundle.manifest.results`` (status, reason, error). Raises an
+    :class:`edgeopt.EdgeoptError` where the model, its data or the folder cannot be used at all.
+    """
+    from edgeopt.pipeline import export as run
+
+    model = module if isinstance(module, Model) else Model(module, example_inputs)
+    given = {"example_inputs": example_inputs, "calibration": calibration, "evaluate": evaluate}
+    model = replace(model, **{name: value for name, value in given.items() if value is not None})
+    options = Options(
+        out=Path(out),
+        targets=tuple(targets or ()),
+        max_drop=max_drop,
+        io_float=io_float,
+        timeout_s=timeout_s,
+        jobs=jobs,
+        use_cache=use_cache,
+    )
+    return run(model, options, listen)

@@ -1,0 +1,119 @@
+"""The work of one export, cut into jobs: one per target and format, each with its plan; equal ones share a conversion."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from torch.fx import GraphModule
+
+from edgeopt.capture import Captured
+from edgeopt.compress import sparse24
+from edgeopt.core import Decision, Format, KeptFloat, Plan, QuantScheme, SparseLayer, to_data
+from edgeopt.quantize.planner import Quantization, decide
+from edgeopt.quantize.statistics import Statistics
+from edgeopt.targets.schema import TargetProfile
+
+TWIN = "portable-fp32"
+"""The target that is always made: everything else is compared with it."""
+DENSE = "dense"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One target, one format, one scheme of the profile."""
+
+    profile: TargetProfile
+    format: Format
+    scheme: QuantScheme
+    io_float: bool
+    earlier: tuple[Decision, ...] = ()
+    """Why schemes before this one were given up."""
+
+    @property
+    def name(self) -> str:
+        """``target/format``: how progress and messages call it."""
+        return f"{self.profile.name}/{self.format}"
+
+    @property
+    def variant(self) -> str:
+        """Which program it starts from: the dense one, or the one with this sparsity."""
+        return DENSE if self.profile.sparsity is None else repr(self.profile.sparsity)
+
+    def conversion(self) -> dict[str, object]:
+        """Everything in the profile that the converted bytes depend on: jobs with equal ones share a conversion."""
+        profile = self.profile
+        return {
+            "format": self.format,
+            "scheme": to_data(self.scheme),
+            "io_float": self.io_float,
+            "io": to_data(profile.io),
+            "limits": to_data(profile.limits),
+            "operators": to_data(replace(profile.operators, table=None)),
+            "costs": to_data(profile.costs),
+            "variant": self.variant,
+        }
+
+    def fallback(self, refusal: str) -> "Job | None":
+        """The same target with the profile's next scheme, where it has one; the refusal becomes a recorded decision."""
+        schemes = self.profile.schemes
+        position = schemes.index(self.scheme) + 1
+        if position == len(schemes):
+            return None
+        reason = f"{self.scheme.describe()} was refused: {refusal}"
+        decision = Decision(subject="scheme", choice=schemes[position].describe(), reason=reason)
+        return replace(self, scheme=schemes[position], earlier=(*self.earlier, decision))
+
+
+def jobs_of(profiles: Iterable[TargetProfile], io_float: bool) -> list[Job]:
+    """Every artifact to make, the twins first."""
+    ordered = sorted(profiles, key=lambda profile: profile.name != TWIN)
+    return [Job(profile, fmt, profile.schemes[0], float_io(profile, io_float)) for profile in ordered for fmt in profile.formats]
+
+
+def float_io(profile: TargetProfile, wanted: bool) -> bool:
+    """Whether the artifact takes and gives floats: the profile's own choice, or the user's where it can be chosen."""
+    own = profile.io.float_type.startswith("float")
+    return own or (wanted and "float32" in profile.io.selectable)
+
+
+def plan_of(job: Job, captured: Captured, kept_float: tuple[KeptFloat, ...]) -> Plan:
+    """The plan of ``job`` with every decision and its reason."""
+    sparsity = job.profile.sparsity
+    layers: tuple[SparseLayer, ...] = sparse24.considered(captured.program, sparsity) if sparsity else ()
+    return Plan(
+        target=job.profile.name,
+        format=job.format,
+        scheme=job.scheme,
+        io_float=job.io_float,
+        kept_float=kept_float,
+        sparse_layers=layers,
+        decisions=(*captured.decisions, *job.earlier, *_decisions(job, layers)),
+    )
+
+
+def quantization_of(job: Job, module: GraphModule, statistics: Statistics) -> Quantization | None:
+    """What would be quantized; None for a floating-point scheme."""
+    if not job.scheme.integer:
+        return None
+    return decide(module, statistics, job.profile, job.scheme, job.io_float)
+
+
+def _decisions(job: Job, layers: tuple[SparseLayer, ...]) -> tuple[Decision, ...]:
+    profile, sources = job.profile, job.profile.sources
+    found = [] if job.earlier else [_decision("scheme", job.scheme.describe(), sources.get("schemes", ""))]
+    io = "float" if job.io_float else profile.io.float_type
+    reason = sources.get("io.float_type", "") if job.io_float == profile.io.float_type.startswith("float") else "asked for"
+    found.append(_decision("inputs and outputs", io, reason))
+    if profile.limits.opset is not None and job.format == "onnx":
+        found.append(_decision("opset", str(profile.limits.opset), sources.get("limits.opset", "")))
+    if profile.limits.minimum_os is not None:
+        found.append(_decision("minimum OS", profile.limits.minimum_os, sources.get("limits.minimum_os", "")))
+    if layers:
+        pruned = sum(layer.pruned for layer in layers)
+        found.append(_decision("sparsity 2:4", f"{pruned} of {len(layers)} layers", sources.get("sparsity.pattern", "")))
+    if profile.status == "legacy":
+        found.append(_decision("status", "legacy", profile.status_note))
+    return tuple(found)
+
+
+def _decision(subject: str, choice: str, reason: str) -> Decision:
+    return Decision(subject=subject, choice=choice, reason=reason)

@@ -1,0 +1,225 @@
+"""Makes and proves artifacts in worker processes: lower, check, evaluate, time. One instance serves one export, any thread."""
+
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgeopt import evaluation, registry, verify
+from edgeopt.bundle import BundleWriter
+from edgeopt.cache import Cache
+from edgeopt.calibrate import Calibrated
+from edgeopt.capture import Captured
+from edgeopt.core import Artifact, Decision, Latency, Plan, Structure, TargetResult, TensorSpec, Verdict, from_data, from_json
+from edgeopt.core import to_data, to_json
+from edgeopt.errors import ConversionError, EdgeoptError, EvaluationError, GateFailed, VerificationFailed
+from edgeopt.files import sha256_of, size_of
+from edgeopt.jobs import Job, plan_of
+from edgeopt.model import Evaluate
+from edgeopt.options import Listener, Options
+from edgeopt.progress import event
+from edgeopt.programs import Programs
+from edgeopt.worker.client import WorkerHost
+
+FACTS = "facts.json"
+TIMING_THREADS = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A converted artifact before it is judged: where it is, and all that was found out about it."""
+
+    job: Job
+    path: Path
+    plan: Plan
+    facts: dict[str, Any]
+    program: Path | None
+    """The program it was lowered from; None where the artifact and its numbers came from the cache."""
+    key: str
+    numbers: dict[str, float | None] | None = None
+
+
+@dataclass(slots=True)
+class Workshop:
+    """Everything the stages of one export need."""
+
+    captured: Captured
+    programs: Programs
+    host: WorkerHost
+    writer: BundleWriter
+    cache: Cache
+    options: Options
+    listen: Listener
+    evaluate: Evaluate | None
+    model_accuracy: dict[str, float]
+    calibrated: Calibrated | None = None
+    references: Path | None = None
+    _evaluating: threading.Lock = field(default_factory=threading.Lock)
+
+    def convert(self, job: Job) -> Made:
+        """Lowers ``job``; where its scheme is refused and the profile has another, that one, with the refusal recorded."""
+        try:
+            return self._convert(job)
+        except ConversionError as error:
+            other = job.fallback(" ".join(filter(None, (error.what, error.why))))
+            if other is None:
+                raise
+            self.listen(event(job.name, "convert", f"falling back to {other.scheme.describe()}"))
+            return self.convert(other)
+
+    def _convert(self, job: Job) -> Made:
+        out = self.writer.folder(job.profile.name) / f"model{registry.converter(job.format).suffix}"
+        key = self._key(job)
+        if (entry := self.cache.get(key)) is not None:
+            self.listen(event(job.name, "convert", "unchanged: from the cache"))
+            self.cache.link(key, out.name, out)
+            stored = from_json(dict[str, Any], (entry / FACTS).read_bytes())
+            plan = from_data(Plan, stored["plan"])
+            return Made(job=job, path=out, plan=plan, facts=stored["facts"], program=None, key=key, numbers=stored["numbers"])
+        self.listen(event(job.name, "quantize" if job.scheme.integer else "plan", job.scheme.describe()))
+        program, kept_float = self.programs.saved(job)
+        self.listen(event(job.name, "convert"))
+        request = {"program": str(program), "io_float": job.io_float, "output_names": [s.name for s in self.captured.outputs]}
+        facts = self._run("convert", job, out, request)
+        plan = plan_of(job, self.captured, kept_float)
+        return Made(job=job, path=out, plan=plan, facts=facts, program=program, key=key)
+
+    def check(self, made: Made) -> Made:
+        """Compares the artifact with its program and the float model, where it can run here, and keeps it in the cache."""
+        if made.program is None:
+            return made
+        numbers: dict[str, float | None] = {}
+        if registry.converter(made.job.format).runs_here:
+            request = {"program": str(made.program), "quantized": made.job.scheme.integer}
+            numbers = self._run("check", made.job, made.path, request)
+        stored = {"facts": made.facts, "numbers": numbers, "plan": to_data(made.plan)}
+        with self.cache.building(made.key) as folder:
+            _copy(made.path, folder / made.path.name)
+            (folder / FACTS).write_text(to_json(stored))
+        return replace(made, numbers=numbers)
+
+    def result(self, made: Made, job: Job, accuracy: dict[str, float]) -> TargetResult:
+        """The judged result of ``job``, which may share the artifact of another target's job."""
+        facts, path = made.facts, made.path
+        if job.profile.name != made.job.profile.name:
+            path = self.writer.folder(job.profile.name) / made.path.name
+            _copy(made.path, path)
+        if job.profile.operators.table is not None:
+            facts = facts | self._run("inspect", job, path, {})
+        verdicts = [*verify.judge(made.numbers or {}, job.profile.checks), *self._gate(accuracy)]
+        structure = from_data(Structure, facts["structure"])
+        result = TargetResult(
+            target=job.profile.name,
+            format=job.format,
+            status="ok",
+            plan=replace(made.plan, target=job.profile.name, decisions=self._decisions(made, job)),
+            artifact=self._artifact(job, path, facts, structure),
+            verdicts=tuple(verdicts),
+            accuracy=accuracy,
+            warnings=self._warnings(made, job, structure),
+            calibrated=not job.scheme.integer or self.calibrated is None or self.calibrated.real,
+        )
+        return judged(result)
+
+    def accuracy(self, made: Made) -> dict[str, float]:
+        """The user's numbers for the artifact; empty without ``evaluate`` or where the artifact cannot run here."""
+        if self.evaluate is None or not registry.converter(made.job.format).runs_here:
+            return {}
+        self.listen(event(made.job.name, "evaluate"))
+        request = {"format": made.job.format, "out": str(made.path), "threads": 1}
+        with self._evaluating, self._session(made.job, request) as session:
+            return evaluation.evaluate(self.evaluate, session.call, self.captured.signature.specs, made.job.name)
+
+    def latency(self, result: TargetResult, twin: Path, out: Path) -> Latency:
+        """Median times of an artifact and its twin, alone on the machine."""
+        self.listen(event(f"{result.target}/{result.format}", "time"))
+        request = {"format": result.format, "out": str(out), "twin": str(twin), "references": str(self.references)}
+        log = self._log(result.target, result.format)
+        found = self.host.run("time", request | {"threads": TIMING_THREADS}, timeout_s=self.options.timeout_s, log=log)
+        return from_data(Latency, found)
+
+    def _run(self, task: str, job: Job, out: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+        common = {"format": job.format, "profile": to_data(job.profile), "out": str(out), "references": str(self.references)}
+        log = self._log(job.profile.name, job.format)
+        return self.host.run(task, common | dict(request), timeout_s=self.options.timeout_s, log=log)
+
+    def _session(self, job: Job, request: dict[str, Any]) -> Any:
+        log = self._log(job.profile.name, job.format)
+        return self.host.session("predict", request, timeout_s=self.options.timeout_s, log=log)
+
+    def _log(self, target: str, fmt: str) -> Path:
+        return self.writer.log_folder / f"{target}-{fmt}.log"
+
+    def _key(self, job: Job) -> str:
+        data = self.calibrated.digest if job.scheme.integer and self.calibrated else ""
+        tools = registry.converter(job.format).tool_versions()
+        held_out = self.calibrated.digest if self.calibrated else ""
+        return Cache.key(self.captured.sha256(), data, held_out, job.conversion(), tools)
+
+    def _gate(self, accuracy: dict[str, float]) -> list[Verdict]:
+        if not accuracy:
+            return []
+        metric = next(iter(self.model_accuracy))
+        if metric not in accuracy:
+            raise EvaluationError(f"evaluate gave {metric} for the model, but not for the artifact", fix="always return the same names")
+        return [verify.accuracy_drop(metric, self.model_accuracy[metric], accuracy[metric], self.options.max_drop)]
+
+    def _decisions(self, made: Made, job: Job) -> tuple[Decision, ...]:
+        if made.job.profile.name == job.profile.name:
+            return made.plan.decisions
+        shared = Decision(
+            subject="conversion", choice=f"shared with {made.job.profile.name}", reason="both profiles ask for the same bytes"
+        )
+        return (*plan_of(replace(job, earlier=made.job.earlier, scheme=made.job.scheme), self.captured, ()).decisions, shared)
+
+    def _artifact(self, job: Job, path: Path, facts: dict[str, Any], structure: Structure) -> Artifact:
+        return Artifact(
+            path=f"{job.profile.name}/{path.name}",
+            format=job.format,
+            sha256=sha256_of(path),
+            bytes=size_of(path),
+            inputs=tuple(from_data(TensorSpec, spec) for spec in facts["inputs"]),
+            outputs=tuple(from_data(TensorSpec, spec) for spec in facts["outputs"]),
+            structure=structure,
+            tool_versions=facts["tool_versions"],
+        )
+
+    def _warnings(self, made: Made, job: Job, structure: Structure) -> tuple[str, ...]:
+        found = []
+        if job.scheme.integer and self.calibrated is not None and not self.calibrated.real:
+            found.append("UNCALIBRATED: ranges come from the example input alone; give --calibration before you ship this")
+        if not registry.converter(job.format).runs_here:
+            found.append("its numbers are not verified: this format does not run on this machine; only its structure is checked")
+        if made.job.earlier:
+            found.append(f"made as {made.plan.scheme.describe()}: {made.job.earlier[-1].reason}")
+        if structure.unsupported:
+            found.append(f"{job.profile.name} does not support: {', '.join(structure.unsupported)}")
+        if job.profile.status == "legacy":
+            found.append(f"legacy target: {job.profile.status_note}")
+        return tuple(found)
+
+
+def judged(result: TargetResult) -> TargetResult:
+    """``result`` with the status that its verdicts give it; the gate's failure wins over others."""
+    failed = [verdict for verdict in result.verdicts if not verdict.passed and verdict.check != "speed"]
+    if not failed:
+        return result
+    gate = any(verdict.check == "accuracy_drop" for verdict in failed)
+    error = GateFailed if gate else VerificationFailed
+    return replace(result, status="failed", reason="; ".join(map(verify.describe, failed)), error=error.__name__)
+
+
+def failed_result(job: Job, error: EdgeoptError) -> TargetResult:
+    """The result of a job that ended in ``error``."""
+    return TargetResult(
+        target=job.profile.name, format=job.format, status="failed", reason=error.message(), error=type(error).__name__
+    )
+
+
+def _copy(source: Path, destination: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, destination, dirs_exist_ok=True)
+    else:
+        shutil.copy2(source, destination)
