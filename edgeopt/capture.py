@@ -65,7 +65,7 @@ def capture(model: Model) -> Captured:
     flat = _Flat(module, signature.tree)
     names, outputs = _run(module, signature, example)
     program = _canonical(_export(flat, example), example)
-    _name_inputs(program, signature)
+    name_inputs(program, signature.specs)
     _refuse_not_finite_outputs(program, names, outputs, example)
     return Captured(program, signature, example, tuple(map(spec_of, names, outputs)), decisions)
 
@@ -177,15 +177,15 @@ def _canonical(program: ExportedProgram, example: tuple[Tensor, ...]) -> Exporte
     return result
 
 
-def _name_inputs(program: ExportedProgram, signature: Signature) -> None:
+def name_inputs(program: ExportedProgram, named: tuple[TensorSpec, ...]) -> None:
     """Placeholders get the names of the model's own arguments: converters show them to users."""
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    for spec, named in zip(specs, signature.specs, strict=True):
-        node = nodes[str(spec.arg.name)]  # type: ignore[union-attr]
-        node._rename(named.name)
+    for spec, wanted in zip(specs, named, strict=True):
+        node = nodes[str(spec.arg.name)]
+        node._rename(wanted.name)
         node.target = node.name
-        spec.arg.name = node.name  # type: ignore[union-attr]
+        spec.arg.name = node.name
     program.graph_module.recompile()
 
 

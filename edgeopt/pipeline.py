@@ -73,12 +73,13 @@ def export(model: Model, options: Options, listen: Listener = ignore) -> Bundle:
     formats = dict.fromkeys(fmt for profile in profiles for fmt in profile.formats)
     for fmt in formats:
         registry.converter(fmt)  # a missing extra is told before any work is done
-    preload = ("torch", "torchao.quantization.pt2e", *(module for fmt in formats for module in PRELOAD.get(fmt, ())))
+    preload = ("edgeopt.tasks", "torch", "torchao.quantization.pt2e", *(module for fmt in formats for module in PRELOAD.get(fmt, ())))
     with (
         BundleWriter(options.out) as writer,
         diverted(writer.log_folder / "edgeopt.log"),
         tempfile.TemporaryDirectory(prefix="edgeopt-") as folder,
         WorkerHost(preload) as host,
+        _one_torch_thread(),
     ):
         listen(event("model", "capture"))
         captured = capture(model)
@@ -99,6 +100,17 @@ def export(model: Model, options: Options, listen: Listener = ignore) -> Bundle:
         results = _time_all(shop, results)
         listen(event("model", "write"))
         return writer.commit(_manifest(model, shop, results))
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Workers share the cores with this process: threads of torch that wait for each other by spinning would starve them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _make_all(shop: Workshop, model: Model, jobs: list[Job], folder: Path) -> list[TargetResult]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from edgeopt.capture import Captured
+from edgeopt.capture import Captured, name_inputs
 from edgeopt.compress import sparse24
 from edgeopt.core import KeptFloat
 from edgeopt.jobs import DENSE, Job
@@ -46,6 +46,7 @@ class Programs:
                 return self._float[job.variant], ()
             statistics, example = self.statistics[job.variant], self.captured.example
             quantized, decided = quantize(program, example, statistics, job.profile, job.scheme, job.io_float)
+            name_inputs(quantized, self.captured.signature.specs)
             return self._save(quantized), decided.kept_float
 
     def _save(self, program: ExportedProgram) -> Path:

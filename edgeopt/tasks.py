@@ -52,6 +52,7 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
     program_outputs = _run_program(Path(request["program"]), few) if request["quantized"] else model_outputs[: len(few)]
     return {
         "sqnr_program": verify.sqnr_db(program_outputs, artifact_outputs[: len(few)]),
+        "sqnr_quantization": verify.sqnr_db(model_outputs[: len(few)], program_outputs),
         "sqnr_float": verify.sqnr_db(model_outputs, artifact_outputs),
         "cosine_float": verify.cosine(model_outputs, artifact_outputs),
         "max_abs_error": verify.max_abs_error(model_outputs, artifact_outputs),

@@ -17,6 +17,8 @@ Array = NDArray[np.generic]
 Outputs = Sequence[tuple[Array, ...]]
 """Outputs of a model: one tuple of arrays per sample."""
 
+LOW_SQNR_DB = 10.0
+"""Below it a tenth of the output's power is noise: shown as a warning, since only the user's ``evaluate`` can judge it."""
 MAX_SQNR_DB = 200.0
 """Shown for outputs that are equal bit by bit: infinity has no place in JSON."""
 
@@ -69,25 +71,28 @@ def top1_agreement(reference: Outputs, candidate: Outputs) -> float | None:
     return float(np.concatenate(same).mean())
 
 
-LIMITED = {"sqnr_program": "program_sqnr_db", "sqnr_float": "float_sqnr_db"}
-"""Checks with a limit, and its name in a profile's ``checks``."""
-
-
 def judge(numbers: dict[str, float | None], checks: Checks) -> tuple[Verdict, ...]:
-    """Verdicts for the numbers of one artifact: those with a limit pass from it upwards, the others are shown.
+    """Verdicts for the numbers of one artifact (empty where it could not run here).
 
-    ``sqnr_program`` compares with the PyTorch program it was lowered from: the same integers, so only rounding may differ;
-    everything else with the float model: what quantization and compression cost.
+    ``sqnr_program`` compares with the PyTorch program it was lowered from: the same integers, so only rounding may differ. A
+    rounding that falls the other way grows through a deep network just as quantization itself does; so lowering may cost as
+    much as quantization did (``sqnr_quantization``, program against float model), or up to the profile's limit.
+    ``sqnr_float`` and the rest compare with the float model.
     """
-    verdicts = []
-    for name, value in numbers.items():
-        limit = getattr(checks, LIMITED[name]) if name in LIMITED else None
-        if limit is not None:
-            passed = value is not None and value >= limit
-            verdicts.append(Verdict(check=name, value=value, unit="dB", limit=limit, passed=passed))
-        elif value is not None or name == "max_abs_error":
-            verdicts.append(Verdict(check=name, value=value, passed=value is not None))
+    if not numbers:
+        return ()
+    quantization = numbers["sqnr_quantization"]
+    limit = min(checks.program_sqnr_db, MAX_SQNR_DB if quantization is None else quantization)
+    verdicts = [_at_least("sqnr_program", numbers["sqnr_program"], limit)]
+    verdicts.append(_at_least("sqnr_float", numbers["sqnr_float"], checks.float_sqnr_db))
+    for name in ("sqnr_quantization", "cosine_float", "max_abs_error", "top1_agreement"):
+        if numbers[name] is not None:
+            verdicts.append(Verdict(check=name, value=numbers[name], unit="dB" if name.startswith("sqnr") else ""))
     return tuple(verdicts)
+
+
+def _at_least(check: str, value: float | None, limit: float) -> Verdict:
+    return Verdict(check=check, value=value, unit="dB", limit=limit, passed=value is not None and value >= limit)
 
 
 def accuracy_drop(metric: str, model: float, artifact: float, max_drop: float | None) -> Verdict:

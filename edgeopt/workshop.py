@@ -118,7 +118,7 @@ class Workshop:
             artifact=self._artifact(job, path, facts, structure),
             verdicts=tuple(verdicts),
             accuracy=accuracy,
-            warnings=self._warnings(made, job, structure),
+            warnings=self._warnings(made, job, structure, accuracy),
             calibrated=not job.scheme.integer or self.calibrated is None or self.calibrated.real,
         )
         return judged(result)
@@ -186,12 +186,14 @@ class Workshop:
             tool_versions=facts["tool_versions"],
         )
 
-    def _warnings(self, made: Made, job: Job, structure: Structure) -> tuple[str, ...]:
+    def _warnings(self, made: Made, job: Job, structure: Structure, accuracy: dict[str, float]) -> tuple[str, ...]:
         found = []
         if job.scheme.integer and self.calibrated is not None and not self.calibrated.real:
             found.append("UNCALIBRATED: ranges come from the example input alone; give --calibration before you ship this")
         if not registry.converter(job.format).runs_here:
             found.append("its numbers are not verified: this format does not run on this machine; only its structure is checked")
+        if (made.numbers or {}).get("sqnr_float", verify.LOW_SQNR_DB) < verify.LOW_SQNR_DB and not accuracy:
+            found.append(f"far from the float model ({made.numbers['sqnr_float']:.1f} dB): give --evaluate to see what it costs")
         if made.job.earlier:
             found.append(f"made as {made.plan.scheme.describe()}: {made.job.earlier[-1].reason}")
         if structure.unsupported:

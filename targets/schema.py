@@ -74,10 +74,13 @@ class Sparsity:
 
 @data_class
 class Checks:
-    """Limits an artifact must meet. ``program_*``: against the PyTorch program it was lowered from; ``float_*``: the model."""
+    """Limits an artifact must meet. ``program_*``: against the PyTorch program it was lowered from; ``float_*``: the model.
+
+    0 dB against the float model is as much noise as signal: no quantized artifact below it is worth shipping.
+    """
 
     program_sqnr_db: float = 20.0
-    float_sqnr_db: float = 5.0
+    float_sqnr_db: float = 0.0
 
 
 @data_class
