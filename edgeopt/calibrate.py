@@ -67,7 +67,7 @@ def calibrate(
         pending = sample
         count += 1
         if count % HOLD_OUT_EVERY == 0:
-            held_out, pending = (held_out + [sample])[:HELD_OUT_MOST], None
+            held_out, pending = [*held_out, sample][:HELD_OUT_MOST], None
         progress(count)
     if pending is not None and (held_out or count == 1):
         _record(recorders, pending)
@@ -95,7 +95,9 @@ def samples(data: Calibration, signature: Signature) -> Iterator[Sample]:
         for sample in signature.split(batch, f"calibration sample {count}"):
             for spec, value in zip(signature.specs, sample, strict=True):
                 if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                    raise NotFiniteError(f"calibration sample {count} holds NaN or infinity in {spec.name}", fix="clean the data")
+                    raise NotFiniteError(
+                        f"calibration sample {count} holds NaN or infinity in {spec.name}", fix="clean the data"
+                    )
             yield sample
             count += 1
     if not count:
@@ -134,7 +136,9 @@ def _batches(data: Calibration) -> Iterator[Any]:
     try:
         return iter(data() if callable(data) else data)
     except Exception as error:
-        raise CalibrationError("the calibration data cannot be read", why=cause(error), fix="give an iterable of batches") from error
+        raise CalibrationError(
+            "the calibration data cannot be read", why=cause(error), fix="give an iterable of batches"
+        ) from error
 
 
 def _record(recorders: dict[str, Recorder], sample: Sample) -> None:

@@ -14,10 +14,10 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from edgeopt import decompositions
+from edgeopt.calling import Signature, flat_outputs, spec_of
 from edgeopt.constant_folding import fold
 from edgeopt.core import Decision, TensorSpec
 from edgeopt.errors import CaptureError, EdgeoptError, ForwardError, InputError, ModelError, NotFiniteError
-from edgeopt.calling import Signature, flat_outputs, spec_of
 from edgeopt.model import Model
 from edgeopt.user_code import summary, users_line
 
@@ -167,7 +167,7 @@ def _canonical(program: ExportedProgram, example: tuple[Tensor, ...]) -> Exporte
     _fuse_conv_bn_(module)
     with torch.no_grad():
         folded = torch.export.export(module, example, strict=False)
-        result = folded.run_decompositions(decompositions.table())
+        result: ExportedProgram = folded.run_decompositions(decompositions.table())
         decompositions.limit_masks(result)
         module = result.module(check_guards=False)
         if fold(module):
@@ -234,4 +234,3 @@ def program_digest(program: ExportedProgram, interface: tuple[TensorSpec, ...]) 
             digest.update(f"{value.dtype} {tuple(value.shape)}\n".encode())
             digest.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-

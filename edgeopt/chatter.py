@@ -21,11 +21,11 @@ def diverted(log: Path) -> Iterator[None]:
 
 @contextmanager
 def _warnings_to(file: TextIO) -> Iterator[None]:
-    def show(message: Any, category: type[Warning], filename: str, line: int, *_: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], filename: str, line: int, *_: Any, **__: Any) -> None:
         file.write(warnings.formatwarning(message, category, filename, line))
 
     before = warnings.showwarning
-    warnings.showwarning = show
+    warnings.showwarning = show  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -62,7 +62,7 @@ def _handlers_to(file: TextIO) -> Iterator[None]:
             for handler, stream in zip(swapped, streams, strict=True):
                 handler.setStream(stream)
 
-    logging.Logger.callHandlers = call  # type: ignore[method-assign]
+    logging.Logger.callHandlers = call  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

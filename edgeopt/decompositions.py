@@ -93,7 +93,7 @@ def gru_cell(
 
 
 def fold_pads(program: ExportedProgram) -> None:
-    """Zero padding around a convolution becomes the convolution's own where it is the same on both sides; none at all vanishes."""
+    """Zero padding around a convolution becomes the convolution's own where both sides have the same; none at all vanishes."""
     graph = program.graph_module.graph
     for node in list(graph.nodes):
         if node.target not in (aten.pad.default, aten.constant_pad_nd.default) or not _pads_zeros(node):
@@ -109,7 +109,7 @@ def fold_pads(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-_CONVOLUTIONS = {aten.conv1d.default: 1, aten.conv2d.default: 2}
+_CONVOLUTIONS: dict[Any, int] = {aten.conv1d.default: 1, aten.conv2d.default: 2}
 
 
 def _pads_zeros(node: torch.fx.Node) -> bool:
@@ -128,7 +128,8 @@ def _can_pad(user: torch.fx.Node, pad: torch.fx.Node, amounts: list[int]) -> boo
 def _pad_more(convolution: torch.fx.Node, source: Any, amounts: list[int]) -> None:
     spatial = _CONVOLUTIONS[convolution.target]
     arguments = [*convolution.args, *(None, [1] * spatial, [0] * spatial)[len(convolution.args) - 2 :]]
-    own = list(arguments[4]) * (spatial if len(arguments[4]) == 1 else 1)
+    given: list[int] = list(arguments[4])  # type: ignore[arg-type]
+    own = given * (spatial if len(given) == 1 else 1)
     extra = [amounts[2 * axis] if 2 * axis < len(amounts) else 0 for axis in range(spatial)]  # the last axis comes first
     arguments[4] = [size + more for size, more in zip(own, reversed(extra), strict=True)]
     convolution.args = (source, *arguments[1:])

@@ -28,7 +28,7 @@ def evaluate(function: Evaluate, run: Run, specs: tuple[TensorSpec, ...], subjec
         raise
     except Exception as error:
         raise EvaluationError(
-            f"evaluate raised on {subject}", why=cause(error), fix="predict(*arrays) takes numpy arrays and returns a tuple of them"
+            f"evaluate raised on {subject}", why=cause(error), fix="predict(*arrays) takes and returns numpy arrays"
         ) from error
     if not isinstance(found, dict) or not found or not all(_is_number(value) for value in found.values()):
         why = f"it returned {found!r}"[:300]

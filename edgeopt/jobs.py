@@ -66,7 +66,9 @@ class Job:
 def jobs_of(profiles: Iterable[TargetProfile], io_float: bool) -> list[Job]:
     """Every artifact to make, the twins first."""
     ordered = sorted(profiles, key=lambda profile: profile.name != TWIN)
-    return [Job(profile, fmt, profile.schemes[0], float_io(profile, io_float)) for profile in ordered for fmt in profile.formats]
+    return [
+        Job(profile, fmt, profile.schemes[0], float_io(profile, io_float)) for profile in ordered for fmt in profile.formats
+    ]
 
 
 def float_io(profile: TargetProfile, wanted: bool) -> bool:

@@ -73,7 +73,8 @@ def export(model: Model, options: Options, listen: Listener = ignore) -> Bundle:
     formats = dict.fromkeys(fmt for profile in profiles for fmt in profile.formats)
     for fmt in formats:
         registry.converter(fmt)  # a missing extra is told before any work is done
-    preload = ("edgeopt.tasks", "torch", "torchao.quantization.pt2e", *(module for fmt in formats for module in PRELOAD.get(fmt, ())))
+    libraries = (module for fmt in formats for module in PRELOAD.get(fmt, ()))
+    preload = ("edgeopt.tasks", "torch", "torchao.quantization.pt2e", *libraries)
     with (
         BundleWriter(options.out) as writer,
         diverted(writer.log_folder / "edgeopt.log"),
@@ -165,8 +166,8 @@ def _result(shop: Workshop, made: Made, job: Job, accuracy: dict[str, float]) ->
 
 
 def _told(shop: Workshop, result: TargetResult) -> TargetResult:
-    phase = "done" if result.status == "ok" else "failed"
-    shop.listen(event(f"{result.target}/{result.format}", phase, result.reason))
+    subject = f"{result.target}/{result.format}"
+    shop.listen(event(subject, "done" if result.status == "ok" else "failed", result.reason))
     return result
 
 
@@ -241,9 +242,7 @@ def _with_latency(result: TargetResult, timed: TargetResult) -> TargetResult:
         return replace(result, latency=timed.latency)
     verdict = verify.speed(timed.latency.ratio)
     slower = () if verdict.passed else (f"slower here than its fp32 twin: {timed.latency.ratio:.2f}x its time",)
-    return replace(
-        result, latency=timed.latency, verdicts=(*result.verdicts, verdict), warnings=(*result.warnings, *slower)
-    )
+    return replace(result, latency=timed.latency, verdicts=(*result.verdicts, verdict), warnings=(*result.warnings, *slower))
 
 
 def _manifest(model: Model, shop: Workshop, results: list[TargetResult]) -> Manifest:

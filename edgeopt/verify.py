@@ -56,9 +56,7 @@ def _cosine(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> f
 
 def max_abs_error(reference: Outputs, candidate: Outputs) -> float | None:
     """The largest difference of one element; None where the candidate is not finite."""
-    worst = max(
-        float(np.max(np.abs(r - c), initial=0.0)) for r, c in zip(stacked(reference), stacked(candidate), strict=True)
-    )
+    worst = max(float(np.max(np.abs(r - c), initial=0.0)) for r, c in zip(stacked(reference), stacked(candidate), strict=True))
     return worst if math.isfinite(worst) else None
 
 
@@ -99,9 +97,8 @@ def accuracy_drop(metric: str, model: float, artifact: float, max_drop: float | 
     """The release gate: what the first number of ``evaluate`` loses against the float model, judged where a limit is given."""
     drop = model - artifact
     passed = max_drop is None or drop <= max_drop + 1e-9
-    return Verdict(
-        check="accuracy_drop", value=drop, limit=max_drop, passed=passed, note=f"{metric}: model {model:.4f}, artifact {artifact:.4f}"
-    )
+    note = f"{metric}: model {model:.4f}, artifact {artifact:.4f}"
+    return Verdict(check="accuracy_drop", value=drop, limit=max_drop, passed=passed, note=note)
 
 
 def speed(ratio: float) -> Verdict:

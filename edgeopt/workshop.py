@@ -12,15 +12,27 @@ from edgeopt.bundle import BundleWriter
 from edgeopt.cache import Cache
 from edgeopt.calibrate import Calibrated
 from edgeopt.capture import Captured
-from edgeopt.core import Artifact, Decision, Latency, Plan, Structure, TargetResult, TensorSpec, Verdict, from_data, from_json
-from edgeopt.core import to_data, to_json
+from edgeopt.core import (
+    Artifact,
+    Decision,
+    Latency,
+    Plan,
+    Structure,
+    TargetResult,
+    TensorSpec,
+    Verdict,
+    from_data,
+    from_json,
+    to_data,
+    to_json,
+)
 from edgeopt.errors import ConversionError, EdgeoptError, EvaluationError, GateFailed, VerificationFailed
 from edgeopt.files import sha256_of, size_of
 from edgeopt.jobs import Job, plan_of
 from edgeopt.model import Evaluate
 from edgeopt.options import Listener, Options
-from edgeopt.progress import event
 from edgeopt.programs import Programs
+from edgeopt.progress import event
 from edgeopt.worker.client import WorkerHost
 
 FACTS = "facts.json"
@@ -163,7 +175,9 @@ class Workshop:
             return []
         metric = next(iter(self.model_accuracy))
         if metric not in accuracy:
-            raise EvaluationError(f"evaluate gave {metric} for the model, but not for the artifact", fix="always return the same names")
+            raise EvaluationError(
+                f"evaluate gave {metric} for the model, not for the artifact", fix="always return the same names"
+            )
         return [verify.accuracy_drop(metric, self.model_accuracy[metric], accuracy[metric], self.options.max_drop)]
 
     def _decisions(self, made: Made, job: Job) -> tuple[Decision, ...]:
@@ -191,9 +205,12 @@ class Workshop:
         if job.scheme.integer and self.calibrated is not None and not self.calibrated.real:
             found.append("UNCALIBRATED: ranges come from the example input alone; give --calibration before you ship this")
         if not registry.converter(job.format).runs_here:
-            found.append("its numbers are not verified: this format does not run on this machine; only its structure is checked")
-        if (made.numbers or {}).get("sqnr_float", verify.LOW_SQNR_DB) < verify.LOW_SQNR_DB and not accuracy:
-            found.append(f"far from the float model ({made.numbers['sqnr_float']:.1f} dB): give --evaluate to see what it costs")
+            found.append(
+                "its numbers are not verified: this format does not run on this machine, only its structure is checked"
+            )
+        sqnr = (made.numbers or {}).get("sqnr_float")
+        if sqnr is not None and sqnr < verify.LOW_SQNR_DB and not accuracy:
+            found.append(f"far from the float model ({sqnr:.1f} dB): give --evaluate to see what it costs")
         if made.job.earlier:
             found.append(f"made as {made.plan.scheme.describe()}: {made.job.earlier[-1].reason}")
         if structure.unsupported:

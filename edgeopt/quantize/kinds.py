@@ -93,7 +93,7 @@ def kind_of(node: Node) -> OperatorKind | None:
     if node.target is operator.getitem and isinstance(node.args[0], Node):
         return "slice" if KINDS.get(node.args[0].target) == "slice" else None
     if node.target in (aten.hardtanh.default, aten.clamp.default):
-        low, high = (list(node.args[1:]) + [None, None])[:2] if len(node.args) > 1 else (-1.0, 1.0)
+        low, high = [*node.args[1:], None, None][:2] if len(node.args) > 1 else (-1.0, 1.0)
         if low == 0 and high is None:
             return "relu"
         return "relu6" if (low, high) == (0, 6) else "hardtanh" if low is not None and high is not None else None

@@ -3,7 +3,6 @@
 The decisions are plain data (:class:`Quantization`); ``annotate.py`` turns them into PT2E annotations.
 """
 
-import math
 from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
@@ -11,7 +10,7 @@ from torch.fx import GraphModule, Node
 from edgeopt.capture import layer_of
 from edgeopt.core import KeptFloat, QuantScheme
 from edgeopt.quantize.graph import Op, masked_values, operators
-from edgeopt.quantize.kinds import FUSING, PASS_THROUGH, WEIGHTED, elements, is_float, value_of
+from edgeopt.quantize.kinds import PASS_THROUGH, is_float, value_of
 from edgeopt.quantize.partition import integer_operators
 from edgeopt.quantize.ranges import QParams, fixed, qparams
 from edgeopt.quantize.statistics import Histogram, Statistics
@@ -42,9 +41,7 @@ def decide(
     refused = {op.output: reason for op in ops if (reason := refusal(op, statistics, profile, constants, masked))}
     inputs = [node for node in module.graph.nodes if node.op == "placeholder" and is_float(node)]
     outputs = [node for node in module.graph.output_node().all_input_nodes if is_float(node) and node not in constants]
-    chosen = integer_operators(
-        ops, lambda op: op.output not in refused, inputs, constants, outputs, profile, io_float
-    )
+    chosen = integer_operators(ops, lambda op: op.output not in refused, inputs, constants, outputs, profile, io_float)
     integer = tuple(op for op in ops if op.output in chosen)
     own = frozenset(_own_outputs(integer, ops, inputs, outputs, profile, io_float, chosen))
     parameters = _parameters(integer, own, statistics, profile, scheme)
@@ -173,5 +170,3 @@ def _kept(ops: list[Op], chosen: set[Node], refused: dict[Node, str]) -> tuple[K
         reason = refused.get(op.output) or "its neighbours are in float: converting to integers and back would cost more"
         kept.append(KeptFloat(layer=layer_of(op.head), operator=op.kind or str(op.head.target), reason=reason))
     return tuple(kept)
-
-

@@ -41,7 +41,9 @@ def test_a_new_target_of_a_known_format_needs_one_toml(tmp_path: Path) -> None:
         ('formats = ["onnx"]', "formats = []", ("has no formats",)),
     ],
 )
-def test_what_does_not_fit_is_named_with_the_nearest_known_key(tmp_path: Path, old: str, new: str, said: tuple[str, ...]) -> None:
+def test_what_does_not_fit_is_named_with_the_nearest_known_key(
+    tmp_path: Path, old: str, new: str, said: tuple[str, ...]
+) -> None:
     assert old in BASE
     with pytest.raises(ConfigError) as caught:
         loader.load(write(tmp_path, BASE.replace(old, new, 1)))
