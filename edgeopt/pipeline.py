@@ -19,11 +19,11 @@ from edgeopt.chatter import diverted
 from edgeopt.core import Manifest, ModelFacts, Plan, TargetResult
 from edgeopt.errors import EdgeoptError
 from edgeopt.jobs import TWIN, Job, jobs_of, plan_of, quantization_of
+from edgeopt.kinds import macs
 from edgeopt.model import Model
 from edgeopt.options import Listener, Options, ignore
 from edgeopt.programs import Programs
 from edgeopt.progress import event
-from edgeopt.quantize.kinds import macs
 from edgeopt.targets import loader
 from edgeopt.targets.schema import TargetProfile
 from edgeopt.tasks import write_references

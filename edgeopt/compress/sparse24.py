@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from edgeopt.capture import layer_of
 from edgeopt.core import SparseLayer
-from edgeopt.quantize.kinds import WEIGHTED, kind_of, weight_shape
+from edgeopt.kinds import WEIGHTED, kind_of, weight_shape
 from edgeopt.targets.schema import Sparsity
 
 GROUP, KEPT = 4, 2

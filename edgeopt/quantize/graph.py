@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from edgeopt.quantize.kinds import FUSING, PASS_THROUGH, WEIGHTED, is_float, kind_of
+from edgeopt.kinds import FUSING, PASS_THROUGH, WEIGHTED, is_float, kind_of
 from edgeopt.targets.schema import OperatorKind
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 import networkx
 from torch.fx import Node
 
+from edgeopt.kinds import HEAVY, PASS_THROUGH, elements, macs
 from edgeopt.quantize.graph import Op
-from edgeopt.quantize.kinds import HEAVY, PASS_THROUGH, elements, macs
 from edgeopt.targets.schema import TargetProfile
 
 _INTEGER, _FLOAT = "integer", "float"

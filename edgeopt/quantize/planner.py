@@ -9,8 +9,8 @@ from torch.fx import GraphModule, Node
 
 from edgeopt.capture import layer_of
 from edgeopt.core import KeptFloat, QuantScheme
+from edgeopt.kinds import PASS_THROUGH, is_float, value_of
 from edgeopt.quantize.graph import Op, masked_values, operators
-from edgeopt.quantize.kinds import PASS_THROUGH, is_float, value_of
 from edgeopt.quantize.partition import integer_operators
 from edgeopt.quantize.ranges import QParams, fixed, qparams
 from edgeopt.quantize.statistics import Histogram, Statistics

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeopt.quantize.kinds import is_float
+from edgeopt.kinds import is_float
 
 BINS = 2048
 """Most bins a histogram may have; ranges are found to 1/1024 or better."""
