@@ -20,6 +20,8 @@ from edgeopt.user_code import cause
 
 HOLD_OUT_EVERY = 10
 HELD_OUT_MOST = 16
+KEPT_MOST = 64
+KEPT_BYTES = 1 << 28
 
 Sample = tuple[Tensor, ...]
 
@@ -33,7 +35,8 @@ class Calibrated:
     digest: str
     samples: int
     described: str
-    decisions: list[str] = field(default_factory=list)
+    kept: list[Sample] = field(default_factory=list)
+    """Some of the recorded samples, spread evenly over all, for what needs data in memory (pruning)."""
 
     @property
     def real(self) -> bool:
@@ -47,8 +50,9 @@ def calibrate(
     example: Sample,
     data: Calibration | None,
     progress: Callable[[int], None] = lambda count: None,
+    keep: bool = False,
 ) -> Calibrated:
-    """Runs every program in ``programs`` (by variant name) on the data.
+    """Runs every program in ``programs`` (by variant name) on the data; with ``keep``, some samples stay in memory.
 
     Raises CalibrationError where there is no sample or reading one raises, InputError where one does not fit the model,
     NotFiniteError where one holds NaN or infinity.
@@ -58,12 +62,14 @@ def calibrate(
         return _uncalibrated(recorders, example)
     digest = hashlib.sha256()
     held_out: list[Sample] = []
+    kept = _Kept(keep)
     pending: Sample | None = None
     count = 0
     for sample in samples(data, signature):
         _update(digest, sample)
         if pending is not None:
             _record(recorders, pending)
+            kept.add(pending)
         pending = sample
         count += 1
         if count % HOLD_OUT_EVERY == 0:
@@ -71,12 +77,30 @@ def calibrate(
         progress(count)
     if pending is not None and (held_out or count == 1):
         _record(recorders, pending)
+        kept.add(pending)
     elif pending is not None:
         held_out = [pending]
     if not held_out:
         held_out = perturbed(example)
     statistics = {name: recorder.statistics for name, recorder in recorders.items()}
-    return Calibrated(statistics, held_out, digest.hexdigest(), count, f"{count} samples")
+    return Calibrated(statistics, held_out, digest.hexdigest(), count, f"{count} samples", kept.samples)
+
+
+class _Kept:
+    """At most KEPT_MOST samples and KEPT_BYTES bytes, every n-th of all: n doubles whenever there are too many."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.samples: list[Sample] = []
+        self._wanted, self._every, self._count = wanted, 1, 0
+
+    def add(self, sample: Sample) -> None:
+        if self._wanted and self._count % self._every == 0:
+            self.samples.append(sample)
+            size = sum(value.nbytes for value in sample)
+            if len(self.samples) > max(2, min(KEPT_MOST, KEPT_BYTES // max(size, 1))):
+                self.samples = self.samples[::2]
+                self._every *= 2
+        self._count += 1
 
 
 def samples(data: Calibration, signature: Signature) -> Iterator[Sample]:
@@ -158,4 +182,4 @@ def _uncalibrated(recorders: dict[str, Recorder], example: Sample) -> Calibrated
     statistics = {name: recorder.statistics for name, recorder in recorders.items()}
     digest = hashlib.sha256(b"uncalibrated")
     _update(digest, example)
-    return Calibrated(statistics, perturbed(example), digest.hexdigest(), 0, "uncalibrated: the example input only")
+    return Calibrated(statistics, perturbed(example), digest.hexdigest(), 0, "uncalibrated: the example input only", [example])

@@ -19,6 +19,8 @@ WeightDtype = Literal["int8", "float16", "float32"]
 Observer = Literal["minmax", "mse", "percentile"]
 
 MANIFEST_SCHEMA_VERSION = 1
+TWIN = "portable-fp32"
+"""The target that is always made: everything else is compared with it."""
 T = TypeVar("T")
 
 

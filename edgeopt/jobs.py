@@ -7,13 +7,11 @@ from torch.fx import GraphModule
 
 from edgeopt.capture import Captured
 from edgeopt.compress import sparse24
-from edgeopt.core import Decision, Format, KeptFloat, Plan, QuantScheme, SparseLayer, to_data
+from edgeopt.core import TWIN, Decision, Format, KeptFloat, Plan, QuantScheme, SparseLayer, to_data
 from edgeopt.quantize.planner import Quantization, decide
 from edgeopt.quantize.statistics import Statistics
 from edgeopt.targets.schema import TargetProfile
 
-TWIN = "portable-fp32"
-"""The target that is always made: everything else is compared with it."""
 DENSE = "dense"
 
 

@@ -1,64 +1,46 @@
-"""The whole way: capture, plan, calibrate, quantize, convert, verify, time, write. Data goes one way; nothing is printed."""
+"""The two things edgeopt does with a model: plan and export. What never changed is not done again; torch comes in late."""
 
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from edgeopt import __version__, evaluation, registry, verify
+from edgeopt import registry
 from edgeopt.bundle import Bundle, BundleWriter
 from edgeopt.cache import Cache
-from edgeopt.calibrate import Calibrated, Sample, calibrate
-from edgeopt.capture import Captured, capture
 from edgeopt.chatter import diverted
-from edgeopt.core import Manifest, ModelFacts, Plan, TargetResult
-from edgeopt.errors import EdgeoptError
-from edgeopt.jobs import TWIN, Job, jobs_of, plan_of, quantization_of
-from edgeopt.kinds import macs
+from edgeopt.core import TWIN, Plan
 from edgeopt.model import Model
 from edgeopt.options import Listener, Options, ignore
-from edgeopt.programs import Programs
 from edgeopt.progress import event
 from edgeopt.targets import loader
 from edgeopt.targets.schema import TargetProfile
-from edgeopt.tasks import write_references
-from edgeopt.worker.client import WorkerHost
-from edgeopt.workshop import Made, Workshop, failed_result
-
-PRELOAD = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "tflite": ("litert_torch", "ai_edge_litert.interpreter"),
-    "coreml": ("coremltools",),
-    "pt2": (),
-}
-"""What a worker of each format needs: imported once, before workers are forked."""
 
 
 def profiles_of(options: Options) -> list[TargetProfile]:
-    """The profiles asked for, and always the fp32 twins."""
+    """The profiles asked for, and always the fp32 twins. Raises MissingExtra before any work is done."""
     wanted = options.targets or loader.names()
-    return [loader.load(name) for name in dict.fromkeys((TWIN, *wanted))]
+    profiles = [loader.load(name) for name in dict.fromkeys((TWIN, *wanted))]
+    for fmt in dict.fromkeys(fmt for profile in profiles for fmt in profile.formats):
+        registry.converter(fmt)
+    return profiles
 
 
 def plan(model: Model, options: Options, listen: Listener = ignore) -> tuple[Plan, ...]:
     """What :func:`export` would make for each target, and why; makes nothing. Ranges come from the example input alone."""
-    profiles = profiles_of(options)
-    with tempfile.TemporaryDirectory() as folder, diverted(Path(folder) / "chatter.log"):
+    from edgeopt.calibrate import calibrate
+    from edgeopt.capture import capture
+    from edgeopt.jobs import DENSE, jobs_of, plan_of, quantization_of
+
+    with tempfile.TemporaryDirectory() as folder, diverted(Path(folder) / "chatter.log"), _one_torch_thread():
         listen(event("model", "capture"))
         captured = capture(model)
-        jobs = jobs_of(profiles, options.io_float)
-        programs = Programs.of(captured, Path(folder), jobs)
-        modules = {name: program.module(check_guards=False) for name, program in programs.variants.items()}
-        statistics = calibrate(modules, captured.signature, captured.example, None).statistics
+        module = captured.program.module(check_guards=False)
+        statistics = calibrate({DENSE: module}, captured.signature, captured.example, None).statistics[DENSE]
         plans = []
-        for job in jobs:
+        for job in jobs_of(profiles_of(options), options.io_float):
             listen(event(job.name, "plan"))
-            decided = quantization_of(job, modules[job.variant], statistics[job.variant])
+            decided = quantization_of(job, module, statistics)
             plans.append(plan_of(job, captured, decided.kept_float if decided else ()))
         return tuple(plans)
 
@@ -70,192 +52,37 @@ def export(model: Model, options: Options, listen: Listener = ignore) -> Bundle:
     EvaluationError on the float model, OutputError) is raised before anything is written, and the old bundle stays.
     """
     profiles = profiles_of(options)
-    formats = dict.fromkeys(fmt for profile in profiles for fmt in profile.formats)
-    for fmt in formats:
-        registry.converter(fmt)  # a missing extra is told before any work is done
-    libraries = (module for fmt in formats for module in PRELOAD.get(fmt, ()))
-    preload = ("edgeopt.tasks", "torch", "torchao.quantization.pt2e", *libraries)
     with (
         BundleWriter(options.out) as writer,
         diverted(writer.log_folder / "edgeopt.log"),
-        tempfile.TemporaryDirectory(prefix="edgeopt-") as folder,
-        WorkerHost(preload) as host,
         _one_torch_thread(),
     ):
-        listen(event("model", "capture"))
-        captured = capture(model)
-        jobs = jobs_of(profiles, options.io_float)
-        programs = Programs.of(captured, Path(folder), jobs)
-        shop = Workshop(
-            captured=captured,
-            programs=programs,
-            host=host,
-            writer=writer,
-            cache=Cache(enabled=options.use_cache),
-            options=options,
-            listen=listen,
-            evaluate=model.evaluate,
-            model_accuracy=_model_accuracy(model, captured, listen),
-        )
-        results = _make_all(shop, model, jobs, Path(folder))
-        results = _time_all(shop, results)
-        listen(event("model", "write"))
-        return writer.commit(_manifest(model, shop, results))
+        from edgeopt.memo import Memo
+
+        cache = Cache(enabled=options.use_cache)
+        memo = Memo.of(model, options, profiles, cache)
+        manifest = memo.restore(writer)
+        if manifest is None:
+            from edgeopt.making import make
+
+            manifest, keys = make(model, options, listen, profiles, writer, cache)
+            memo.remember(manifest, keys)
+            cache.prune()
+        else:
+            listen(event("model", "write", "nothing changed: from the cache"))
+        if cache.warning:
+            listen(event("model", "write", cache.warning))
+        return writer.commit(manifest)
 
 
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
     """Workers share the cores with this process: threads of torch that wait for each other by spinning would starve them."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _make_all(shop: Workshop, model: Model, jobs: list[Job], folder: Path) -> list[TargetResult]:
-    """Float artifacts are lowered while the main thread calibrates; integer ones follow."""
-    groups = _groups(jobs)
-    with _pool(shop) as pool:
-        early = {name: pool.submit(shop.convert, group[0]) for name, group in groups.items() if not group[0].scheme.integer}
-        shop.calibrated = _calibrate(shop, model)
-        shop.references = folder / "references.npz"
-        _write_references(shop.references, shop.captured, shop.calibrated)
-        finished = [pool.submit(_finish, shop, group, early.get(name)) for name, group in groups.items()]
-        made = {(r.target, r.format): r for future in finished for r in future.result()}
-    return [made[job.profile.name, job.format] for job in jobs]
-
-
-@contextmanager
-def _pool(shop: Workshop) -> Iterator[ThreadPoolExecutor]:
-    """Threads that drive workers; on any exception their workers are killed first, so that none keeps its thread waiting."""
-    pool = ThreadPoolExecutor(max_workers=max(1, shop.options.jobs), thread_name_prefix="edgeopt")
-    try:
-        yield pool
-    except BaseException:
-        shop.host.close()
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
-    pool.shutdown()
-
-
-def _groups(jobs: list[Job]) -> dict[str, list[Job]]:
-    """Jobs by what their bytes depend on: the first of each group is converted, the others share it."""
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(repr(job.conversion()), []).append(job)
-    return groups
-
-
-def _finish(shop: Workshop, group: list[Job], early: "Future[Made] | None") -> list[TargetResult]:
-    """Converts where that is still to do, checks, evaluates and judges; an error fails the whole group with its cause."""
-    try:
-        made = shop.check(early.result() if early else shop.convert(group[0]))
-        accuracy = shop.accuracy(made)
-    except EdgeoptError as error:
-        return [_told(shop, failed_result(job, error)) for job in group]
-    return [_told(shop, _result(shop, made, replace(job, scheme=made.job.scheme), accuracy)) for job in group]
-
-
-def _result(shop: Workshop, made: Made, job: Job, accuracy: dict[str, float]) -> TargetResult:
-    try:
-        return shop.result(made, job, accuracy)
-    except EdgeoptError as error:
-        return failed_result(job, error)
-
-
-def _told(shop: Workshop, result: TargetResult) -> TargetResult:
-    subject = f"{result.target}/{result.format}"
-    shop.listen(event(subject, "done" if result.status == "ok" else "failed", result.reason))
-    return result
-
-
-def _calibrate(shop: Workshop, model: Model) -> Calibrated:
-    captured, programs = shop.captured, shop.programs
-    modules = {name: program.module(check_guards=False) for name, program in programs.variants.items()}
-    shop.listen(event("model", "calibrate"))
-
-    def progress(count: int) -> None:
-        if count % 10 == 0:
-            shop.listen(event("model", "calibrate", f"{count} samples"))
-
-    found = calibrate(modules, captured.signature, captured.example, model.calibration, progress)
-    programs.statistics = found.statistics
-    return found
-
-
-def _write_references(path: Path, captured: Captured, calibrated: Calibrated) -> None:
-    run = _torch_run(captured)
-    samples = [_arrays(sample) for sample in calibrated.held_out]
-    write_references(path, samples, [run(sample) for sample in samples])
-
-
-def _arrays(sample: Sample) -> tuple[evaluation.Array, ...]:
-    return tuple(value.numpy() for value in sample)
-
-
-def _torch_run(captured: Captured) -> evaluation.Run:
-    module = captured.program.module(check_guards=False)
-
-    def run(arrays: tuple[evaluation.Array, ...]) -> tuple[evaluation.Array, ...]:
-        with torch.no_grad():
-            return tuple(output.numpy() for output in module(*(torch.from_numpy(np.asarray(array)) for array in arrays)))
-
-    return run
-
-
-def _model_accuracy(model: Model, captured: Captured, listen: Listener) -> dict[str, float]:
-    if model.evaluate is None:
-        return {}
-    listen(event("model", "evaluate"))
-    return evaluation.evaluate(model.evaluate, _torch_run(captured), captured.signature.specs, "the float model")
-
-
-def _time_all(shop: Workshop, results: list[TargetResult]) -> list[TargetResult]:
-    """Latencies, one artifact at a time with nothing else running; artifacts with the same bytes are timed once."""
-    folder = shop.writer.folder(TWIN).parent
-    twins = {r.format: folder / r.artifact.path for r in results if r.target == TWIN and r.artifact and r.status == "ok"}
-    known: dict[str, TargetResult] = {}
-    timed = []
-    for result in results:
-        artifact = result.artifact
-        if artifact is not None and artifact.format in twins and registry.converter(artifact.format).runs_here:
-            if artifact.sha256 not in known:
-                known[artifact.sha256] = _timed(shop, result, twins[artifact.format], folder / artifact.path)
-            result = _with_latency(result, known[artifact.sha256])
-        timed.append(result)
-    return timed
-
-
-def _timed(shop: Workshop, result: TargetResult, twin: Path, out: Path) -> TargetResult:
-    try:
-        return replace(result, latency=shop.latency(result, twin, out))
-    except EdgeoptError as error:
-        return replace(result, warnings=(*result.warnings, f"it could not be timed: {error.message()}"))
-
-
-def _with_latency(result: TargetResult, timed: TargetResult) -> TargetResult:
-    if timed.latency is None:
-        return replace(result, warnings=(*result.warnings, *timed.warnings[-1:]))
-    if result.target == TWIN:
-        return replace(result, latency=timed.latency)
-    verdict = verify.speed(timed.latency.ratio)
-    slower = () if verdict.passed else (f"slower here than its fp32 twin: {timed.latency.ratio:.2f}x its time",)
-    return replace(result, latency=timed.latency, verdicts=(*result.verdicts, verdict), warnings=(*result.warnings, *slower))
-
-
-def _manifest(model: Model, shop: Workshop, results: list[TargetResult]) -> Manifest:
-    captured, calibrated = shop.captured, shop.calibrated
-    program = captured.program
-    facts = ModelFacts(
-        name=model.name,
-        sha256=captured.sha256(),
-        parameters=sum(value.numel() for value in program.parameters()),
-        macs=sum(macs(node) for node in program.graph.nodes if node.op == "call_function"),
-        inputs=captured.signature.specs,
-        outputs=captured.outputs,
-        accuracy=shop.model_accuracy,
-    )
-    described = calibrated.described if calibrated else ""
-    return Manifest(edgeopt_version=__version__, model=facts, calibration=described, results=tuple(results))

@@ -7,47 +7,57 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
+from edgeopt.calibrate import Calibrated, Sample
 from edgeopt.capture import Captured, name_inputs
 from edgeopt.compress import sparse24
 from edgeopt.core import KeptFloat
-from edgeopt.jobs import DENSE, Job
+from edgeopt.jobs import Job
 from edgeopt.quantize.annotate import quantize
-from edgeopt.quantize.statistics import Statistics
+from edgeopt.quantize.statistics import Recorder, Statistics
 
 
 @dataclass(slots=True)
 class Programs:
-    """Saves programs below ``folder``. ``statistics``, by variant, are set once calibration is done."""
+    """Saves programs below ``folder``; asked from any thread, works with torch in one at a time."""
 
     captured: Captured
     folder: Path
-    variants: dict[str, ExportedProgram]
-    statistics: dict[str, Statistics] = field(default_factory=dict)
+    _variants: dict[str, ExportedProgram] = field(default_factory=dict)
+    _statistics: dict[str, Statistics] = field(default_factory=dict)
+    _samples: list[Sample] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _float: dict[str, Path] = field(default_factory=dict)
     _count: int = 0
 
-    @classmethod
-    def of(cls, captured: Captured, folder: Path, jobs: list[Job]) -> "Programs":
-        """The dense program and every sparse one that ``jobs`` start from."""
-        variants = {DENSE: captured.program}
-        for job in jobs:
-            if job.profile.sparsity is not None and job.variant not in variants:
-                variants[job.variant] = sparse24.prune(captured.program, job.profile.sparsity)
-        return cls(captured, folder, variants)
+    def calibrated(self, found: Calibrated) -> None:
+        """Statistics and samples, from which integer and sparse programs are made."""
+        self._statistics, self._samples = dict(found.statistics), found.kept
 
     def saved(self, job: Job) -> tuple[Path, tuple[KeptFloat, ...]]:
-        """The ``.pt2`` file that ``job`` lowers, and what its plan keeps in float. One thread at a time works with torch."""
-        with self._lock:
-            program = self.variants[job.variant]
+        """The ``.pt2`` file that ``job`` lowers, and what its plan keeps in float."""
+        with self._lock, torch.no_grad():
+            program = self._variant(job)
             if not job.scheme.integer:
                 if job.variant not in self._float:
                     self._float[job.variant] = self._save(program)
                 return self._float[job.variant], ()
-            statistics, example = self.statistics[job.variant], self.captured.example
+            statistics, example = self._statistics[job.variant], self.captured.example
             quantized, decided = quantize(program, example, statistics, job.profile, job.scheme, job.io_float)
             name_inputs(quantized, self.captured.signature.specs)
             return self._save(quantized), decided.kept_float
+
+    def _variant(self, job: Job) -> ExportedProgram:
+        """The dense program, or one pruned as the profile asks with statistics of its own from the kept samples."""
+        if job.profile.sparsity is None:
+            return self.captured.program
+        if job.variant not in self._variants:
+            pruned = sparse24.prune(self.captured.program, job.profile.sparsity, self._samples)
+            recorder = Recorder(pruned.module(check_guards=False))
+            for sample in self._samples:
+                recorder.run(*sample)
+            self._variants[job.variant] = pruned
+            self._statistics[job.variant] = recorder.statistics
+        return self._variants[job.variant]
 
     def _save(self, program: ExportedProgram) -> Path:
         self._count += 1

@@ -68,6 +68,8 @@ class Workshop:
     model_accuracy: dict[str, float]
     calibrated: Calibrated | None = None
     references: Path | None = None
+    keys: dict[str, str] = field(default_factory=dict)
+    """The cache's key of each artifact, by its path in the bundle."""
     _evaluating: threading.Lock = field(default_factory=threading.Lock)
 
     def convert(self, job: Job) -> Made:
@@ -122,6 +124,7 @@ class Workshop:
             facts = facts | self._run("inspect", job, path, {})
         verdicts = [*verify.judge(made.numbers or {}, job.profile.checks), *self._gate(accuracy)]
         structure = from_data(Structure, facts["structure"])
+        self.keys[f"{job.profile.name}/{path.name}"] = made.key
         result = TargetResult(
             target=job.profile.name,
             format=job.format,

@@ -1,0 +1,148 @@
+"""Tells cheaply whether a model, its data functions and all code behind them are the same as in an earlier run.
+
+Exporting a program only to find that nothing changed takes seconds. A fingerprint takes milliseconds: it covers every
+tensor and attribute of the module, the bytecode of functions with what they close over, and the files of all modules that are
+loaded. What it cannot look into (an object of a compiled extension) makes it give up: then the work is done again.
+It cannot see files that ``evaluate`` reads: ``--no-cache`` is for those.
+"""
+
+import enum
+import functools
+import hashlib
+import marshal
+import re
+import sys
+import types
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+
+_PLAIN = (
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    bool,
+    type(None),
+    range,
+    slice,
+    PurePath,
+    re.Pattern,
+    enum.Enum,
+    np.generic,
+    np.dtype,
+)
+_PLAIN_TORCH = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
+
+
+class CannotTell(Exception):
+    """An object whose state cannot be seen from Python."""
+
+
+def fingerprint(*subjects: Any) -> str | None:
+    """A digest that changes whenever ``subjects`` or any loaded code does; None where that cannot be told."""
+    walker = _Walker()
+    try:
+        walker.walk(subjects)
+    except (CannotTell, RecursionError):
+        return None
+    walker.add(loaded_code())
+    return walker.digest.hexdigest()
+
+
+def loaded_code() -> str:
+    """A digest of the path, size and time of change of every file that a loaded module came from."""
+    lines = []
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and (path := Path(file)).exists():
+            status = path.stat()
+            lines.append(f"{file} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+class _Walker:
+    """Feeds everything reachable from an object into one digest; objects seen before count by their number."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self._seen: dict[int, int] = {}
+        self._alive: list[Any] = []
+
+    def add(self, text: str) -> None:
+        self.digest.update(f"{len(text)} {text}\n".encode())
+
+    def walk(self, value: Any) -> None:
+        if isinstance(value, _PLAIN + _PLAIN_TORCH):
+            return self.add(f"{type(value).__qualname__} {value!r}")
+        if id(value) in self._seen:
+            return self.add(f"again {self._seen[id(value)]}")
+        self._seen[id(value)] = len(self._seen)
+        self._alive.append(value)  # so that no other object gets its id while this runs
+        self.add(f"{type(value).__module__}.{type(value).__qualname__}")
+        return self._walk_inside(value)
+
+    def _walk_inside(self, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            self._bytes(value.detach().cpu().contiguous())
+        elif isinstance(value, np.ndarray):
+            self.add(f"{value.dtype} {value.shape}")
+            self.digest.update(np.ascontiguousarray(value).data)
+        elif isinstance(value, type | types.ModuleType):
+            self.add(value.__name__)
+        elif isinstance(value, types.FunctionType | types.MethodType | functools.partial):
+            self._function(value)
+        elif isinstance(value, types.BuiltinFunctionType):
+            self.add(value.__qualname__)
+        else:
+            self._container(value)
+
+    def _bytes(self, tensor: torch.Tensor) -> None:
+        self.add(f"{tensor.dtype} {tuple(tensor.shape)}")
+        if tensor.layout is not torch.strided:
+            raise CannotTell(f"a tensor with layout {tensor.layout}")
+        self.digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+    def _function(self, value: Any) -> None:
+        if isinstance(value, functools.partial):
+            return self.walk((value.func, value.args, value.keywords))
+        if isinstance(value, types.MethodType):
+            return self.walk((value.__self__, value.__func__))
+        self.digest.update(marshal.dumps(value.__code__))
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        return self.walk((value.__defaults__, value.__kwdefaults__, cells))
+
+    def _container(self, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                self.walk(key)
+                self.walk(item)
+        if isinstance(value, list | tuple):
+            for item in value:
+                self.walk(item)
+        if isinstance(value, set | frozenset):
+            self.add(repr(sorted(map(repr, value))))
+        attributes = _attributes(value)
+        if attributes is not None:
+            self.walk(attributes)
+        elif not isinstance(value, dict | list | tuple | set | frozenset):
+            raise CannotTell(f"a {type(value).__qualname__}")
+
+
+def _attributes(value: Any) -> dict[str, Any] | None:
+    """What an object holds, from its dict and slots; None for one that keeps its state outside Python."""
+    slots = [name for kind in type(value).__mro__ for name in _slots(kind)]
+    found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    if hasattr(value, "__dict__"):
+        found |= vars(value)
+        return found
+    return found if slots else None
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(name for name in names if name not in ("__weakref__", "__dict__"))

@@ -1,0 +1,210 @@
+"""The work of one export: capture, calibrate, quantize, convert, verify, time. Data goes one way; nothing is printed."""
+
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgeopt import __version__, evaluation, registry, verify
+from edgeopt.bundle import BundleWriter
+from edgeopt.cache import Cache
+from edgeopt.calibrate import Calibrated, Sample, calibrate
+from edgeopt.capture import Captured, capture
+from edgeopt.core import TWIN, Manifest, ModelFacts, TargetResult
+from edgeopt.errors import EdgeoptError
+from edgeopt.jobs import DENSE, Job, jobs_of
+from edgeopt.kinds import macs
+from edgeopt.model import Model
+from edgeopt.options import Listener, Options
+from edgeopt.programs import Programs
+from edgeopt.progress import event
+from edgeopt.targets.schema import TargetProfile
+from edgeopt.tasks import write_references
+from edgeopt.worker.client import WorkerHost
+from edgeopt.workshop import Made, Workshop, failed_result
+
+PRELOAD = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "tflite": ("litert_torch", "ai_edge_litert.interpreter"),
+    "coreml": ("coremltools",),
+    "pt2": (),
+}
+"""What a worker of each format needs: imported once, before workers are forked."""
+
+
+def make(
+    model: Model, options: Options, listen: Listener, profiles: list[TargetProfile], writer: BundleWriter, cache: Cache
+) -> tuple[Manifest, dict[str, str]]:
+    """Fills ``writer``'s folders; the manifest to commit, and the cache's key of each artifact by its path in the bundle."""
+    formats = dict.fromkeys(fmt for profile in profiles for fmt in profile.formats)
+    preload = ("edgeopt.tasks", "torch", "torchao.quantization.pt2e", *(m for fmt in formats for m in PRELOAD.get(fmt, ())))
+    with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder, WorkerHost(preload) as host:
+        listen(event("model", "capture"))
+        captured = capture(model)
+        jobs = jobs_of(profiles, options.io_float)
+        shop = Workshop(
+            captured=captured,
+            programs=Programs(captured, Path(folder)),
+            host=host,
+            writer=writer,
+            cache=cache,
+            options=options,
+            listen=listen,
+            evaluate=model.evaluate,
+            model_accuracy=_model_accuracy(model, captured, listen),
+        )
+        results = _make_all(shop, model, jobs, Path(folder))
+        results = _time_all(shop, results)
+        return _manifest(model, shop, results), shop.keys
+
+
+def _make_all(shop: Workshop, model: Model, jobs: list[Job], folder: Path) -> list[TargetResult]:
+    """Float artifacts are lowered while the main thread calibrates; integer ones follow."""
+    groups = _groups(jobs)
+    with _pool(shop) as pool:
+        early = {name: pool.submit(shop.convert, group[0]) for name, group in groups.items() if not group[0].scheme.integer}
+        shop.calibrated = _calibrate(shop, model, keep=any(job.profile.sparsity for job in jobs))
+        shop.references = folder / "references.npz"
+        _write_references(shop.references, shop.captured, shop.calibrated)
+        finished = [pool.submit(_finish, shop, group, early.get(name)) for name, group in groups.items()]
+        made = {(r.target, r.format): r for future in finished for r in future.result()}
+    return [made[job.profile.name, job.format] for job in jobs]
+
+
+@contextmanager
+def _pool(shop: Workshop) -> Iterator[ThreadPoolExecutor]:
+    """Threads that drive workers; on any exception their workers are killed first, so that none keeps its thread waiting."""
+    pool = ThreadPoolExecutor(max_workers=max(1, shop.options.jobs), thread_name_prefix="edgeopt")
+    try:
+        yield pool
+    except BaseException:
+        shop.host.close()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _groups(jobs: list[Job]) -> dict[str, list[Job]]:
+    """Jobs by what their bytes depend on: the first of each group is converted, the others share it."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(repr(job.conversion()), []).append(job)
+    return groups
+
+
+def _finish(shop: Workshop, group: list[Job], early: "Future[Made] | None") -> list[TargetResult]:
+    """Converts where that is still to do, checks, evaluates and judges; an error fails the whole group with its cause."""
+    try:
+        made = shop.check(early.result() if early else shop.convert(group[0]))
+        accuracy = shop.accuracy(made)
+    except EdgeoptError as error:
+        return [_told(shop, failed_result(job, error)) for job in group]
+    return [_told(shop, _result(shop, made, replace(job, scheme=made.job.scheme), accuracy)) for job in group]
+
+
+def _result(shop: Workshop, made: Made, job: Job, accuracy: dict[str, float]) -> TargetResult:
+    try:
+        return shop.result(made, job, accuracy)
+    except EdgeoptError as error:
+        return failed_result(job, error)
+
+
+def _told(shop: Workshop, result: TargetResult) -> TargetResult:
+    subject = f"{result.target}/{result.format}"
+    shop.listen(event(subject, "done" if result.status == "ok" else "failed", result.reason))
+    return result
+
+
+def _calibrate(shop: Workshop, model: Model, keep: bool) -> Calibrated:
+    captured = shop.captured
+    shop.listen(event("model", "calibrate"))
+
+    def progress(count: int) -> None:
+        if count % 10 == 0:
+            shop.listen(event("model", "calibrate", f"{count} samples"))
+
+    programs = {DENSE: captured.program.module(check_guards=False)}
+    found = calibrate(programs, captured.signature, captured.example, model.calibration, progress, keep=keep)
+    shop.programs.calibrated(found)
+    return found
+
+
+def _write_references(path: Path, captured: Captured, calibrated: Calibrated) -> None:
+    run = _torch_run(captured)
+    samples = [_arrays(sample) for sample in calibrated.held_out]
+    write_references(path, samples, [run(sample) for sample in samples])
+
+
+def _arrays(sample: Sample) -> tuple[evaluation.Array, ...]:
+    return tuple(value.numpy() for value in sample)
+
+
+def _torch_run(captured: Captured) -> evaluation.Run:
+    module = captured.program.module(check_guards=False)
+
+    def run(arrays: tuple[evaluation.Array, ...]) -> tuple[evaluation.Array, ...]:
+        with torch.no_grad():
+            return tuple(output.numpy() for output in module(*(torch.from_numpy(np.asarray(array)) for array in arrays)))
+
+    return run
+
+
+def _model_accuracy(model: Model, captured: Captured, listen: Listener) -> dict[str, float]:
+    if model.evaluate is None:
+        return {}
+    listen(event("model", "evaluate"))
+    return evaluation.evaluate(model.evaluate, _torch_run(captured), captured.signature.specs, "the float model")
+
+
+def _time_all(shop: Workshop, results: list[TargetResult]) -> list[TargetResult]:
+    """Latencies, one artifact at a time with nothing else running; artifacts with the same bytes are timed once."""
+    folder = shop.writer.folder(TWIN).parent
+    twins = {r.format: folder / r.artifact.path for r in results if r.target == TWIN and r.artifact and r.status == "ok"}
+    known: dict[str, TargetResult] = {}
+    timed = []
+    for result in results:
+        artifact = result.artifact
+        if artifact is not None and artifact.format in twins and registry.converter(artifact.format).runs_here:
+            if artifact.sha256 not in known:
+                known[artifact.sha256] = _timed(shop, result, twins[artifact.format], folder / artifact.path)
+            result = _with_latency(result, known[artifact.sha256])
+        timed.append(result)
+    return timed
+
+
+def _timed(shop: Workshop, result: TargetResult, twin: Path, out: Path) -> TargetResult:
+    try:
+        return replace(result, latency=shop.latency(result, twin, out))
+    except EdgeoptError as error:
+        return replace(result, warnings=(*result.warnings, f"it could not be timed: {error.message()}"))
+
+
+def _with_latency(result: TargetResult, timed: TargetResult) -> TargetResult:
+    if timed.latency is None:
+        return replace(result, warnings=(*result.warnings, *timed.warnings[-1:]))
+    if result.target == TWIN:
+        return replace(result, latency=timed.latency)
+    verdict = verify.speed(timed.latency.ratio)
+    slower = () if verdict.passed else (f"slower here than its fp32 twin: {timed.latency.ratio:.2f}x its time",)
+    return replace(result, latency=timed.latency, verdicts=(*result.verdicts, verdict), warnings=(*result.warnings, *slower))
+
+
+def _manifest(model: Model, shop: Workshop, results: list[TargetResult]) -> Manifest:
+    captured, calibrated = shop.captured, shop.calibrated
+    program = captured.program
+    facts = ModelFacts(
+        name=model.name,
+        sha256=captured.sha256(),
+        parameters=sum(value.numel() for value in program.parameters()),
+        macs=sum(macs(node) for node in program.graph.nodes if node.op == "call_function"),
+        inputs=captured.signature.specs,
+        outputs=captured.outputs,
+        accuracy=shop.model_accuracy,
+    )
+    described = calibrated.described if calibrated else ""
+    return Manifest(edgeopt_version=__version__, model=facts, calibration=described, results=tuple(results))

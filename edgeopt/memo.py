@@ -1,0 +1,62 @@
+"""Remembers a whole export: the same model, data, profiles, options and tools give the same bundle without any work."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeopt import __version__, registry
+from edgeopt.bundle import BundleWriter
+from edgeopt.cache import Cache
+from edgeopt.calibrate import can_be_read_again, digest_of
+from edgeopt.calling import Signature
+from edgeopt.core import Manifest, from_data, to_data
+from edgeopt.errors import EdgeoptError
+from edgeopt.fingerprint import fingerprint
+from edgeopt.model import Model
+from edgeopt.options import Options
+from edgeopt.targets.schema import TargetProfile
+
+
+@dataclass(frozen=True, slots=True)
+class Memo:
+    """``key`` is None where it cannot be told whether something changed: then the work is done."""
+
+    cache: Cache
+    key: str | None
+
+    @classmethod
+    def of(cls, model: Model, options: Options, profiles: list[TargetProfile], cache: Cache) -> "Memo":
+        """The memo of this export; reads the calibration data once."""
+        subjects = (model.module, model.example_inputs, model.calibration, model.evaluate)
+        code = fingerprint(*subjects) if cache.enabled else None
+        if code is None or (model.calibration is not None and not can_be_read_again(model.calibration)):
+            return cls(cache, None)
+        try:
+            signature, _ = Signature.of(getattr(model.module, "forward", model.module), model.example_inputs)
+            data = digest_of(model.calibration, signature) if model.calibration is not None else ""
+        except EdgeoptError:
+            return cls(cache, None)  # the work itself reports it, with what it was doing
+        formats = sorted({fmt for profile in profiles for fmt in profile.formats})
+        tools: dict[str, Any] = {fmt: registry.converter(fmt).tool_versions() for fmt in formats}
+        wanted = {"name": model.name, "max_drop": options.max_drop, "io_float": options.io_float}
+        described: list[Any] = [to_data(profile) for profile in profiles]
+        machine = f"{platform.machine()} {platform.node()}"  # latencies are this machine's
+        return cls(cache, Cache.key("memo", __version__, code, data, {"profiles": described}, tools, wanted, machine))
+
+    def restore(self, writer: BundleWriter) -> Manifest | None:
+        """Copies the remembered artifacts into ``writer``; None where nothing, or not everything, is there."""
+        stored = self.cache.get_json(self.key) if self.key else None
+        if stored is None:
+            return None
+        manifest = from_data(Manifest, stored["manifest"])
+        for path, key in stored["keys"].items():
+            target, name = Path(path).parts
+            if not self.cache.link(key, name, writer.folder(target) / name):
+                return None
+        return manifest
+
+    def remember(self, manifest: Manifest, keys: dict[str, str]) -> None:
+        """Keeps an export in which every target went well; a failure is tried again next time."""
+        if self.key and all(result.status != "failed" for result in manifest.results):
+            self.cache.put_json(self.key, {"manifest": to_data(manifest), "keys": keys})
