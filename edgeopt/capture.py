@@ -111,6 +111,8 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
 
 def _refuse_not_finite_state(module: nn.Module) -> None:
     _refuse_not_finite(module.named_parameters(), "parameter")
+    with_nan = ((name, value) for name, value in module.named_buffers() if bool(torch.isnan(value).any()))
+    _refuse_not_finite(with_nan, "buffer")  # infinity is allowed there: masks are buffers
 
 
 def _refuse_not_finite(values: Any, what: str) -> None:

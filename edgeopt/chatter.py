@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -48,22 +49,28 @@ def _handlers_to(file: TextIO) -> Iterator[None]:
     """Handlers on stdout or stderr that libraries set up, before or while this runs; the user's own on the root stay."""
     before = logging.Logger.callHandlers
     terminal = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    one_at_a_time = threading.RLock()  # another thread would take the diverted stream for the handler's own
 
     def call(logger: logging.Logger, record: logging.LogRecord) -> None:
-        swapped = [h for h in logger.handlers if isinstance(h, logging.StreamHandler) and h.stream in terminal]
-        parent = logger.parent
-        while parent is not None and parent.parent is not None:
-            swapped += [h for h in parent.handlers if isinstance(h, logging.StreamHandler) and h.stream in terminal]
-            parent = parent.parent
-        streams = [handler.setStream(file) for handler in swapped]
-        try:
-            before(logger, record)
-        finally:
-            for handler, stream in zip(swapped, streams, strict=True):
-                handler.setStream(stream)
+        with one_at_a_time:
+            swapped = {h: h.stream for h in _stream_handlers(logger) if h.stream in terminal}
+            for handler in swapped:
+                handler.setStream(file)
+            try:
+                before(logger, record)
+            finally:
+                for handler, stream in swapped.items():
+                    handler.setStream(stream)
 
     logging.Logger.callHandlers = call  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         logging.Logger.callHandlers = before  # type: ignore[method-assign]
+
+
+def _stream_handlers(logger: logging.Logger) -> Iterator["logging.StreamHandler[Any]"]:
+    """Those of ``logger`` and of the loggers above it, without the root."""
+    while logger.parent is not None:
+        yield from (handler for handler in logger.handlers if isinstance(handler, logging.StreamHandler))
+        logger = logger.parent

@@ -1,0 +1,459 @@
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as f
+from torch.utils import _pytree as pytree
+
+from edgeopt.capture import Captured, capture
+from edgeopt.errors import CaptureError, EdgeoptError, ForwardError, InputError, ModelError, NotFiniteError
+from edgeopt.model import Model
+
+aten = torch.ops.aten
+pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
+torch.manual_seed(0)
+
+
+def run(captured: Captured, *inputs: Tensor) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        return tuple(captured.program.module(check_guards=False)(*(inputs or captured.example)))
+
+
+def operators(captured: Captured) -> list[Any]:
+    return [node.target for node in captured.program.graph.nodes if node.op == "call_function"]
+
+
+def refused(module: nn.Module, example: Any, error: type[EdgeoptError]) -> str:
+    with pytest.raises(error) as caught:
+        capture(Model(module, example))
+    return caught.value.message()
+
+
+class Calls(nn.Module):
+    """The function as a module; its parameters' names do not reach the signature."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs)
+
+
+def exact(module: nn.Module, *example: Tensor, atol: float = 1e-5) -> Captured:
+    """The captured module, which computes what ``module`` does."""
+    module.eval()
+    captured = capture(Model(module, example))
+    with torch.no_grad():
+        expected = module(*example)
+    expected = (expected,) if isinstance(expected, Tensor) else expected
+    for value, wanted in zip(run(captured), expected, strict=True):
+        assert bool(torch.isfinite(value).all())
+        torch.testing.assert_close(value, wanted, atol=atol, rtol=1e-5)
+    return captured
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    hidden: Tensor
+
+
+@dataclass
+class Unregistered:
+    logits: Tensor
+
+
+pytree.register_dataclass(Output)
+
+
+class Sums(nn.Module):
+    def forward(self, image: Tensor, ids: Tensor, mask: Tensor | None = None) -> Any:
+        total = image.sum(-1) + ids
+        return {"logits": total if mask is None else total * mask, "more": (image, [ids])}
+
+
+def test_positional_inputs_are_named_after_forward_s_parameters_and_dicts_of_outputs_after_their_keys() -> None:
+    captured = capture(Model(Sums(), (torch.rand(2, 3), torch.tensor([4, 5]))))
+    assert [(s.name, s.shape, s.dtype) for s in captured.signature.specs] == [
+        ("image", (2, 3), "float32"),
+        ("ids", (2,), "int64"),
+    ]
+    assert [s.name for s in captured.outputs] == ["logits", "more_0", "more_1_0"]
+    assert [n.name for n in captured.program.graph.nodes if n.op == "placeholder"] == ["image", "ids"]
+
+
+def test_inputs_by_name_keep_their_names_and_nest() -> None:
+    class Nested(nn.Module):
+        def forward(self, batch: dict[str, Tensor], scale: Tensor) -> Tensor:
+            return batch["x"] * batch["y"] * scale
+
+    example = {"batch": {"x": torch.rand(3), "y": torch.rand(3)}, "scale": torch.rand(3)}
+    captured = capture(Model(Nested(), example))
+    assert [s.name for s in captured.signature.specs] == ["batch_x", "batch_y", "scale"]
+    assert [s.name for s in captured.outputs] == ["output"]
+    torch.testing.assert_close(run(captured)[0], example["batch"]["x"] * example["batch"]["y"] * example["scale"])
+
+
+def test_a_dataclass_of_outputs_is_named_by_its_fields() -> None:
+    captured = capture(Model(Calls(lambda x: Output(x + 1, x * 2)), torch.rand(3)))
+    assert [s.name for s in captured.outputs] == ["logits", "hidden"]
+
+
+def test_a_tuple_of_outputs_is_numbered_and_what_is_no_tensor_is_left_out() -> None:
+    captured = capture(Model(Calls(lambda x: (x + 1, None, 3, [x * 2])), torch.rand(3)))
+    assert [s.name for s in captured.outputs] == ["output_0", "output_3_0"]
+
+
+@pytest.mark.parametrize("returned", [None, 3, {}, Unregistered(torch.ones(2))])
+def test_a_module_that_returns_no_tensor_is_refused(returned: Any) -> None:
+    assert "returns no tensor" in refused(Calls(lambda x: returned), torch.rand(2), ModelError)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.bool])
+def test_integer_and_boolean_inputs_keep_their_dtype(dtype: torch.dtype) -> None:
+    captured = capture(Model(Calls(lambda x: x * 1.5), torch.ones(3).to(dtype)))
+    assert captured.signature.specs[0].dtype == str(dtype).removeprefix("torch.")
+    assert torch.equal(run(captured)[0], torch.full((3,), 1.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_low_precision_model_is_computed_as_float32_and_says_so(dtype: torch.dtype) -> None:
+    module = nn.Linear(4, 2).to(dtype)
+    captured = capture(Model(module, torch.rand(1, 4, dtype=dtype)))
+    assert captured.signature.specs[0].dtype == captured.outputs[0].dtype == "float32"
+    assert [d.choice for d in captured.decisions] == [f"{dtype} computed as float32"]
+    assert module.weight.dtype == dtype
+
+
+def test_numpy_inputs_are_taken() -> None:
+    captured = capture(Model(nn.Linear(4, 2), torch.rand(1, 4).numpy()))
+    assert captured.signature.specs[0].shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("example", "said"), [(None, "no example inputs"), ((), "no tensor"), ((1.5,), "a float, not a tensor")]
+)
+def test_an_example_that_is_no_tensor_is_refused(example: Any, said: str) -> None:
+    assert said in refused(nn.Identity(), example, InputError)
+
+
+class Normed(nn.Module):
+    """Batch norms behind convolutions of every kind, and a lone one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1, groups=8),
+            nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 4, 2, 2), nn.BatchNorm2d(4, affine=False), nn.Dropout(),
+        )  # fmt: skip
+        for layer in self.layers:
+            if isinstance(layer, nn.BatchNorm2d):
+                nn.init.normal_(layer.running_mean)
+                nn.init.uniform_(layer.running_var, 0.5, 2)
+                if layer.affine:
+                    nn.init.normal_(layer.weight)
+                    nn.init.normal_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def test_batch_norms_are_folded_into_convolutions_and_equal_eager() -> None:
+    captured = exact(Normed(), torch.randn(1, 3, 9, 9))
+    assert not [op for op in operators(captured) if "norm" in str(op) or "dropout" in str(op)]
+    assert operators(captured).count(aten.conv2d.default) == 2
+
+
+def test_the_user_s_module_is_left_as_it_was() -> None:
+    module = Normed().train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    capture(Model(module, torch.randn(1, 3, 9, 9)))
+    assert module.training
+    assert all(layer.training for layer in module.modules())
+    after = module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def heads(number: int, length: int = 5) -> Tensor:
+    return torch.randn(1, number, length, 4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"is_causal": True},
+        {"scale": 0.3},
+        {"attn_mask": torch.rand(5, 5) > 0.3},
+        {"attn_mask": torch.randn(1, 4, 5, 5)},
+        {"attn_mask": torch.full((5, 5), -torch.inf).triu(1)},
+        {"attn_mask": torch.full((5, 5), torch.finfo(torch.float32).min).triu(1)},
+    ],
+    ids=["plain", "causal", "scale", "bool", "float", "inf", "min"],
+)
+def test_attention_is_opened_up_and_equals_eager(options: dict[str, Any]) -> None:
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return f.scaled_dot_product_attention(q, k, v, **options)
+
+    if "attn_mask" in options and options["attn_mask"].dtype == torch.bool:
+        options["attn_mask"].fill_diagonal_(True)
+    captured = exact(Calls(attention), heads(4), heads(4), heads(4))
+    assert operators(captured).count(aten.matmul.default) == 2
+    assert aten.softmax.int in operators(captured) or aten._softmax.default in operators(captured)
+
+
+def test_grouped_query_attention_equals_eager() -> None:
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return f.scaled_dot_product_attention(q, k, v, enable_gqa=True, is_causal=True)
+
+    exact(Calls(attention), heads(4), heads(2), heads(2))
+
+
+def test_a_transformer_layer_s_fused_fast_path_is_not_taken() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    captured = exact(layer, torch.randn(1, 5, 8))
+    assert operators(captured).count(aten.linear.default) == 4
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize("fill", [-3.4e38, -math.inf, torch.finfo(torch.float32).min])
+def test_masks_are_limited_to_what_a_float16_holds(fill: float) -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor, keep: Tensor) -> tuple[Tensor, ...]:
+            additive = (1.0 - keep) * (fill if math.isfinite(fill) else -3.4e38)
+            return (
+                torch.softmax(x.masked_fill(keep == 0, fill), -1),
+                torch.softmax(torch.where(keep == 0, fill, x), -1),
+                torch.softmax(x + additive, -1),
+                torch.softmax(x + torch.full((4, 4), fill).triu(1), -1),
+            )
+
+    captured = exact(Masked(), torch.randn(4, 4), torch.tensor([1.0, 1, 0, 1]))
+    half = torch.finfo(torch.float16).max
+    for node in captured.program.graph.nodes:
+        assert all(abs(a) <= half for a in node.args if isinstance(a, float))
+    for value in [*captured.program.state_dict.values(), *captured.program.constants.values()]:
+        assert float(value.abs().max()) <= half
+
+
+class Cells(nn.Module):
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.lstm, self.gru = nn.LSTMCell(4, 6, bias=bias), nn.GRUCell(6, 3, bias=bias)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor, g: Tensor) -> tuple[Tensor, ...]:
+        h, c = self.lstm(x, (h, c))
+        return h, c, self.gru(h, g)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_recurrent_cells_are_opened_up_and_equal_eager(bias: bool) -> None:
+    captured = exact(Cells(bias), torch.randn(2, 4), torch.randn(2, 6), torch.randn(2, 6), torch.randn(2, 3))
+    assert operators(captured).count(aten.linear.default) == 4
+
+
+def test_what_depends_on_weights_alone_is_computed_once() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 4, 3))
+            self.table = nn.Parameter(torch.randn(8, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            positions = torch.arange(x.shape[-1]) % 8
+            return self.conv(x + self.table[positions].T)
+
+    captured = exact(Positions(), torch.randn(1, 4, 10))
+    assert operators(captured) == [aten.add.Tensor, aten.conv1d.default]
+
+
+def test_random_numbers_are_not_frozen_into_a_constant() -> None:
+    captured = capture(Model(Calls(lambda x: x + torch.rand(3)), torch.zeros(3)))
+    assert any("rand" in str(op) for op in operators(captured))
+
+
+amounts = st.integers(0, 3)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    pad=st.lists(amounts, min_size=4, max_size=4),
+    own=st.tuples(amounts, amounts),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    groups=st.sampled_from([1, 2]),
+)
+def test_pads_folded_into_convolutions_equal_eager(
+    pad: list[int], own: tuple[int, int], stride: tuple[int, int], kernel: tuple[int, int], groups: int
+) -> None:
+    module = nn.Sequential(nn.ZeroPad2d(pad), nn.Conv2d(2, 4, kernel, stride, own, groups=groups))
+    captured = exact(module, torch.randn(1, 2, 6, 7))
+    symmetric = pad[0] == pad[1] and pad[2] == pad[3]
+    assert (aten.conv2d.default in operators(captured)) and (len(operators(captured)) == (1 if symmetric else 2))
+
+
+@pytest.mark.parametrize(
+    "pad",
+    [
+        lambda x: f.pad(x, (1, 1), value=2.0),
+        lambda x: f.pad(x, (1, 1), mode="reflect"),
+        lambda x: f.pad(x, (1, 1, 1, 1)),
+        lambda x: f.pad(x, (-1, -1)),
+    ],
+    ids=["value", "reflect", "channels", "crop"],
+)
+def test_a_pad_that_a_convolution_cannot_express_stays(pad: Any) -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            channels = pad(torch.zeros(1, 2, 6)).shape[1]
+            self.conv = nn.Conv1d(channels, 3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(pad(x))
+
+    assert len(operators(exact(Padded(), torch.randn(1, 2, 6)))) == 2
+
+
+def test_copies_that_change_nothing_disappear_but_an_output_that_is_an_input_stays() -> None:
+    def copies(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.clone().to(torch.float32).detach().contiguous().view(-1).relu(), x.clone()
+
+    captured = exact(Calls(copies), torch.randn(2, 3))
+    assert operators(captured).count(aten.clone.default) <= 1
+    assert len(captured.outputs) == 2
+
+
+def test_in_place_operators_are_made_functional() -> None:
+    class InPlace(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * 2
+            y.add_(1)
+            y[:, 0] = 5
+            return y.relu_()
+
+    captured = exact(InPlace(), torch.randn(2, 3))
+    assert not [op for op in operators(captured) if op._schema.is_mutable]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_broken_weight_is_named(value: float) -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    with torch.no_grad():
+        module[1].weight[0, 1] = value
+    assert "parameter 1.weight holds 1 NaN or infinite value" in refused(module, torch.rand(1, 4), NotFiniteError)
+
+
+def test_a_broken_batch_norm_statistic_is_named() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    module[1].running_var[2] = math.nan
+    assert "buffer 1.running_var holds 1 NaN" in refused(module, torch.rand(1, 3, 4, 4), NotFiniteError)
+
+
+def test_a_broken_example_is_named() -> None:
+    assert "example input input" in refused(nn.Linear(2, 2), torch.tensor([[1.0, math.nan]]), NotFiniteError)
+
+
+def test_the_layer_that_makes_the_first_nan_is_named() -> None:
+    class Logs(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.log()
+
+    module = nn.Sequential(nn.Identity(), Logs(), nn.ReLU())
+    said = refused(module, -torch.ones(1, 2), NotFiniteError)
+    assert "the first NaN comes from layer 1" in said
+
+
+def test_a_forward_that_raises_is_told_with_the_user_s_line(tmp_path: Path) -> None:
+    said = refused(users(tmp_path, "raise KeyError('no such key')"), torch.rand(2), ForwardError)
+    assert f"{tmp_path}/net.py, line 4: raise KeyError('no such key')" in said
+    assert "KeyError: 'no such key'" in said
+    assert "x=2:float32" in said
+
+
+@pytest.mark.parametrize(
+    "code", ["if x.sum() > 0: x = x + 1", "x = x[: int(x.sum())]", "x = x * x.sum().item() if x.max() > 0 else x"]
+)
+def test_control_flow_that_depends_on_values_is_told_with_the_user_s_line(tmp_path: Path, code: str) -> None:
+    said = refused(users(tmp_path, code), torch.ones(2), CaptureError)
+    assert f"{tmp_path}/net.py, line 4" in said
+    assert "torch.where" in said
+
+
+def users(folder: Path, code: str) -> nn.Module:
+    """A module from a file as a user has it; ``code`` is its line 4."""
+    path = folder / "net.py"
+    path.write_text(
+        f"from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        {code}\n        return x\n"
+    )
+    names: dict[str, Any] = {}
+    exec(compile(path.read_text(), str(path), "exec"), names)
+    module: nn.Module = names["Net"]()
+    return module
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(ModelError, match="is a int, not"):
+        capture(Model(3, torch.ones(1)))  # type: ignore[arg-type]
+
+
+def test_a_module_that_cannot_be_copied_is_refused() -> None:
+    module = nn.Linear(2, 2)
+    module.lines = (line for line in "ab")  # type: ignore[assignment]
+    assert "copied" in refused(module, torch.rand(1, 2), ModelError)
+
+
+def two_layers(bias: float = 0.0, activation: type[nn.Module] = nn.ReLU) -> Captured:
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Linear(4, 4), activation(), nn.Linear(4, 2))
+    with torch.no_grad():
+        module[2].bias[0] += bias
+    return capture(Model(module, torch.ones(1, 4)))
+
+
+def test_the_digest_is_that_of_graph_constants_and_interface() -> None:
+    plain = two_layers().sha256()
+    assert plain == two_layers().sha256()
+    assert plain != two_layers(bias=1e-6).sha256()
+    assert plain != two_layers(activation=nn.Tanh).sha256()
+
+
+def test_the_digest_depends_on_names_and_shapes_of_the_interface() -> None:
+    module = nn.ReLU()
+    digests = {
+        capture(Model(module, torch.ones(1, 4))).sha256(),
+        capture(Model(module, torch.ones(1, 5))).sha256(),
+        capture(Model(Calls(module), torch.ones(1, 4))).sha256(),
+    }
+    assert len(digests) == 3
+
+
+def test_an_exported_program_brings_its_own_example_inputs() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    program = torch.export.export(module, (torch.rand(1, 4),))
+    captured = capture(Model(program))
+    assert captured.signature.specs[0].shape == (1, 4)
+    torch.testing.assert_close(run(captured)[0], module(captured.example[0]).detach())
+
+
+def test_a_program_exported_with_names_keeps_them() -> None:
+    program = torch.export.export(Sums().eval(), (), {"image": torch.rand(2, 3), "ids": torch.tensor([1, 2])})
+    captured = capture(Model(program))
+    assert [s.name for s in captured.signature.specs] == ["image", "ids"]
+    assert captured.outputs[0].name == "logits"
+
+
+def test_a_program_without_example_inputs_says_what_to_pass() -> None:
+    program = torch.export.export(nn.ReLU(), (torch.rand(1, 4),))
+    program._example_inputs = None
+    with pytest.raises(InputError, match="--input"):
+        capture(Model(program))
