@@ -4,7 +4,7 @@ Every tenth sample (of few: the last) is never calibrated on; at most sixteen of
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,13 +51,16 @@ def calibrate(
     data: Calibration | None,
     progress: Callable[[int], None] = lambda count: None,
     keep: bool = False,
+    wanted: Collection[str] | None = None,
 ) -> Calibrated:
     """Runs every program in ``programs`` (by variant name) on the data; with ``keep``, some samples stay in memory.
+
+    ``wanted``: names of the values to record, all where None.
 
     Raises CalibrationError where there is no sample or reading one raises, InputError where one does not fit the model,
     NotFiniteError where one holds NaN or infinity.
     """
-    recorders = {name: Recorder(module) for name, module in programs.items()}
+    recorders = {name: Recorder(module, wanted) for name, module in programs.items()}
     if data is None:
         return _uncalibrated(recorders, example)
     digest = hashlib.sha256()
@@ -166,9 +169,8 @@ def _batches(data: Calibration) -> Iterator[Any]:
 
 
 def _record(recorders: dict[str, Recorder], sample: Sample) -> None:
-    with torch.no_grad():
-        for recorder in recorders.values():
-            recorder.run(*sample)
+    for recorder in recorders.values():
+        recorder.run(*sample)
 
 
 def _update(digest: Any, sample: Sample) -> None:

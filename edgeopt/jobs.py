@@ -8,6 +8,7 @@ from torch.fx import GraphModule
 from edgeopt.capture import Captured
 from edgeopt.compress import sparse24
 from edgeopt.core import TWIN, Decision, Format, KeptFloat, Plan, QuantScheme, SparseLayer, to_data
+from edgeopt.quantize.graph import operators
 from edgeopt.quantize.planner import Quantization, decide
 from edgeopt.quantize.statistics import Statistics
 from edgeopt.targets.schema import TargetProfile
@@ -95,6 +96,14 @@ def quantization_of(job: Job, module: GraphModule, statistics: Statistics) -> Qu
     if not job.scheme.integer:
         return None
     return decide(module, statistics, job.profile, job.scheme, job.io_float)
+
+
+def calibrated_values(module: GraphModule, jobs: Iterable[Job]) -> set[str]:
+    """Names of the values whose ranges some integer job may need: not those inside a pattern that every job fuses."""
+    fusings = {frozenset(job.profile.operators.fused) for job in jobs if job.scheme.integer}
+    ops = [op for fused in fusings for op in operators(module.graph, fused)]
+    values = {node.name for op in ops for node in (*op.operands, op.output)}
+    return values | {node.name for node in module.graph.nodes if node.op == "placeholder"}
 
 
 def _decisions(job: Job, layers: tuple[SparseLayer, ...]) -> tuple[Decision, ...]:

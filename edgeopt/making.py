@@ -17,7 +17,7 @@ from edgeopt.calibrate import Calibrated, Sample, calibrate
 from edgeopt.capture import Captured, capture
 from edgeopt.core import TWIN, Manifest, ModelFacts, TargetResult
 from edgeopt.errors import EdgeoptError
-from edgeopt.jobs import DENSE, Job, jobs_of
+from edgeopt.jobs import DENSE, Job, calibrated_values, jobs_of
 from edgeopt.kinds import macs
 from edgeopt.model import Model
 from edgeopt.options import Listener, Options
@@ -68,7 +68,7 @@ def _make_all(shop: Workshop, model: Model, jobs: list[Job], folder: Path) -> li
     groups = _groups(jobs)
     with _pool(shop) as pool:
         early = {name: pool.submit(shop.convert, group[0]) for name, group in groups.items() if not group[0].scheme.integer}
-        shop.calibrated = _calibrate(shop, model, keep=any(job.profile.sparsity for job in jobs))
+        shop.calibrated = _calibrate(shop, model, jobs)
         shop.references = folder / "references.npz"
         _write_references(shop.references, shop.captured, shop.calibrated)
         finished = [pool.submit(_finish, shop, group, early.get(name)) for name, group in groups.items()]
@@ -120,7 +120,7 @@ def _told(shop: Workshop, result: TargetResult) -> TargetResult:
     return result
 
 
-def _calibrate(shop: Workshop, model: Model, keep: bool) -> Calibrated:
+def _calibrate(shop: Workshop, model: Model, jobs: list[Job]) -> Calibrated:
     captured = shop.captured
     shop.listen(event("model", "calibrate"))
 
@@ -128,8 +128,16 @@ def _calibrate(shop: Workshop, model: Model, keep: bool) -> Calibrated:
         if count % 10 == 0:
             shop.listen(event("model", "calibrate", f"{count} samples"))
 
-    programs = {DENSE: captured.program.module(check_guards=False)}
-    found = calibrate(programs, captured.signature, captured.example, model.calibration, progress, keep=keep)
+    module = captured.program.module(check_guards=False)
+    found = calibrate(
+        {DENSE: module},
+        captured.signature,
+        captured.example,
+        model.calibration,
+        progress,
+        keep=any(job.profile.sparsity for job in jobs),
+        wanted=calibrated_values(module, jobs),
+    )
     shop.programs.calibrated(found)
     return found
 

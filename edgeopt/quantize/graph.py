@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch.fx import Graph, Node
 
 from edgeopt.kinds import FUSING, PASS_THROUGH, WEIGHTED, is_float, kind_of
@@ -85,16 +83,3 @@ def masked_values(graph: Graph) -> set[Node]:
         if reached or (huge and kind_of(node) not in PASS_THROUGH):
             found.add(node)
     return found
-
-
-def constants(module: torch.fx.GraphModule) -> dict[Node, torch.Tensor]:
-    """Parameters and buffers that ``module`` reads, by the node that reads them."""
-    return {node: attribute(module, str(node.target)) for node in module.graph.nodes if node.op == "get_attr"}
-
-
-def attribute(module: Any, path: str) -> torch.Tensor:
-    """The tensor at a dotted path below ``module``."""
-    for part in path.split("."):
-        module = getattr(module, part)
-    assert isinstance(module, torch.Tensor)
-    return module

@@ -6,6 +6,7 @@ not grow with their number.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
 
 from edgeopt.kinds import is_float
 
 BINS = 2048
 """Most bins a histogram may have; ranges are found to 1/1024 or better."""
-SAMPLE = 1 << 15
+SAMPLE = 1 << 13
 """Elements of one tensor that enter its histogram; of larger ones every n-th does. Minimum and maximum see every element."""
 
 
@@ -59,7 +61,7 @@ class Histogram:
         counts = np.zeros(math.floor(maximum / width) - first + 1, np.int64)
         for part in (self, other):
             index = ((np.arange(len(part.counts)) + part.first) >> (exponent - part.exponent)) - first
-            np.add.at(counts, np.clip(index, 0, len(counts) - 1), part.counts)
+            np.add.at(counts, np.minimum(np.maximum(index, 0), len(counts) - 1), part.counts)
         return Histogram(exponent, first, counts, minimum, maximum)
 
 
@@ -81,28 +83,52 @@ Statistics = dict[str, Histogram]
 """Histograms by the name of the node that yields the value; values that are not finite have none."""
 
 
-class Recorder(torch.fx.Interpreter):
-    """Runs the program and keeps a histogram of every float value. Threads of torch do the work."""
+class Recorder:
+    """Runs a copy of the program in which every float value is also handed to a histogram.
 
-    def __init__(self, module: torch.fx.GraphModule) -> None:
-        super().__init__(module)
+    ``wanted``: names of the nodes to record, all where None. Constants are recorded once, before any run.
+    """
+
+    def __init__(self, module: GraphModule, wanted: Collection[str] | None = None) -> None:
         self.statistics: Statistics = {}
-        self.not_finite: set[str] = set()
+        self._not_finite: set[str] = set()
 
-    def run_node(self, node: torch.fx.Node) -> Any:
-        """The node's value, recorded."""
-        value = super().run_node(node)
-        if is_float(node) and isinstance(value, Tensor) and (node.op != "get_attr" or node.name not in self.statistics):
-            self._record(node.name, value)
-        return value
+        def note(name: str, value: Tensor) -> None:  # fx calls plain functions only
+            self.record(name, value)
 
-    def _record(self, name: str, value: Tensor) -> None:
-        if name in self.not_finite:
+        graph, copies = Graph(), dict[Node, Node]()
+        graph.output(graph.graph_copy(module.graph, copies))
+        for node, copied in copies.items():
+            if not is_float(node) or (wanted is not None and node.name not in wanted):
+                continue
+            if node.op == "get_attr":
+                self.record(node.name, attribute(module, str(node.target)))
+            else:
+                with graph.inserting_after(copied):
+                    graph.call_function(note, (node.name, copied))
+        self._module = GraphModule(module, graph)
+
+    def run(self, *sample: Tensor) -> Any:
+        """The program's outputs for one sample, all values recorded on the way."""
+        with torch.no_grad():
+            return self._module(*sample)
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Adds one tensor to the statistics of ``name``; NaN or infinity removes them for good."""
+        if name in self._not_finite:
             return
         seen = Histogram.of(value)
         if seen is None:
-            self.not_finite.add(name)
+            self._not_finite.add(name)
             self.statistics.pop(name, None)
             return
         known = self.statistics.get(name)
         self.statistics[name] = seen if known is None else known.merge(seen)
+
+
+def attribute(module: Any, path: str) -> Tensor:
+    """The tensor at a dotted path below ``module``."""
+    for part in path.split("."):
+        module = getattr(module, part)
+    assert isinstance(module, Tensor)
+    return module
