@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,18 @@ MIN_RUNS, MAX_RUNS, WARM_UP_RUNS = 15, 300, 3
 
 
 def convert(request: dict[str, Any]) -> dict[str, Any]:
-    """Lowers the program at ``program`` to ``out``; the artifact's facts."""
+    """Lowers the program at ``program`` to ``out``; the artifact's facts, the same for every target that shares it."""
     converter = registry.converter(request["format"])
+    profile = from_data(TargetProfile, request["profile"])
     converter.convert(
         Path(request["program"]),
-        from_data(TargetProfile, request["profile"]),
+        profile,
         Path(request["out"]),
         io_float=request["io_float"],
         output_names=tuple(request["output_names"]),
     )
-    return inspect(request) | {"tool_versions": converter.tool_versions()}
+    anyone = replace(profile, operators=replace(profile.operators, table=None))  # what a device supports is its own target's
+    return inspect(request | {"profile": to_data(anyone)}) | {"tool_versions": converter.tool_versions()}
 
 
 def inspect(request: dict[str, Any]) -> dict[str, Any]:

@@ -124,8 +124,6 @@ class Workshop:
             facts = facts | self._run("inspect", job, path, {})
         verdicts = [*verify.judge(made.numbers or {}, job.profile.checks), *self._gate(accuracy)]
         structure = from_data(Structure, facts["structure"])
-        if job.profile.operators.table is None:  # the facts may be of a target with a table that shares the conversion
-            structure = replace(structure, unsupported=())
         self.keys[f"{job.profile.name}/{path.name}"] = made.key
         result = TargetResult(
             target=job.profile.name,
