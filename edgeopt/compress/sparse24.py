@@ -1,8 +1,10 @@
-"""2:4 semi-structured sparsity: in every four weights along the reduction axis the two smallest become zero.
+"""2:4 semi-structured sparsity (Mishra et al., 2021, arXiv:2104.08378): two of four weights along the input channels are zero.
 
-Magnitude selection, one shot, as in Mishra et al., 2021 (arXiv:2104.08378), without the fine-tuning that the paper adds.
+After training and without fine-tuning: SparseGPT's choice and correction, layer by layer, each on what the pruned layers before
+it leave of its inputs.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -11,44 +13,84 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from edgeopt.capture import layer_of
+from edgeopt.compress.replay import Replay, from_matrix, matrix, rows
+from edgeopt.compress.surgeon import prune_rows
 from edgeopt.core import SparseLayer
 from edgeopt.kinds import WEIGHTED, kind_of, weight_shape
 from edgeopt.targets.schema import Sparsity
 
-GROUP, KEPT = 4, 2
+MOST_ROWS = 1 << 14
+"""Input rows per layer that the Hessian is summed over; of more, every n-th of each sample: neighbours tell little new."""
 
 
 def considered(program: ExportedProgram, sparsity: Sparsity) -> tuple[SparseLayer, ...]:
     """Every layer with weights: pruned, or left dense with the reason."""
     return tuple(
         SparseLayer(layer=layer_of(node), pruned=not reason, reason=reason or "2:4 along the input channels")
-        for node in _weighted(program)
-        for reason in (dense_reason(node, sparsity),)
+        for node, reason in _judged(program, sparsity)
     )
 
 
-def prune(program: ExportedProgram, sparsity: Sparsity) -> ExportedProgram:
-    """A copy of ``program`` with 2:4 weights where they can pay; shapes and dtypes stay."""
+def prune(program: ExportedProgram, sparsity: Sparsity, samples: Sequence[tuple[Tensor, ...]] = ()) -> ExportedProgram:
+    """A copy of ``program`` with 2:4 weights where they can pay; shapes and dtypes stay.
+
+    ``samples`` are flat inputs of the program, some dozen of them: what they leave between two pruned layers is held in memory
+    for all of them. Without samples the largest magnitudes are kept and nothing is corrected. Weights that several layers
+    share are pruned on the inputs of the first.
+    """
     pruned = deepcopy(program)
-    stored = {**pruned.graph_signature.inputs_to_parameters, **pruned.graph_signature.inputs_to_buffers}
-    for node in _weighted(pruned):
-        weight = node.args[1]
-        if isinstance(weight, Node) and weight.name in stored and not dense_reason(node, sparsity):
-            name = stored[weight.name]
-            value = pruned.state_dict[name].detach()
-            pruned.state_dict[name] = torch.nn.Parameter(value * mask(value), requires_grad=False)
+    stored = _stored(pruned)
+    replay, done = Replay(pruned, samples), set[str]()
+    with torch.no_grad():
+        for node, reason in _judged(pruned, sparsity):
+            name = stored.get(str(node.args[1]), "")
+            if not reason and name not in done:
+                weight = pruned.state_dict[name]
+                inputs = replay.inputs_of(node.name) if samples else []
+                corrected = prune_rows(matrix(weight), _hessian(node, inputs))
+                weight.copy_(from_matrix(corrected, weight.shape))
+                done.add(name)
     return pruned
 
 
-def mask(weight: Tensor) -> Tensor:
-    """Ones where the two largest magnitudes of each four consecutive input channels are; [out, in, ...] like ``weight``."""
-    rows = weight.detach().movedim(1, -1)
-    groups = rows.reshape(*rows.shape[:-1], -1, GROUP).abs()
-    kept = torch.zeros_like(groups).scatter_(-1, groups.topk(KEPT, dim=-1).indices, 1.0)
-    return kept.reshape(rows.shape).movedim(-1, 1)
+def _hessian(node: Node, inputs: list[Tensor]) -> Tensor:
+    """The sum of x x^T over rows x of ``inputs``, float64; rows that are not finite tell nothing and are left out."""
+    _, *reduction = weight_shape(node)
+    size = torch.Size(reduction).numel()
+    total = torch.zeros(size, size, dtype=torch.float64)
+    for value in inputs:
+        found = rows(node, value)
+        found = found[:: 1 + len(found) * len(inputs) // MOST_ROWS]
+        found = found[found.isfinite().all(1)]
+        total += found.T @ found
+    return total
 
 
-def dense_reason(node: Node, sparsity: Sparsity) -> str:
+def _judged(program: ExportedProgram, sparsity: Sparsity) -> list[tuple[Node, str]]:
+    """Every layer with weights and why it stays dense, "" where 2:4 can pay."""
+    stored = _stored(program)
+    weighted = [node for node in program.graph.nodes if node.op == "call_function" and kind_of(node) in WEIGHTED]
+    return [(node, _held_reason(node, stored) or _dense_reason(node, sparsity)) for node in weighted]
+
+
+def _stored(program: ExportedProgram) -> dict[str, str]:
+    """Names in the program's state by the name of the node that brings them into the graph."""
+    signature = program.graph_signature
+    found = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    return {node: name for node, name in found.items() if name in program.state_dict}
+
+
+def _held_reason(node: Node, stored: dict[str, str]) -> str:
+    """Why this layer's weights cannot be replaced; "" where they can."""
+    weight = node.args[1]
+    if not isinstance(weight, Node) or weight.name not in stored:
+        return "its weights are computed inside the model"
+    if any(kind_of(user) not in WEIGHTED or user.args[1] is not weight for user in weight.users):
+        return "its weights serve another operator as well"
+    return ""
+
+
+def _dense_reason(node: Node, sparsity: Sparsity) -> str:
     """Why 2:4 cannot pay in this layer; "" where it can."""
     outputs, inputs = weight_shape(node)[:2]
     if kind_of(node) == "conv_transpose":
@@ -62,7 +104,3 @@ def dense_reason(node: Node, sparsity: Sparsity) -> str:
     if outputs < sparsity.min_output_channels:
         return f"{outputs} output channels: below {sparsity.min_output_channels}, 2:4 gains nothing"
     return ""
-
-
-def _weighted(program: ExportedProgram) -> list[Node]:
-    return [node for node in program.graph.nodes if node.op == "call_function" and kind_of(node) in WEIGHTED]

@@ -1,0 +1,74 @@
+"""2:4 pruning of one weight matrix that keeps what the layer computes: SparseGPT (Frantar & Alistarh, 2023, arXiv:2301.00774).
+
+Columns are pruned from left to right. What a zeroed weight gave to the outputs is taken over by the weights right of it, in the
+proportions that are best for the layer's inputs: their second moment is the Hessian H of the squared output error (the Optimal
+Brain Surgeon of Hassibi & Stork, 1993).
+"""
+
+import torch
+from torch import Tensor
+
+GROUP, KEPT = 4, 2
+DAMPENING = 0.01
+"""Added to H's diagonal, as a share of its mean: the paper's value. It makes H invertible however few samples there are."""
+BLOCK = 128
+"""Columns whose updates to the rest of the matrix are applied at once, a multiple of GROUP: the paper's lazy batches."""
+
+
+def prune_rows(weight: Tensor, hessian: Tensor) -> Tensor:
+    """``weight``, float [outputs, inputs], 2:4 along its inputs and corrected; float64.
+
+    ``hessian``, float64 [inputs, inputs], is the sum of x x^T over inputs x of the layer. Where it is zero, or where the
+    correction does not help a row on exactly those inputs, the row keeps its two largest magnitudes of each four.
+    """
+    dense = weight.double()
+    largest = by_magnitude(dense)
+    corrected = _sweep(dense, _inverse_factor(hessian))
+    return torch.where(_error(dense - corrected, hessian) <= _error(dense - largest, hessian), corrected, largest)
+
+
+def by_magnitude(rows: Tensor) -> Tensor:
+    """``rows`` with zeros for all but the two largest magnitudes of each four consecutive columns (Mishra et al., 2021)."""
+    groups = rows.reshape(len(rows), -1, GROUP)
+    return torch.where(_kept(groups.abs(), -1), groups, 0.0).flatten(1)
+
+
+def _kept(saliency: Tensor, axis: int) -> Tensor:
+    return torch.zeros_like(saliency, dtype=torch.bool).scatter_(axis, saliency.topk(KEPT, dim=axis).indices, True)
+
+
+def _inverse_factor(hessian: Tensor) -> Tensor:
+    """Upper triangular U with U^T U = H^-1, from the Cholesky factor of H read from its last row and column to its first."""
+    damped = hessian.clone()
+    damped.diagonal().add_(DAMPENING * float(hessian.diagonal().mean()) or 1.0)
+    reverse = torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1)
+    factor: Tensor = torch.linalg.solve_triangular(reverse, torch.eye(len(hessian), dtype=hessian.dtype), upper=True)
+    return factor
+
+
+def _sweep(dense: Tensor, factor: Tensor) -> Tensor:
+    columns = dense.T.clone()  # [inputs, outputs]: the columns that the sweep walks through are contiguous
+    for start in range(0, len(columns), BLOCK):
+        stop = start + BLOCK
+        errors = _prune_block(columns[start:stop], factor[start:stop, start:stop])
+        columns[stop:] -= factor[start:stop, stop:].T @ errors
+    return columns.T
+
+
+def _prune_block(columns: Tensor, factor: Tensor) -> Tensor:
+    """Prunes ``columns`` in place; for each the error it leaves to those behind it, scaled by the factor's diagonal."""
+    errors, scale = torch.zeros_like(columns), factor.diagonal()[:, None]
+    for start in range(0, len(columns), GROUP):
+        stop = start + GROUP
+        kept = _kept((columns[start:stop] / scale[start:stop]) ** 2, 0)
+        for column in range(start, stop):
+            pruned = torch.where(kept[column - start], columns[column], 0.0)
+            errors[column] = (columns[column] - pruned) / scale[column]
+            columns[column:] -= factor[column, column:, None] * errors[column]
+            columns[column] = pruned
+    return errors
+
+
+def _error(difference: Tensor, hessian: Tensor) -> Tensor:
+    """Squared output error of each row over the inputs behind ``hessian``; [outputs, 1]."""
+    return ((difference @ hessian) * difference).sum(1, keepdim=True)
