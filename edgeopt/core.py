@@ -77,6 +77,8 @@ class QuantScheme:
     per_channel: bool = True
     reduce_range: bool = False
     observer: Observer = "mse"
+    bias: Literal["float32", "int32"] = "float32"
+    """``int32`` stores biases as integers with the scale of input times weight, where the runtime asks for it in the file."""
 
     def __post_init__(self) -> None:
         if self.integer != (self.weight == "int8"):

@@ -10,6 +10,7 @@ from torchao.quantization.pt2e import PerChannelMinMaxObserver
 from torchao.quantization.pt2e.observer import MinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import (
+    DerivedQuantizationSpec,
     FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
     QuantizationSpec,
@@ -51,6 +52,9 @@ class ProfileQuantizer(Quantizer):  # type: ignore[misc]
         inputs: dict[Node, Any] = {operand: self._activation(decided.parameters[operand]) for operand in op.operands}
         if op.weight is not None:
             inputs[op.weight] = self._weight(channel_axis(op))
+            bias = op.head.args[2] if len(op.head.args) > 2 else None
+            if isinstance(bias, Node) and self._scheme.bias == "int32":
+                inputs[bias] = self._bias(op)
         op.carrier.meta["quantization_annotation"] = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
         if op.output is not op.carrier:
             op.output.meta["quantization_annotation"] = QuantizationAnnotation(_annotated=True)
@@ -76,6 +80,25 @@ class ProfileQuantizer(Quantizer):  # type: ignore[misc]
             qscheme=torch.per_channel_symmetric if self._scheme.per_channel else torch.per_tensor_symmetric,
             observer_or_fake_quant_ctr=observer.with_args(eps=WEIGHT_EPS),
         )
+
+
+    def _bias(self, op: Op) -> DerivedQuantizationSpec:
+        """int32 with scale(input) * scale(weight) per output channel and zero point 0: what the accumulator holds."""
+        return DerivedQuantizationSpec(
+            derived_from=[(op.operands[0], op.head), (op.weight, op.head)],
+            derive_qparams_fn=_accumulator_qparams,
+            dtype=torch.int32,
+            quant_min=-(2**31),
+            quant_max=2**31 - 1,
+            ch_axis=0,
+            qscheme=torch.per_channel_symmetric if self._scheme.per_channel else torch.per_tensor_symmetric,
+        )
+
+
+def _accumulator_qparams(observers: list[Any]) -> tuple[Tensor, Tensor]:
+    activation, weight = (observer.calculate_qparams() for observer in observers)
+    scale = activation[0].to(torch.float32) * weight[0].to(torch.float32)
+    return scale, torch.zeros_like(scale, dtype=torch.int64)
 
 
 def channel_axis(op: Op) -> int:

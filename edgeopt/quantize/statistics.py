@@ -44,7 +44,7 @@ class Histogram:
         width = math.ldexp(1.0, exponent)
         first, last = math.floor(low / width), math.floor(high / width)
         sample = value.reshape(-1)[:: _stride(value.numel())]
-        counts = torch.histc(sample, last - first + 1, first * width, (last + 1) * width)
+        counts = torch.histc(sample * (1 / width), last - first + 1, first, last + 1)  # scaled: no range overflows a float32
         return cls(exponent, first, counts.numpy().astype(np.int64), low, high)
 
     @property
