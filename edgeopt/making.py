@@ -28,8 +28,9 @@ from edgeopt.tasks import write_references
 from edgeopt.worker.client import WorkerHost
 from edgeopt.workshop import Made, Workshop, failed_result
 
+PRELOAD_ALWAYS = ("edgeopt.tasks", "torch", "torchao.quantization.pt2e", "edgeopt.converters.warm:programs")
 PRELOAD = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "onnx": ("onnx", "onnxscript", "onnxruntime", "edgeopt.converters.warm:onnx"),
     "tflite": ("litert_torch", "ai_edge_litert.interpreter"),
     "coreml": ("coremltools",),
     "pt2": (),
@@ -42,7 +43,7 @@ def make(
 ) -> tuple[Manifest, dict[str, str]]:
     """Fills ``writer``'s folders; the manifest to commit, and the cache's key of each artifact by its path in the bundle."""
     formats = dict.fromkeys(fmt for profile in profiles for fmt in profile.formats)
-    preload = ("edgeopt.tasks", "torch", "torchao.quantization.pt2e", *(m for fmt in formats for m in PRELOAD.get(fmt, ())))
+    preload = (*PRELOAD_ALWAYS, *(module for fmt in formats for module in PRELOAD.get(fmt, ())))
     with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder, WorkerHost(preload) as host:
         listen(event("model", "capture"))
         captured = capture(model)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import json
 import os
 import resource
@@ -27,6 +28,8 @@ RAISED = "edgeopt: the task raised"
 
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE_ADJUSTMENT = 300
+_GARBAGE_THRESHOLD = 100_000
+"""New objects between two garbage collections: a graph is hundreds of thousands of them, and nearly all of them live."""
 
 
 def die_with_parent(parent: int, signum: int) -> None:
@@ -82,6 +85,7 @@ def _detach(log: int, host: int) -> None:
             os.dup2(log, standard)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.enable(file=2, all_threads=False)
+    gc.set_threshold(_GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
     if sys.platform == "linux":
         # Where memory runs out, lose one target rather than the host or the main process.
         with contextlib.suppress(OSError):  # not in every container

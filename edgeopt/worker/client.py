@@ -46,8 +46,9 @@ class Session:
 class WorkerHost:
     """Runs tasks in processes of their own, several at a time; may be used from any thread.
 
-    ``preload``: modules imported once, in a process beside the caller's, from which every task is forked (on Linux: elsewhere,
-    and where an import starts threads, each task is a fresh interpreter). One that cannot be imported is left to its task.
+    ``preload``: modules imported, and each ``module:function`` called, once, in a process beside the caller's, from which
+    every task is forked (on Linux: elsewhere, and where an import starts threads, each task is a fresh interpreter). One that
+    cannot be imported is left to its task.
     ``tasks``: names to ``module:function``; edgeopt.worker.tasks.TASKS where not given. ``threads``: of torch, per task.
     Where an import crashes the host or hangs for ``start_timeout_s``, tasks become fresh interpreters too: it costs only those
     that need it.

@@ -144,18 +144,21 @@ def kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def _preload(modules: list[str]) -> str:
-    """Imports ``modules``; returns why the process must not fork, empty where it may.
+def _preload(entries: list[str]) -> str:
+    """Imports each ``module``, calls each ``module:function``; returns why the process must not fork, empty where it may.
 
     A module that cannot be imported is left to the task that needs it: the error it meets is the one to show.
     """
-    for module in modules:
+    for entry in entries:
+        module, _, function = entry.partition(":")
         try:
-            import_module(module)
+            loaded = import_module(module)
+            if function:
+                getattr(loaded, function)()
         except BaseException:  # see above; a broken library may raise anything
             traceback.print_exc()
         if (count := _threads()) > 1:
-            return f"importing {module} started {count - 1} threads, and forking would lose them"
+            return f"importing {entry} started {count - 1} threads, and forking would lose them"
     gc.collect()
     gc.freeze()  # the children share these pages as long as their collectors do not touch them
     return ""

@@ -1,0 +1,54 @@
+"""What conversions would build anew each time, built once in the process that they are forked from.
+
+Two caches below are set into torch's own modules. Each holds what a pure function returned: results stay what they are, and
+where a later torch has moved the function, the log says so and the function is simply not cached.
+"""
+
+import functools
+import logging
+import typing
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_TORCH = (
+    "torch.export._trace",
+    "torch.export.pt2_archive._package",
+    "torch._export.non_strict_utils",
+    "torch._functorch.aot_autograd",
+    "torch._inductor.codecache",
+)
+"""Modules that torch.export imports at its first use."""
+_ONNX = ("onnxscript.optimizer", "onnxscript.rewriter", "torch.onnx._internal.exporter._compat")
+_SERIALIZE = "torch._export.serde.serialize"
+_REGISTRATION = "torch.onnx._internal.exporter._registration"
+
+
+def programs() -> None:
+    """For whatever reads and decomposes exported programs."""
+    for module in _TORCH:
+        import_module(module)
+    serialize: Any = import_module(_SERIALIZE)
+    if not hasattr(serialize, "typing") or not hasattr(serialize, "schema"):
+        log.warning("%s has changed: programs load slower", _SERIALIZE)
+        return
+
+    # It evaluates the annotations of the schema's classes anew for each node that it reads: a third of a program's loading.
+    hints = functools.cache(lambda kind: typing.get_type_hints(kind, globalns=vars(serialize.schema)))
+    serialize.typing = SimpleNamespace(**{**vars(typing), "get_type_hints": lambda kind, globalns: hints(kind)})
+
+
+def onnx() -> None:
+    """For torch.onnx.export: its table of operators, half a second of work, depends on the opset alone."""
+    from edgeopt.converters.onnx import DEFAULT_OPSET
+
+    for module in _ONNX:
+        import_module(module)
+    registry: Any = getattr(import_module(_REGISTRATION), "ONNXRegistry", None)
+    if not hasattr(registry, "from_torchlib"):
+        log.warning("%s has changed: conversions to ONNX start slower", _REGISTRATION)
+        return
+    registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))
+    registry.from_torchlib(opset_version=DEFAULT_OPSET)
