@@ -63,15 +63,24 @@ class Signature:
 
         A batch whose first axis is a multiple of the example's is cut along it; a remainder is left out.
         """
-        leaves, _ = pytree.tree_flatten(call_arguments(batch))
-        if len(leaves) > len(self.specs) and not isinstance(batch, Mapping):
-            leaves = leaves[: len(self.specs)]  # data loaders yield (inputs, labels): calibration needs no labels
+        if isinstance(batch, Mapping):
+            leaves = self._in_order(batch, what)
+        else:  # data loaders yield (inputs, labels): calibration needs no labels
+            leaves = pytree.tree_leaves(call_arguments(batch))[: len(self.specs)]
         if len(leaves) != len(self.specs):
             raise InputError(f"{what} has {len(leaves)} tensors, the model takes {len(self.specs)}: {self.describe()}")
         tensors = [_tensors(leaf) for leaf in leaves]
         for start in self._starts(tensors):
             parts = [_part(value, spec, start) for value, spec in zip(tensors, self.specs, strict=True)]
             yield tuple(self._checked(part, spec, what) for part, spec in zip(parts, self.specs, strict=True))
+
+    def _in_order(self, batch: Mapping[str, Any], what: str) -> list[Any]:
+        """The leaves of ``batch`` in the order of the model's inputs, whatever the order of its keys."""
+        given = {_identifier("_".join(map(_key, path))): leaf for path, leaf in pytree.tree_leaves_with_path(dict(batch))}
+        names = [spec.name for spec in self.specs]
+        if set(given) != set(names):
+            raise InputError(f"{what} has the inputs {', '.join(given) or 'none'}, the model takes {self.describe()}")
+        return [given[name] for name in names]
 
     def _starts(self, tensors: list[Any]) -> list[int]:
         """Where to cut along the first axis, in units of the example's own batch size."""

@@ -81,7 +81,6 @@ class ProfileQuantizer(Quantizer):  # type: ignore[misc]
             observer_or_fake_quant_ctr=observer.with_args(eps=WEIGHT_EPS),
         )
 
-
     def _bias(self, op: Op) -> DerivedQuantizationSpec:
         """int32 with scale(input) * scale(weight) per output channel and zero point 0: what the accumulator holds."""
         return DerivedQuantizationSpec(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch.fx import Graph, Node
 
 from edgeopt.kinds import FUSING, PASS_THROUGH, WEIGHTED, is_float, kind_of
+from edgeopt.quantize.statistics import Statistics
 from edgeopt.targets.schema import OperatorKind
 
 
@@ -69,7 +70,7 @@ MASK = 1e4
 """A constant this large is no weight: it switches elements off before a softmax."""
 
 
-def masked_values(graph: Graph) -> set[Node]:
+def masked_values(graph: Graph, statistics: Statistics) -> set[Node]:
     """Values that a mask may push out of any range, now or on other inputs: padding may be missing from calibration data.
 
     They start where a huge constant enters (where, masked_fill, multiplication) and end at an activation that bounds them.
@@ -78,8 +79,16 @@ def masked_values(graph: Graph) -> set[Node]:
     for node in graph.nodes:
         if node.op != "call_function" or not is_float(node):
             continue
-        huge = any(isinstance(argument, float | int) and abs(argument) >= MASK for argument in node.args)
+        huge = any(_is_huge(argument, statistics) for argument in node.args)
         reached = any(argument in found for argument in node.all_input_nodes) and kind_of(node) not in BOUNDED
         if reached or (huge and kind_of(node) not in PASS_THROUGH):
             found.add(node)
     return found
+
+
+def _is_huge(argument: object, statistics: Statistics) -> bool:
+    """Whether ``argument`` is a number, or a stored tensor with one, that only a mask holds."""
+    if isinstance(argument, Node) and argument.op == "get_attr":
+        known = statistics.get(argument.name)
+        return known is not None and max(-known.minimum, known.maximum) >= MASK
+    return isinstance(argument, float | int) and abs(argument) >= MASK

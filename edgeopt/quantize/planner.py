@@ -37,7 +37,7 @@ def decide(
     """The cheapest assignment of integer and float operators, then one scale and zero point for every quantized value."""
     ops = operators(module.graph, frozenset(profile.operators.fused))
     constants = {node for node in module.graph.nodes if node.op == "get_attr"}
-    masked = masked_values(module.graph)
+    masked = masked_values(module.graph, statistics)
     refused = {op.output: reason for op in ops if (reason := refusal(op, statistics, profile, constants, masked))}
     inputs = [node for node in module.graph.nodes if node.op == "placeholder" and is_float(node)]
     outputs = [node for node in module.graph.output_node().all_input_nodes if is_float(node) and node not in constants]
