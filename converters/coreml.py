@@ -8,6 +8,8 @@ import logging
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,7 +182,8 @@ def _lower(program: Program, options: dict[str, Any]) -> str:
     import coremltools as ct
 
     try:
-        ct.convert(_decomposed(program.exported), **options)
+        with _validated_once():
+            ct.convert(_decomposed(program.exported), **options)
         return "torch.export"
     except Exception as error:  # coremltools raises anything, AssertionError included
         first = error
@@ -193,6 +196,31 @@ def _lower(program: Program, options: dict[str, Any]) -> str:
         return f"torch.jit.trace, because of torch.export: {first_line(first)}"
     except Exception as second:
         raise _refusal(program, first, f"the traced program was refused too: {first_line(second)}") from second
+
+
+@contextmanager
+def _validated_once() -> Iterator[None]:
+    """Inside, coremltools validates its program where scopes count, not after each of its 90 passes: a fifth of its work.
+
+    Its backend validates whatever it serializes (coremltools/converters/mil/backend/mil/load.py): nothing broken gets out.
+    """
+    from coremltools.converters.mil.mil import Program as MilProgram
+
+    original = getattr(MilProgram, "validate", None)
+    if original is None:
+        log.warning("coremltools has changed: it validates as it likes")
+        yield
+        return
+
+    def validate(self: Any, check_essential_scope: bool = False) -> None:
+        if check_essential_scope:
+            original(self, check_essential_scope=True)
+
+    MilProgram.validate = validate
+    try:
+        yield
+    finally:
+        MilProgram.validate = original
 
 
 def _decomposed(exported: "ExportedProgram") -> "ExportedProgram":
