@@ -49,8 +49,9 @@ def rows(node: Node, value: Tensor) -> Tensor:
     channels of one kernel position side by side, as :func:`matrix` has them).
     """
     if kind_of(node) == "linear":
-        return value.flatten(0, -2)
+        return value.reshape(-1, value.shape[-1])
     kernel = weight_shape(node)[2:]
+    value = value if value.ndim == 2 + len(kernel) else value[None]  # a batch axis may be left out
     stride, padding, dilation = (_setting(node, index, default, len(kernel)) for index, default in ((3, 1), (4, 0), (5, 1)))
     for axis, size in enumerate(kernel, start=2):
         before, after = _padded(padding, axis - 2, dilation[axis - 2] * (size - 1))
