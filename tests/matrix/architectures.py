@@ -152,10 +152,11 @@ def swin() -> edgeopt.Model:
 
 
 def mobilevit() -> edgeopt.Model:
+    size = 2 * IMAGE  # at 64 px the last attention would be over one token
     config = families.MobileViTConfig(
-        image_size=IMAGE, hidden_sizes=[32, 48, 64], neck_hidden_sizes=[16, 16, 24, 32, 48, 64, 128], num_labels=10
+        image_size=size, hidden_sizes=[32, 48, 64], neck_hidden_sizes=[16, 16, 24, 32, 48, 64, 128], num_labels=10
     )
-    return model("mobilevit", lambda: families.MobileViTForImageClassification(config), images)
+    return model("mobilevit", lambda: families.MobileViTForImageClassification(config), lambda index: images(index, size))
 
 
 def segformer() -> edgeopt.Model:
