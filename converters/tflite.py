@@ -1,9 +1,12 @@
 """TFLite: litert-torch lowers the program, then ``tflite_passes`` settle its interface and its weights' dtype."""
 
+import fcntl
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +17,7 @@ from edgeopt.converters.program import Program, distinct_names, first_line, load
 from edgeopt.converters.values import from_artifact, to_artifact
 from edgeopt.core import Structure, TensorSpec
 from edgeopt.errors import ConversionError
+from edgeopt.files import sha256_of, write_atomic
 from edgeopt.targets.schema import TargetProfile
 
 if TYPE_CHECKING:
@@ -43,7 +47,7 @@ class TfliteConverter:
                 fix='set io.float_type = "int8" or "float32" in the target\'s TOML',
             )
         loaded = load_program(program)
-        content = _lower(loaded)
+        content = _lower(loaded) if loaded.quantized else _lowered_once(program, loaded)
 
         from edgeopt.converters import tflite_file, tflite_passes
 
@@ -111,6 +115,23 @@ class TflitePredictor:
 
     def prepare(self, *arrays: Array) -> tuple[Array, ...]:
         return to_artifact(arrays, self.inputs)
+
+
+def _lowered_once(path: Path, program: Program) -> bytes:
+    """The float program at ``path`` lowered, by whichever target comes first: fp32 and fp16 differ in what follows only.
+
+    The result is kept beside it, under a name that tells its content and the tools; a second worker waits for the first.
+    """
+    if not os.access(path.parent, os.W_OK):
+        return _lower(program)
+    tools = "".join(sorted(f"{name} {version(name)}," for name in _TOOLS))
+    key = sha256(f"{sha256_of(path)} {tools}".encode()).hexdigest()[:16]
+    kept = path.with_name(f".{path.stem}-{key}.tflite")
+    with kept.with_suffix(".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed, also where this process dies
+        if not kept.exists():
+            write_atomic(kept, _lower(program))
+    return kept.read_bytes()
 
 
 def _lower(program: Program) -> bytes:

@@ -169,3 +169,24 @@ def test_a_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_weight_too_large_for_float16_is_refused_by_name() -> None:
     with pytest.raises(ConversionError, match="head/weight"):
         tflite_file.as_float16(np.frombuffer(np.float32([1, 7e4]).tobytes(), np.uint8), "head/weight")
+
+
+def test_fp32_and_fp16_share_one_lowering(folder: Path) -> None:
+    program = programs.save(programs.Network(), IMAGE, folder / "shared.pt2")
+    first = convert(program, FLOAT, "scores", "features").read_bytes()
+    (kept,) = folder.glob(".shared-*.tflite")
+    written = kept.stat().st_mtime_ns
+    half = convert(program, FLOAT16, "scores", "features").read_bytes()
+    assert kept.stat().st_mtime_ns == written
+    kept.unlink()
+    assert convert(program, FLOAT16, "scores", "features").read_bytes() == half
+    assert convert(program, FLOAT, "scores", "features").read_bytes() == first
+
+
+def test_a_changed_program_is_lowered_anew(folder: Path) -> None:
+    torch.manual_seed(1)
+    program = programs.save(programs.Network(), IMAGE, folder / "changed.pt2")
+    first = convert(program, FLOAT, "scores", "features").read_bytes()
+    torch.manual_seed(2)
+    programs.save(programs.Network(), IMAGE, program)
+    assert convert(program, FLOAT, "scores", "features").read_bytes() != first
