@@ -4,6 +4,8 @@ Every target starts from this program, so its node names identify values through
 """
 
 import hashlib
+import io
+from contextlib import redirect_stderr
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -148,7 +150,8 @@ def _export(flat: _Flat, example: tuple[Tensor, ...]) -> ExportedProgram:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its one fused operator hides what would be quantized
     try:
-        with torch.no_grad():
+        # torch prints the graph so far where it refuses; the user's own line says more
+        with torch.no_grad(), redirect_stderr(io.StringIO()):
             return torch.export.export(flat, example, strict=False)
     except Exception as error:
         line = users_line(error)

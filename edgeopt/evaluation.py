@@ -39,7 +39,7 @@ def evaluate(function: Evaluate, run: Run, specs: tuple[TensorSpec, ...], subjec
 def predict(run: Run, specs: tuple[TensorSpec, ...], arrays: tuple[Any, ...]) -> tuple[Array, ...]:
     """Outputs for ``arrays``; a batch larger than the model's own is cut, a remainder filled up and the filling dropped."""
     if len(arrays) != len(specs):
-        raise InputError(f"predict got {len(arrays)} arrays, the model takes {len(specs)}")
+        raise InputError(f"predict got {len(arrays)} arrays, the model takes {len(specs)}", fix=_takes(specs))
     ready = [_fitting(array, spec) for array, spec in zip(arrays, specs, strict=True)]
     if all(array.shape == spec.shape for array, spec in zip(ready, specs, strict=True)):
         return run(tuple(ready))
@@ -56,7 +56,7 @@ def _fitting(array: Any, spec: TensorSpec) -> Array:
     value = np.asarray(array.detach().cpu().numpy() if hasattr(array, "detach") else array)
     wanted = np.dtype(DTYPES.get(spec.dtype, spec.dtype))
     if np.issubdtype(value.dtype, np.floating) != np.issubdtype(wanted, np.floating):
-        raise InputError(f"predict got {value.dtype} for input {spec.name}, which is {spec.dtype}")
+        raise InputError(f"predict got {value.dtype} for input {spec.name}, which is {spec.dtype}", fix=_takes((spec,)))
     return np.ascontiguousarray(value, dtype=wanted)
 
 
@@ -66,8 +66,14 @@ def _batch_sizes(arrays: list[Array], specs: tuple[TensorSpec, ...]) -> tuple[in
     same_rest = all(array.shape[1:] == spec.shape[1:] for array, spec in zip(arrays, specs, strict=True))
     if len(rows) != 1 or len(sizes) != 1 or not same_rest or 0 in rows:
         given = ", ".join(str(array.shape) for array in arrays)
-        raise InputError(f"predict got shapes {given}", why=f"the model takes {', '.join(str(spec.shape) for spec in specs)}")
+        raise InputError(f"predict got shapes {given}", fix=_takes(specs))
     return sizes.pop(), rows.pop()
+
+
+def _takes(specs: tuple[TensorSpec, ...]) -> str:
+    """What to pass: ``predict(image, ids) with image 1x3x224x224:float32, ...``."""
+    described = ", ".join(f"{spec.name} {'x'.join(map(str, spec.shape))}:{spec.dtype}" for spec in specs)
+    return f"in evaluate, call predict({', '.join(spec.name for spec in specs)}) with {described}"
 
 
 def _is_number(value: Any) -> bool:
