@@ -162,17 +162,27 @@ def limit_masks(program: ExportedProgram) -> int:
     return changed
 
 
-def remove_no_ops(program: ExportedProgram) -> None:
-    """Removes copies that change nothing (dropout in eval mode, ``.to`` of the same dtype): each would end a fused pattern.
+PLAIN_NAMES = {
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
+    aten.__and__.Tensor: aten.bitwise_and.Tensor,
+    aten.__or__.Tensor: aten.bitwise_or.Tensor,
+    aten.__xor__.Tensor: aten.bitwise_xor.Tensor,
+}
+"""Operators that converters stumble over, and others that do the same. Views become reshapes, since some of the copies that
+are removed only made memory contiguous for a view; coremltools takes a trailing underscore for in-place."""
 
-    Views become reshapes, since some of those copies only made memory contiguous for a view.
-    """
+
+def remove_no_ops(program: ExportedProgram) -> None:
+    """Removes copies that change nothing (dropout in eval mode, ``.to`` of the same dtype): each would end a fused pattern."""
     graph = program.graph_module.graph
     copies = (aten.clone.default, aten.alias.default, aten.detach.default, aten._to_copy.default, aten.dropout.default)
     outputs = {spec.arg.name for spec in program.graph_signature.output_specs}
     for node in list(graph.nodes):
-        if node.target in (aten.view.default, aten._unsafe_view.default):
-            node.target = aten.reshape.default
+        node.target = PLAIN_NAMES.get(node.target, node.target)
+        if node.target is aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+            continue
         if node.op != "call_function" or node.target not in copies or node.name in outputs:
             continue
         source = node.args[0]

@@ -1,5 +1,6 @@
 """The programs that workers lower: made when first asked for, saved once, shared by every job that starts from the same one."""
 
+import logging
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,14 @@ from edgeopt.calibrate import Calibrated, Sample
 from edgeopt.capture import Captured, name_inputs
 from edgeopt.compress import sparse24
 from edgeopt.core import KeptFloat
+from edgeopt.errors import ConversionError
 from edgeopt.jobs import Job
 from edgeopt.quantize.annotate import quantize
+from edgeopt.quantize.planner import Quantization
 from edgeopt.quantize.statistics import Recorder, Statistics
+from edgeopt.user_code import cause
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -41,10 +47,19 @@ class Programs:
                 if job.variant not in self._float:
                     self._float[job.variant] = self._save(program)
                 return self._float[job.variant], ()
-            statistics, example = self._statistics[job.variant], self.captured.example
-            quantized, decided = quantize(program, example, statistics, job.profile, job.scheme, job.io_float)
+            quantized, decided = self._quantized(program, job)
             name_inputs(quantized, self.captured.signature.specs)
             return self._save(quantized), decided.kept_float
+
+    def _quantized(self, program: ExportedProgram, job: Job) -> tuple[ExportedProgram, Quantization]:
+        """What PT2E makes of ``program``; what it raises costs this job only. The traceback goes to the export's log."""
+        statistics, example = self._statistics[job.variant], self.captured.example
+        try:
+            return quantize(program, example, statistics, job.profile, job.scheme, job.io_float)
+        except Exception as error:
+            _log.exception("%s cannot be quantized", job.name)
+            fix = "leave this target out, and report the model with the bundle's log"
+            raise ConversionError(f"{job.name} cannot be quantized", why=cause(error), fix=fix) from error
 
     def _variant(self, job: Job) -> ExportedProgram:
         """The dense program, or one pruned as the profile asks with statistics of its own from the kept samples."""

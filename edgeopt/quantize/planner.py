@@ -12,12 +12,16 @@ from edgeopt.core import KeptFloat, QuantScheme
 from edgeopt.kinds import PASS_THROUGH, is_float, value_of
 from edgeopt.quantize.graph import Op, masked_values, operators
 from edgeopt.quantize.partition import integer_operators
-from edgeopt.quantize.ranges import QParams, fixed, qparams
+from edgeopt.quantize.ranges import QParams, fixed, levels_of_the_bulk, qparams
 from edgeopt.quantize.statistics import Histogram, Statistics
 from edgeopt.targets.schema import TargetProfile
 
 GREATEST_VALUE = 1e4
 """A value beyond it is a mask, and 8 bits over such a range would leave nothing of the rest."""
+
+
+FEWEST_LEVELS = 3.0
+"""Of 256 integers, those that the middle half of a value's elements must at least spread over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,8 @@ def decide(
     """The cheapest assignment of integer and float operators, then one scale and zero point for every quantized value."""
     ops = operators(module.graph, frozenset(profile.operators.fused))
     constants = {node for node in module.graph.nodes if node.op == "get_attr"}
-    masked = masked_values(module.graph, statistics)
-    refused = {op.output: reason for op in ops if (reason := refusal(op, statistics, profile, constants, masked))}
+    masked, wide = masked_values(module.graph, statistics), _wide_values(ops, statistics, scheme)
+    refused = {op.output: reason for op in ops if (reason := refusal(op, statistics, profile, constants, masked, wide))}
     inputs = [node for node in module.graph.nodes if node.op == "placeholder" and is_float(node)]
     outputs = [node for node in module.graph.output_node().all_input_nodes if is_float(node) and node not in constants]
     chosen = integer_operators(ops, lambda op: op.output not in refused, inputs, constants, outputs, profile, io_float)
@@ -48,7 +52,9 @@ def decide(
     return Quantization(integer, parameters, own, _kept(ops, chosen, refused))
 
 
-def refusal(op: Op, statistics: Statistics, profile: TargetProfile, constants: set[Node], masked: set[Node]) -> str:
+def refusal(
+    op: Op, statistics: Statistics, profile: TargetProfile, constants: set[Node], masked: set[Node], wide: set[Node]
+) -> str:
     """Why ``op`` cannot be integer on this target; "" where it can."""
     if op.kind is None:
         return "edgeopt does not know this operator"
@@ -60,7 +66,20 @@ def refusal(op: Op, statistics: Statistics, profile: TargetProfile, constants: s
         return "it reads no float value"
     if masked.intersection((*op.operands, op.output)):
         return "a mask may push its values out of any range that 8 bits can hold"
+    if wide.intersection(op.operands) or (op.output in wide and op.kind not in profile.operators.float_output):
+        return "outliers stretch its range: 8 bits would be blind to most of its values"
     return _operand_refusal(op, statistics, profile)
+
+
+def _wide_values(ops: list[Op], statistics: Statistics, scheme: QuantScheme) -> set[Node]:
+    """Computed values whose middle half would fall on fewer than FEWEST_LEVELS integers."""
+    values = {op.output for op in ops if op.kind not in PASS_THROUGH and op.output.name in statistics}
+    found = set()
+    for node in values:
+        histogram = statistics[node.name]
+        if levels_of_the_bulk(histogram, qparams(histogram, scheme)) < FEWEST_LEVELS:
+            found.add(node)
+    return found
 
 
 def _operand_refusal(op: Op, statistics: Statistics, profile: TargetProfile) -> str:
