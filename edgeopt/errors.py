@@ -18,6 +18,7 @@
     │   ├── WorkerCrashed    31   a worker died (signal, out of memory)
     │   ├── WorkerTimeout    32   a worker ran longer than --timeout
     │   ├── ConversionError  33   a converter refused the program
+    │   │   └── NotApplicable 35  there is nothing for the target to do: it is skipped
     │   └── VerificationFailed 34 an artifact does not compute what its program computes
     └── GateFailed           40   an artifact loses more accuracy than --max-drop allows
 
@@ -114,6 +115,10 @@ class WorkerTimeout(TargetFailed):
 
 class ConversionError(TargetFailed):
     exit_code = 33
+
+
+class NotApplicable(ConversionError):
+    exit_code = 35
 
 
 class VerificationFailed(TargetFailed):

@@ -117,7 +117,7 @@ def _result(shop: Workshop, made: Made, job: Job, accuracy: dict[str, float]) ->
 
 def _told(shop: Workshop, result: TargetResult) -> TargetResult:
     subject = f"{result.target}/{result.format}"
-    shop.listen(event(subject, "done" if result.status == "ok" else "failed", result.reason))
+    shop.listen(event(subject, "done" if result.status == "ok" else result.status, result.reason))
     return result
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from edgeopt.calibrate import Calibrated, Sample
 from edgeopt.capture import Captured, name_inputs
 from edgeopt.compress import sparse24
 from edgeopt.core import KeptFloat
-from edgeopt.errors import ConversionError
+from edgeopt.errors import ConversionError, NotApplicable
 from edgeopt.jobs import Job
+from edgeopt.kinds import HEAVY
 from edgeopt.quantize.annotate import quantize
 from edgeopt.quantize.planner import Quantization
 from edgeopt.quantize.statistics import Recorder, Statistics
@@ -48,6 +50,8 @@ class Programs:
                     self._float[job.variant] = self._save(program)
                 return self._float[job.variant], ()
             quantized, decided = self._quantized(program, job)
+            if not any(op.kind in HEAVY or op.kind == "embedding" for op in decided.integer):
+                raise _nothing_to_quantize(job, decided)
             name_inputs(quantized, self.captured.signature.specs)
             return self._save(quantized), decided.kept_float
 
@@ -79,3 +83,12 @@ class Programs:
         path = self.folder / f"program_{self._count}.pt2"
         torch.export.save(program, path)
         return path
+
+
+def _nothing_to_quantize(job: Job, decided: Quantization) -> NotApplicable:
+    reasons = Counter(f"{kept.operator}: {kept.reason}" for kept in decided.kept_float)
+    return NotApplicable(
+        f"no layer of this model can be computed in integers on {job.profile.name}",
+        why="; ".join(reason for reason, _ in reasons.most_common(3)) or "it has no layer with weights",
+        fix="use a floating-point target instead, such as portable-fp32",
+    )

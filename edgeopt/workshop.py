@@ -17,6 +17,7 @@ from edgeopt.core import (
     Decision,
     Latency,
     Plan,
+    Status,
     Structure,
     TargetResult,
     TensorSpec,
@@ -26,7 +27,7 @@ from edgeopt.core import (
     to_data,
     to_json,
 )
-from edgeopt.errors import ConversionError, EdgeoptError, EvaluationError, GateFailed, VerificationFailed
+from edgeopt.errors import ConversionError, EdgeoptError, EvaluationError, GateFailed, NotApplicable, VerificationFailed
 from edgeopt.files import sha256_of, size_of
 from edgeopt.jobs import Job, plan_of
 from edgeopt.model import Evaluate
@@ -234,10 +235,10 @@ def judged(result: TargetResult) -> TargetResult:
 
 
 def failed_result(job: Job, error: EdgeoptError) -> TargetResult:
-    """The result of a job that ended in ``error``."""
-    return TargetResult(
-        target=job.profile.name, format=job.format, status="failed", reason=error.message(), error=type(error).__name__
-    )
+    """The result of a job that ended in ``error``: skipped where there was nothing to do."""
+    status: Status = "skipped" if isinstance(error, NotApplicable) else "failed"
+    name = "" if status == "skipped" else type(error).__name__
+    return TargetResult(target=job.profile.name, format=job.format, status=status, reason=error.message(), error=name)
 
 
 def _copy(source: Path, destination: Path) -> None:

@@ -21,7 +21,7 @@ from edgeopt.core import QuantScheme
 from edgeopt.quantize.graph import Op
 from edgeopt.quantize.planner import Quantization, decide
 from edgeopt.quantize.ranges import QParams
-from edgeopt.quantize.statistics import Statistics
+from edgeopt.quantize.statistics import Statistics, attribute
 from edgeopt.targets.schema import TargetProfile
 
 WEIGHT_EPS = 2.0**-24
@@ -121,11 +121,40 @@ def quantize(
     with torch.no_grad():
         prepared = prepare_pt2e(program.module(check_guards=False), quantizer)
         prepared(*example)  # weights are observed here; activations carry fixed parameters
-        converted = convert_pt2e(prepared, fold_quantize="tflite" not in profile.formats)
+        folded = "tflite" not in profile.formats
+        converted = convert_pt2e(prepared, fold_quantize=folded)
         share_quantize_nodes(converted)
+        if not folded:
+            store_tables(converted)
         exported = torch.export.export(converted, example, strict=False)
     assert quantizer.decided is not None
     return exported, quantizer.decided
+
+
+def store_tables(module: GraphModule) -> None:
+    """Embedding tables become int8 constants whose rows are dequantized after the look-up.
+
+    litert-torch folds the weights of convolutions and products only: a table would stay float, four times as large.
+    """
+    aten, decomposed = torch.ops.aten, torch.ops.quantized_decomposed
+    for node in list(module.graph.nodes):
+        if node.target is not aten.embedding.default or node.args[0].target is not decomposed.dequantize_per_tensor.default:
+            continue
+        quantize_node = node.args[0].args[0]
+        if quantize_node.op != "call_function" or quantize_node.args[0].op != "get_attr":
+            continue
+        scale, zero_point = quantize_node.args[1:3]
+        table = quantize_node.target(attribute(module, str(quantize_node.args[0].target)), *quantize_node.args[1:])
+        module.register_buffer(f"{node.name}_table", table)
+        with module.graph.inserting_before(node):
+            stored = module.graph.get_attr(f"{node.name}_table")
+            rows = module.graph.call_function(aten.embedding.default, (stored, *node.args[1:]))
+            floats = module.graph.call_function(aten.to.dtype, (rows, torch.float32))
+            centered = module.graph.call_function(aten.sub.Tensor, (floats, float(zero_point)))
+            result = module.graph.call_function(aten.mul.Tensor, (centered, scale))
+        node.replace_all_uses_with(result)
+    module.graph.eliminate_dead_code()
+    module.recompile()
 
 
 def share_quantize_nodes(module: GraphModule) -> None:
