@@ -19,7 +19,7 @@ FULLY_SUPPORTED = ("mobilenet_v2", "digits", "minilm")
 LEAST_SQNR = {"float32": 60.0, "float16": 35.0, "int8": 8.0, "uint8": 8.0}
 
 Exported = Callable[[str], edgeopt.Bundle]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of torch and torchao: an export sends them to its log
 
 
 def results(bundle: edgeopt.Bundle, target: str) -> list[TargetResult]:

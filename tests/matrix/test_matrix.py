@@ -34,6 +34,7 @@ def test_an_architecture_depends_on_its_input_and_is_the_same_each_time(name: st
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_no_target_got_worse(name: str, expected: dict[str, dict[str, str]], tmp_path: Path) -> None:
     jobs = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
