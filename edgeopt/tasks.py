@@ -16,7 +16,7 @@ from edgeopt.targets.schema import TargetProfile
 
 PROGRAM_SAMPLES = 4
 """Samples on which the artifact is compared with the PyTorch program: its fake-quantized form is slow in eager mode."""
-TIMING_SECONDS = 1.0
+TIMING_SECONDS = 0.6
 MIN_RUNS, MAX_RUNS, WARM_UP_RUNS = 15, 300, 3
 
 

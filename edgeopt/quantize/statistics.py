@@ -43,10 +43,12 @@ class Histogram:
         exponent = _exponent(low, high)
         width = math.ldexp(1.0, exponent)
         first, last = math.floor(low / width), math.floor(high / width)
-        sample = value.reshape(-1)[:: _stride(value.numel())]
+        stride = _stride(value.numel())
+        sample = value.reshape(-1)[::stride]
         counts = torch.histc(sample * (1 / width), last - first + 1, first, last + 1)  # scaled: no range overflows a float32
-        counts[0].clamp_(min=1)  # the extremes count even where the sample misses them
-        counts[-1].clamp_(min=1)
+        if stride > 1:  # the extremes count even where the sample misses them
+            counts[0].clamp_(min=1)
+            counts[-1].clamp_(min=1)
         return cls(exponent, first, counts.numpy().astype(np.int64), low, high)
 
     @property
