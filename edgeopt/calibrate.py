@@ -66,27 +66,35 @@ def calibrate(
     digest = hashlib.sha256()
     held_out: list[Sample] = []
     kept = _Kept(keep)
+    count = 0
+    for sample, is_held_out in _assigned(samples(data, signature)):
+        _update(digest, sample)
+        if is_held_out:
+            held_out = [*held_out, sample][:HELD_OUT_MOST]
+        else:
+            _record(recorders, sample)
+            kept.add(sample)
+        count += 1
+        progress(count)
+    statistics = {name: recorder.statistics for name, recorder in recorders.items()}
+    described = f"{count} samples"
+    return Calibrated(statistics, held_out or perturbed(example), digest.hexdigest(), count, described, kept.samples)
+
+
+def _assigned(stream: Iterator[Sample]) -> Iterator[tuple[Sample, bool]]:
+    """Every sample, in order, and whether it is held out: each tenth, or the last of two to nine."""
     pending: Sample | None = None
     count = 0
-    for sample in samples(data, signature):
-        _update(digest, sample)
+    for sample in stream:
         if pending is not None:
-            _record(recorders, pending)
-            kept.add(pending)
-        pending = sample
+            yield pending, False
         count += 1
+        pending = sample
         if count % HOLD_OUT_EVERY == 0:
-            held_out, pending = [*held_out, sample][:HELD_OUT_MOST], None
-        progress(count)
-    if pending is not None and (held_out or count == 1):
-        _record(recorders, pending)
-        kept.add(pending)
-    elif pending is not None:
-        held_out = [pending]
-    if not held_out:
-        held_out = perturbed(example)
-    statistics = {name: recorder.statistics for name, recorder in recorders.items()}
-    return Calibrated(statistics, held_out, digest.hexdigest(), count, f"{count} samples", kept.samples)
+            yield sample, True
+            pending = None
+    if pending is not None:
+        yield pending, 1 < count < HOLD_OUT_EVERY
 
 
 class _Kept:
