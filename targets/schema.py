@@ -29,6 +29,8 @@ class Limits:
     minimum_os: str | None = None
     specification_version: int | None = None
     max_rank: int | None = None
+    max_depthwise_kernel: int | None = None
+    """Greatest side of a depthwise kernel that the runtime's integer kernels are fast with; larger ones stay in float."""
     dynamic_shapes: bool = False
 
 

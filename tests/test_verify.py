@@ -91,7 +91,8 @@ def numbers(program: float | None, against_float: float, quantization: float) ->
         (40.0, 25.0, 25.0, []),
         (19.0, 25.0, 25.0, ["sqnr_program"]),
         (15.0, 12.0, 14.0, []),
-        (13.0, 12.0, 14.0, ["sqnr_program"]),
+        (11.5, 12.0, 14.0, []),
+        (10.5, 12.0, 14.0, ["sqnr_program"]),
         (40.0, -1.0, -1.0, ["sqnr_float"]),
         (None, -200.0, 20.0, ["sqnr_program", "sqnr_float"]),
     ],
@@ -121,7 +122,7 @@ def test_the_gate_judges_the_loss_against_its_limit(artifact: float, limit: floa
 def test_a_failed_check_is_described_with_both_numbers() -> None:
     verdict = verify.accuracy_drop("top1", 0.9, 0.5, 0.01)
     assert verify.describe(verdict) == "accuracy_drop 0.4, limit 0.01 (top1: model 0.9000, artifact 0.5000)"
-    assert verify.describe(verify.judge(numbers(None, 1, 9), Checks())[0]) == "sqnr_program not finite, limit 9 dB"
+    assert verify.describe(verify.judge(numbers(None, 1, 9), Checks())[0]) == "sqnr_program not finite, limit 6 dB"
     assert json.loads(to_json(verdict))["passed"] is False
 
 

@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from edgeopt.capture import layer_of
 from edgeopt.core import KeptFloat, QuantScheme
-from edgeopt.kinds import PASS_THROUGH, is_float, value_of
+from edgeopt.kinds import PASS_THROUGH, is_float, value_of, weight_shape
 from edgeopt.quantize.graph import Op, masked_values, operators
 from edgeopt.quantize.partition import integer_operators
 from edgeopt.quantize.ranges import QParams, fixed, levels_of_the_bulk, qparams
@@ -92,9 +92,21 @@ def _operand_refusal(op: Op, statistics: Statistics, profile: TargetProfile) -> 
             return f"{node.name} is infinite or NaN on the calibration data"
         if max(-histogram.minimum, histogram.maximum) > GREATEST_VALUE:
             return f"{node.name} reaches {max(-histogram.minimum, histogram.maximum):.3g}, as masks do"
+    kernel = _depthwise_kernel(op)
+    if profile.limits.max_depthwise_kernel is not None and kernel > profile.limits.max_depthwise_kernel:
+        return f"a {kernel}-wide depthwise kernel is slower in integers on {profile.runtime}"
     rank = max((len(value_of(node).shape) for node in (*op.operands, op.output)), default=0)
     limit = profile.limits.max_rank
     return f"it has rank {rank}, {profile.name} allows {limit}" if limit is not None and rank > limit else ""
+
+
+def _depthwise_kernel(op: Op) -> int:
+    """The greatest side of a depthwise convolution's kernel; 0 for every other operator."""
+    if op.kind != "conv" or op.weight is None:
+        return 0
+    shape = weight_shape(op.head)
+    channels = int(value_of(op.operands[0]).shape[1])
+    return max(shape[2:]) if shape[1] == 1 and channels > 1 else 0
 
 
 def _float_or_none(node: Node) -> bool:

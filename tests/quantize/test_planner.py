@@ -65,9 +65,24 @@ def test_arithmetic_on_integers_is_never_quantized() -> None:
 
 
 def test_attention_without_a_mask_is_integer() -> None:
-    found = decided(Attention(), torch.randn(1, 12, 16))
+    found = decided(Attention(), torch.randn(1, 12, 16), target="arm-ort")
     assert kinds(found).count("matmul") == 2
     assert scale_of(found, "softmax") == (1 / 256, -128)
+
+
+def test_a_large_depthwise_kernel_stays_in_float_where_the_runtime_is_slow_with_it() -> None:
+    class Depthwise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide = nn.Conv2d(8, 8, 7, padding=3, groups=8)
+            self.usual = nn.Conv2d(8, 8, 5, padding=2, groups=8)
+
+        def forward(self, value: Tensor) -> Tensor:
+            return self.usual(self.wide(value))
+
+    found = decided(Depthwise(), torch.randn(1, 8, 16, 16))
+    assert kept(found)["wide"] == "a 7-wide depthwise kernel is slower in integers on LiteRT, XNNPACK delegate"
+    assert kinds(found).count("conv") == 1
 
 
 def test_masked_attention_stays_in_float_although_no_padding_was_seen() -> None:
