@@ -81,7 +81,7 @@ def test_a_large_depthwise_kernel_stays_in_float_where_the_runtime_is_slow_with_
             return self.usual(self.wide(value))
 
     found = decided(Depthwise(), torch.randn(1, 8, 16, 16))
-    assert kept(found)["wide"] == "a 7-wide depthwise kernel is slower in integers on LiteRT, XNNPACK delegate"
+    assert kept(found)["conv"] == "a 7-wide depthwise kernel is slower in integers on LiteRT, XNNPACK delegate"
     assert kinds(found).count("conv") == 1
 
 
