@@ -4,3 +4,11 @@ import os
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+from hypothesis import HealthCheck, settings  # noqa: E402  after the variables that torch reads when it is imported
+
+# No test depends on time: a busy machine is no failure. CI tries the same examples every time.
+settings.register_profile(
+    "edgeopt", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=os.environ.get("CI") == "true"
+)
+settings.load_profile("edgeopt")
