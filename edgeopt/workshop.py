@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgeopt import evaluation, registry, verify
+from edgeopt import __version__, evaluation, registry, verify
 from edgeopt.bundle import BundleWriter
 from edgeopt.cache import Cache
 from edgeopt.calibrate import Calibrated
@@ -172,7 +172,7 @@ class Workshop:
         data = self.calibrated.digest if job.scheme.integer and self.calibrated else ""
         tools = registry.converter(job.format).tool_versions()
         held_out = self.calibrated.digest if self.calibrated else ""
-        return Cache.key(self.captured.sha256(), data, held_out, job.conversion(), tools)
+        return Cache.key(__version__, self.captured.sha256(), data, held_out, job.conversion(), tools)
 
     def _gate(self, accuracy: dict[str, float]) -> list[Verdict]:
         if not accuracy:
