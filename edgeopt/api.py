@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeopt.bundle import Bundle
+from edgeopt.errors import UsageError
 from edgeopt.model import Batch, Calibration, Evaluate, Model
 from edgeopt.options import DEFAULT_TIMEOUT_S, Listener, Options, ignore
 
@@ -50,4 +51,6 @@ def export(
         jobs=jobs,
         use_cache=use_cache,
     )
+    if max_drop is not None and model.evaluate is None:
+        raise UsageError("max_drop has nothing to judge", why="the model has no evaluate", fix="give evaluate=, a function")
     return run(model, options, listen)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.errors import OutputError
-from edgeopt.files import copy_file, files_below, make_folder, safe_relative, sha256_of, size_of, writing
+from edgeopt.files import copy_tree, files_below, safe_relative, sha256_of, size_of
 
 _LAYOUT = "v1"
 _FILES = "files"
@@ -119,12 +119,7 @@ class Cache:
         folder = self.get(key)
         if folder is None or not (source := folder / safe_relative(name)).exists():
             return False
-        make_folder(destination.parent)
-        if source.is_dir():
-            with writing(destination):
-                shutil.copytree(source, destination, copy_function=copy_file, dirs_exist_ok=True)
-        else:
-            copy_file(source, destination)
+        copy_tree(source, destination)
         return True
 
     def get_json(self, key: str) -> Any | None:

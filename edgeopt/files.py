@@ -81,6 +81,15 @@ def copy_file(source: str | Path, destination: str | Path) -> None:
         shutil.copyfileobj(read, write, 1 << 20)
 
 
+def copy_tree(source: Path, destination: Path) -> None:
+    """Copies a file, or a folder with all below it into one that may be there, as :func:`copy_file` does; makes the parents."""
+    make_folder(destination.parent)
+    if not source.is_dir():
+        return copy_file(source, destination)
+    with writing(destination):
+        shutil.copytree(source, destination, copy_function=copy_file, dirs_exist_ok=True)
+
+
 def sync(path: Path) -> None:
     """Waits until the file or folder ``path`` is on the disk; without it a power cut can undo or empty a renamed file."""
     handle = os.open(path, os.O_RDONLY)

@@ -10,6 +10,7 @@ import enum
 import functools
 import hashlib
 import marshal
+import os
 import re
 import sys
 import types
@@ -62,6 +63,19 @@ def loaded_code() -> str:
             status = path.stat()
             lines.append(f"{file} {status.st_size} {status.st_mtime_ns}")
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+@functools.cache
+def own_code() -> str:
+    """A digest of edgeopt itself, source and profiles: an artifact made by other code of the same version is not reused."""
+    digest = hashlib.sha256()
+    # The folders of targets and converters are links in a source checkout.
+    for folder, folders, names in os.walk(Path(__file__).parent, followlinks=True):
+        folders.sort()
+        for name in sorted(name for name in names if name.endswith((".py", ".toml"))):
+            content = Path(folder, name).read_bytes()
+            digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 class _Walker:

@@ -1,13 +1,12 @@
 """Makes and proves artifacts in worker processes: lower, check, evaluate, time. One instance serves one export, any thread."""
 
-import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgeopt import __version__, evaluation, registry, verify
+from edgeopt import evaluation, registry, verify
 from edgeopt.bundle import BundleWriter
 from edgeopt.cache import Cache
 from edgeopt.calibrate import Calibrated
@@ -28,7 +27,8 @@ from edgeopt.core import (
     to_json,
 )
 from edgeopt.errors import ConversionError, EdgeoptError, EvaluationError, GateFailed, NotApplicable, VerificationFailed
-from edgeopt.files import sha256_of, size_of
+from edgeopt.files import copy_tree, sha256_of, size_of
+from edgeopt.fingerprint import own_code
 from edgeopt.jobs import Job, plan_of
 from edgeopt.model import Evaluate
 from edgeopt.options import Listener, Options
@@ -49,7 +49,7 @@ class Made:
     plan: Plan
     facts: dict[str, Any]
     program: Path | None
-    """The program it was lowered from; None where the artifact and its numbers came from the cache."""
+    """The program it was lowered from; None where the artifact came from the cache."""
     key: str
     numbers: dict[str, float | None] | None = None
 
@@ -92,35 +92,43 @@ class Workshop:
             self.cache.link(key, out.name, out)
             stored = from_json(dict[str, Any], (entry / FACTS).read_bytes())
             plan = from_data(Plan, stored["plan"])
-            return Made(job=job, path=out, plan=plan, facts=stored["facts"], program=None, key=key, numbers=stored["numbers"])
+            return Made(job=job, path=out, plan=plan, facts=stored["facts"], program=None, key=key)
         self.listen(event(job.name, "quantize" if job.scheme.integer else "plan", job.scheme.describe()))
         program, kept_float = self.programs.saved(job)
         self.listen(event(job.name, "convert"))
         request = {"program": str(program), "io_float": job.io_float, "output_names": [s.name for s in self.captured.outputs]}
         facts = self._run("convert", job, out, request)
         plan = plan_of(job, self.captured, kept_float)
+        with self.cache.building(key) as folder:
+            copy_tree(out, folder / out.name)
+            (folder / FACTS).write_text(to_json({"facts": facts, "plan": to_data(plan)}))
         return Made(job=job, path=out, plan=plan, facts=facts, program=program, key=key)
 
     def check(self, made: Made) -> Made:
-        """Compares the artifact with its program and the float model, where it can run here, and keeps it in the cache."""
-        if made.program is None:
-            return made
-        numbers: dict[str, float | None] = {}
-        if registry.converter(made.job.format).runs_here:
-            request = {"program": str(made.program), "quantized": made.job.scheme.integer}
+        """Compares the artifact with its program and the float model, where it can run here.
+
+        The numbers of an integer artifact stand in the cache for as long as it does: its key holds the data. Those of a
+        float artifact depend on samples that its bytes do not depend on; they have a key of their own.
+        """
+        if not registry.converter(made.job.format).runs_here:
+            return replace(made, numbers={})
+        key = Cache.key("numbers", made.key, self.calibrated.digest if self.calibrated else "")
+        if (numbers := self.cache.get_json(key)) is None:
+            request = {"program": str(self._program(made)), "quantized": made.job.scheme.integer}
             numbers = self._run("check", made.job, made.path, request)
-        stored = {"facts": made.facts, "numbers": numbers, "plan": to_data(made.plan)}
-        with self.cache.building(made.key) as folder:
-            _copy(made.path, folder / made.path.name)
-            (folder / FACTS).write_text(to_json(stored))
+            self.cache.put_json(key, numbers)
         return replace(made, numbers=numbers)
+
+    def _program(self, made: Made) -> Path:
+        """The program of ``made``, written now where the artifact came from the cache without its numbers."""
+        return made.program or self.programs.saved(made.job)[0]
 
     def result(self, made: Made, job: Job, accuracy: dict[str, float]) -> TargetResult:
         """The judged result of ``job``, which may share the artifact of another target's job."""
         facts, path = made.facts, made.path
         if job.profile.name != made.job.profile.name:
             path = self.writer.folder(job.profile.name) / made.path.name
-            _copy(made.path, path)
+            copy_tree(made.path, path)
         if job.profile.operators.table is not None:
             facts = facts | self._run("inspect", job, path, {})
         verdicts = [*verify.judge(made.numbers or {}, job.profile.checks), *self._gate(accuracy)]
@@ -169,10 +177,10 @@ class Workshop:
         return self.writer.log_folder / f"{target}-{fmt}.log"
 
     def _key(self, job: Job) -> str:
-        data = self.calibrated.digest if job.scheme.integer and self.calibrated else ""
+        needs_data = job.scheme.integer or job.profile.sparsity is not None
+        data = self.calibrated.digest if needs_data and self.calibrated else ""
         tools = registry.converter(job.format).tool_versions()
-        held_out = self.calibrated.digest if self.calibrated else ""
-        return Cache.key(__version__, self.captured.sha256(), data, held_out, job.conversion(), tools)
+        return Cache.key(own_code(), self.captured.sha256(), data, job.conversion(), tools)
 
     def _gate(self, accuracy: dict[str, float]) -> list[Verdict]:
         if not accuracy:
@@ -239,10 +247,3 @@ def failed_result(job: Job, error: EdgeoptError) -> TargetResult:
     status: Status = "skipped" if isinstance(error, NotApplicable) else "failed"
     name = "" if status == "skipped" else type(error).__name__
     return TargetResult(target=job.profile.name, format=job.format, status=status, reason=error.message(), error=name)
-
-
-def _copy(source: Path, destination: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, destination, dirs_exist_ok=True)
-    else:
-        shutil.copy2(source, destination)

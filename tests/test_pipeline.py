@@ -122,6 +122,18 @@ def test_one_more_target_takes_the_others_from_the_cache(bundle: Bundle, folder:
     assert digests(bundle).items() <= digests(more).items()
 
 
+def test_numbers_from_the_cache_are_those_of_the_samples_held_out_now(bundle: Bundle, folder: Path) -> None:
+    """A float artifact's bytes do not depend on the data, so another export's are taken; its numbers do."""
+    other = replace(load(folder), calibration=[100 * torch.randn(1, 3, 16, 16) for _ in range(12)], evaluate=None)
+    events: list[Event] = []
+    cached = results(edgeopt.export(other, targets=["portable-fp32"], out=folder / "samples", listen=events.append))
+    anew = results(edgeopt.export(other, targets=["portable-fp32"], out=folder / "anew", use_cache=False))
+    assert "unchanged: from the cache" in [one.detail for one in events]
+    for name, result in cached.items():
+        assert result.verdicts == anew[name].verdicts
+        assert result.verdicts != results(bundle)[name].verdicts
+
+
 def run(folder: Path, out: str, *arguments: str) -> tuple[Bundle, str]:
     """The bundle that the command line makes, and what it said."""
     command = [sys.executable, "-m", "edgeopt.cli", "export", f"{folder}/net.py:model", "--out", str(folder / out), *arguments]
