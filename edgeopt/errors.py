@@ -20,7 +20,18 @@
     │   ├── ConversionError  33   a converter refused the program
     │   │   └── NotApplicable 35  there is nothing for the target to do: it is skipped
     │   └── VerificationFailed 34 an artifact does not compute what its program computes
-    └── GateFailed           40   an artifact loses more accuracy than --max-drop allows
+    ├── GateFailed           40   an artifact loses more accuracy than --max-drop allows
+    └── DeviceError          50   a device, or a run on it, failed; the others' results are written
+        ├── Unreachable      51   there is no connection: wrong address, switched off, no route
+        ├── HostKeyRefused   52   the SSH host's key is unknown or has changed
+        ├── NotAuthorized    53   the device refuses the key or the password, or has not been asked yet
+        ├── LinkLost         54   the connection ended in the middle of something
+        ├── DeviceTimeout    55   a run took longer than --timeout
+        ├── DeviceFull       56   there is no room on the device
+        ├── DeviceBusy       57   somebody else's benchmark holds the device
+        ├── RunFailed        58   a run crashed, was killed or could not load the artifact
+        │   └── FellBack     59   operators left the accelerator, with --fail-on-fallback
+        └── BadAnswer        60   what the device sent makes no sense
 
 ``Interrupted`` (130) is not an error of the tool: the user pressed Ctrl-C.
 """
@@ -127,6 +138,50 @@ class VerificationFailed(TargetFailed):
 
 class GateFailed(EdgeoptError):
     exit_code = 40
+
+
+class DeviceError(EdgeoptError):
+    exit_code = 50
+
+
+class Unreachable(DeviceError):
+    exit_code = 51
+
+
+class HostKeyRefused(DeviceError):
+    exit_code = 52
+
+
+class NotAuthorized(DeviceError):
+    exit_code = 53
+
+
+class LinkLost(DeviceError):
+    exit_code = 54
+
+
+class DeviceTimeout(DeviceError):
+    exit_code = 55
+
+
+class DeviceFull(DeviceError):
+    exit_code = 56
+
+
+class DeviceBusy(DeviceError):
+    exit_code = 57
+
+
+class RunFailed(DeviceError):
+    exit_code = 58
+
+
+class FellBack(RunFailed):
+    exit_code = 59
+
+
+class BadAnswer(DeviceError):
+    exit_code = 60
 
 
 INTERRUPTED_EXIT_CODE = 130
