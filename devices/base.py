@@ -17,6 +17,8 @@ QUICK_S = 20.0
 
 OnOutput = Callable[[bytes], None]
 """Takes what a command prints, piece by piece, as it comes."""
+Ask = Callable[[str], str]
+"""Asks the user for a secret: a password, or a key's passphrase."""
 OnBytes = Callable[[int], None]
 """Takes how many bytes of a transfer have been handed over since the last call."""
 
@@ -53,8 +55,8 @@ class Transport(Protocol):
         """Runs ``command`` (the program and its arguments, each taken literally by the device) with no standard input.
 
         ``on_output`` gets standard output as it comes; it is kept in the result too. Raises DeviceTimeout after
-        ``timeout_s`` seconds, BadAnswer where it prints more than ``limit`` bytes: neither ends the command on the device, which is the
-        session's business.
+        ``timeout_s`` seconds, BadAnswer where it prints more than ``limit`` bytes: neither ends the command on the device, which
+        is the session's business.
         """
 
     def send(self, source: BinaryIO, remote: str, *, offset: int = 0, on_bytes: OnBytes | None = None) -> None:
