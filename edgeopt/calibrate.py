@@ -5,6 +5,7 @@ Every tenth sample (of few: the last) is never calibrated on; at most sixteen of
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,6 +117,14 @@ class _Kept:
 
 def samples(data: Calibration, signature: Signature) -> Iterator[Sample]:
     """The user's batches as flat, checked samples of the example's shape; larger batches are split."""
+    for count, sample in enumerate(_split(data, signature)):
+        for spec, value in zip(signature.specs, sample, strict=True):
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise NotFiniteError(f"calibration sample {count} holds NaN or infinity in {spec.name}", fix="clean the data")
+        yield sample
+
+
+def _split(data: Calibration, signature: Signature) -> Iterator[Sample]:
     count = 0
     batches = _batches(data)
     while True:
@@ -128,11 +137,6 @@ def samples(data: Calibration, signature: Signature) -> Iterator[Sample]:
         except Exception as error:
             raise CalibrationError(f"the calibration data raised after {count} samples", why=cause(error)) from error
         for sample in signature.split(batch, f"calibration sample {count}"):
-            for spec, value in zip(signature.specs, sample, strict=True):
-                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                    raise NotFiniteError(
-                        f"calibration sample {count} holds NaN or infinity in {spec.name}", fix="clean the data"
-                    )
             yield sample
             count += 1
     if not count:
@@ -142,10 +146,14 @@ def samples(data: Calibration, signature: Signature) -> Iterator[Sample]:
 
 
 def digest_of(data: Calibration, signature: Signature) -> str:
-    """The digest that :func:`calibrate` gives for the same data, without running any program."""
+    """The digest that :func:`calibrate` gives for the same data, without running any program or checking it for NaN."""
     digest = hashlib.sha256()
-    for sample in samples(data, signature):
-        _update(digest, sample)
+    with ThreadPoolExecutor(max_workers=1) as hashing:  # one sample is hashed while the user's code makes the next
+        pending: Future[None] | None = None
+        for sample in _split(data, signature):
+            if pending is not None:
+                pending.result()
+            pending = hashing.submit(_update, digest, sample)
     return digest.hexdigest()
 
 

@@ -1,9 +1,9 @@
 """Tells cheaply whether a model, its data functions and all code behind them are the same as in an earlier run.
 
 Exporting a program only to find that nothing changed takes seconds. A fingerprint takes milliseconds: it covers every
-tensor and attribute of the module, the bytecode of functions with what they close over, and the files of all modules that are
-loaded. What it cannot look into (an object of a compiled extension) makes it give up: then the work is done again.
-It cannot see files that ``evaluate`` reads: ``--no-cache`` is for those.
+tensor and attribute of the module, the bytecode of functions with what they close over, installed packages, and the files of
+the user's own modules. What it cannot look into (an object of a compiled extension) makes it give up: then the work is done
+again. It cannot see files that ``evaluate`` reads: ``--no-cache`` is for those.
 """
 
 import enum
@@ -13,6 +13,7 @@ import marshal
 import os
 import re
 import sys
+import sysconfig
 import types
 from pathlib import Path, PurePath
 from typing import Any
@@ -50,19 +51,33 @@ def fingerprint(*subjects: Any) -> str | None:
         walker.walk(subjects)
     except (CannotTell, RecursionError):
         return None
-    walker.add(loaded_code())
+    walker.add(code_in_use())
     return walker.digest.hexdigest()
 
 
-def loaded_code() -> str:
-    """A digest of the path, size and time of change of every file that a loaded module came from."""
-    lines = []
-    for module in list(sys.modules.values()):
+def code_in_use() -> str:
+    """A digest of edgeopt, of every installed package, and of each loaded file that belongs to neither: the user's code.
+
+    Packages count by the names and times of their ``.dist-info`` folders, wherever they are imported and whenever: a digest
+    of loaded modules alone would change with whatever an earlier export of this process happened to import.
+    """
+    installed = {Path(entry) for entry in map(sysconfig.get_path, ("purelib", "platlib"))}
+    lines = [f"{sys.version} {own_code()}"]
+    lines += [_stamp(entry) for folder in installed if folder.is_dir() for entry in folder.glob("*.dist-info")]
+    not_user_code = tuple(f"{folder}{os.sep}" for folder in (sysconfig.get_path("stdlib"), *installed, Path(__file__).parent))
+    for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and (path := Path(file)).exists():
-            status = path.stat()
-            lines.append(f"{file} {status.st_size} {status.st_mtime_ns}")
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+        if isinstance(file, str) and name.partition(".")[0] != "edgeopt" and not file.startswith(not_user_code):
+            lines.append(_stamp(Path(file)))
+    return hashlib.sha256("\n".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _stamp(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:  # made in memory, or gone since
+        return str(path)
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
 @functools.cache

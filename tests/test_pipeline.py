@@ -114,6 +114,13 @@ def test_targets_that_ask_for_the_same_bytes_share_one_conversion(bundle: Bundle
     assert any("legacy" in warning for warning in shared.warnings)
 
 
+def test_the_same_export_again_in_one_process_does_nothing(bundle: Bundle, folder: Path) -> None:
+    events: list[Event] = []
+    again = edgeopt.export(load(folder), targets=TARGETS, out=folder / "again", max_drop=0.2, listen=events.append)
+    assert [one.detail for one in events] == ["nothing changed: from the cache"]
+    assert again.manifest == bundle.manifest
+
+
 def test_one_more_target_takes_the_others_from_the_cache(bundle: Bundle, folder: Path) -> None:
     events: list[Event] = []
     more = edgeopt.export(load(folder), targets=(*TARGETS, "arm-ort"), out=folder / "more", listen=events.append)
