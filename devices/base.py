@@ -55,8 +55,8 @@ class Transport(Protocol):
         """Runs ``command`` (the program and its arguments, each taken literally by the device) with no standard input.
 
         ``on_output`` gets standard output as it comes; it is kept in the result too. Raises DeviceTimeout after
-        ``timeout_s`` seconds, BadAnswer where it prints more than ``limit`` bytes: neither ends the command on the device, which
-        is the session's business.
+        ``timeout_s`` seconds, BadAnswer where it prints more than ``limit`` bytes. Neither ends the command on the device:
+        that is the session's business.
         """
 
     def send(self, source: BinaryIO, remote: str, *, offset: int = 0, on_bytes: OnBytes | None = None) -> None:

@@ -1,0 +1,115 @@
+"""One device, whatever it is reached by: its private folder, its store of checked files, its sessions."""
+
+import hashlib
+import os
+import secrets
+import shlex
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from getpass import getuser
+from importlib.resources import files
+from io import BytesIO
+
+from edgeopt.devices.base import QUICK_S, Finished, Transport
+from edgeopt.devices.session import Session, failed, text
+from edgeopt.errors import BadAnswer, DeviceBusy
+
+SILENCE_S = 30
+"""A session whose computer says nothing for so long is ended by the device itself."""
+_BUSY = 75
+_USUAL_ROOT = """
+if [ -d /data/local/tmp ]; then root=/data/local/tmp/edgeopt
+else root=${XDG_CACHE_HOME:-$HOME/.cache}/edgeopt-device; fi
+"""
+_MAKE_ROOT = """
+mkdir -p "$root/store" && cd "$root" && chmod 700 . && pwd
+"""
+
+
+@dataclass(slots=True)
+class Device:
+    """A connected device. Close it, or use it in a ``with`` statement."""
+
+    name: str
+    transport: Transport
+    root: str
+    """Folder on the device that belongs to edgeopt: absolute, private to the device's user."""
+    script: str
+    """Path there of the device's own half, ``device.sh``."""
+
+    @classmethod
+    def connect(cls, name: str, transport: Transport, root: str | None = None) -> "Device":
+        """Makes the private folder and puts the device's own half there, where it is not yet.
+
+        ``root``: another folder than the usual one (``/data/local/tmp/edgeopt`` on Android, else ``~/.cache/edgeopt-device``).
+        """
+        find = (f"root={shlex.quote(root)}" if root else _USUAL_ROOT) + _MAKE_ROOT
+        root = _checked(name, transport.run(("sh", "-c", find), timeout_s=QUICK_S), "make its folder").strip()
+        if not root.startswith("/") or not root.isprintable():
+            raise BadAnswer(f"{name} gave no folder", why=f"it said {root[:200]!r}", fix="check what its shell prints at login")
+        content = (files("edgeopt.devices") / "device.sh").read_bytes()
+        script = f"{root}/device-{hashlib.sha256(content).hexdigest()[:16]}.sh"
+        if transport.run(("test", "-f", script), timeout_s=QUICK_S).exit_code != 0:
+            temporary = f"{script}.{secrets.token_hex(4)}"
+            transport.send(BytesIO(content), temporary)
+            _checked(name, transport.run(("mv", "-f", temporary, script), timeout_s=QUICK_S), "install device.sh")
+        return cls(name, transport, root, script)
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self.transport.close()
+
+    def ask(self, action: str, *arguments: str, timeout_s: float = QUICK_S) -> Finished:
+        """Runs an action of ``device.sh``."""
+        return self.transport.run(("sh", self.script, self.root, action, *arguments), timeout_s=timeout_s)
+
+    @contextmanager
+    def session(
+        self, *, wait_s: float = 0.0, on_wait: Callable[[str], None] | None = None, silence_s: int = SILENCE_S
+    ) -> Iterator[Session]:
+        """The device for oneself. What the block leaves there (processes, files, settings) is cleared at its end.
+
+        Waits ``wait_s`` seconds for somebody else's session, whose owner ``on_wait`` is told once; then raises DeviceBusy.
+        Where the link is gone, or this process dies, the device clears it all itself after ``silence_s`` seconds.
+        """
+        identifier = f"{int(time.time())}-{secrets.token_hex(4)}"
+        self._open(identifier, time.monotonic() + wait_s, on_wait, silence_s)
+        session = Session(self, identifier, silence_s)
+        try:
+            session.start()
+            yield session
+        finally:
+            session.end()
+
+    def _open(self, identifier: str, until: float, on_wait: Callable[[str], None] | None, silence_s: int) -> None:
+        owner = f"{getuser()}@{socket.gethostname()}, process {os.getpid()}"
+        told = False
+        while True:
+            answer = self.ask("open", identifier, owner, str(silence_s))
+            if answer.exit_code == 0:
+                return
+            if answer.exit_code != _BUSY:
+                raise failed(self.name, "open a session", answer)
+            holder = text(answer.stdout).strip() or "somebody"
+            if time.monotonic() >= until:
+                fix = "wait for it, with --wait for longer; a session whose computer is gone ends by itself within a minute"
+                raise DeviceBusy(f"{self.name} is in use", why=f"by {holder}", fix=fix)
+            if not told and on_wait is not None:
+                on_wait(holder)
+                told = True
+            time.sleep(1.0)
+
+
+def _checked(device: str, answer: Finished, action: str) -> str:
+    if answer.exit_code != 0:
+        raise failed(device, action, answer)
+    return text(answer.stdout)
