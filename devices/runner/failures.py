@@ -1,0 +1,27 @@
+"""What ends a run before its time, as the ``error`` event says it."""
+
+from __future__ import annotations
+
+import re
+
+KINDS = ("load", "run", "memory", "missing_runtime", "bad_job", "fallback")
+_MEMORY = re.compile(r"bad_?alloc|out of memory|can't allocate memory|failed to allocate|not enough memory", re.IGNORECASE)
+
+
+class Failure(Exception):
+    """A failure of one of ``KINDS``."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        assert kind in KINDS
+        self.kind = kind
+        super().__init__(message)
+
+
+def failure_from(error: BaseException, kind: str) -> Failure:
+    """``error`` as a failure of ``kind``, or of kind ``memory`` where a runtime says in its own words that memory ran out."""
+    if isinstance(error, Failure):
+        return error
+    message = str(error) or type(error).__name__
+    if isinstance(error, MemoryError) or _MEMORY.search(message):
+        kind = "memory"
+    return Failure(kind, f"{type(error).__name__}: {message}")
