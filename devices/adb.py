@@ -1,0 +1,86 @@
+"""Android devices: ``adb://HOST:PORT`` talks to the device's daemon itself, ``adb://SERIAL`` goes through the ADB server."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
+
+from edgeopt.devices import adb_commands, adb_sync
+from edgeopt.devices.adb_streams import Connection
+from edgeopt.devices.base import MAX_OUTPUT_BYTES, Ask, Finished, OnBytes, OnOutput, Transport
+from edgeopt.devices.drain import Drain
+from edgeopt.errors import MissingExtra, UsageError
+
+_URL = re.compile(r"adb://(?P<name>\[[0-9A-Fa-f:.%\w]+\]|[\w.\-]+)(?::(?P<port>\d{1,5}))?/?")
+
+
+class AdbTransport:
+    """One Android device, as :class:`edgeopt.devices.base.Transport` asks. Streams are independent, so threads may share it."""
+
+    can_resume = False
+
+    def __init__(self, url: str, connection: Connection) -> None:
+        self.url, self._connection = url, connection
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        timeout_s: float,
+        on_output: OnOutput | None = None,
+        limit: int = MAX_OUTPUT_BYTES,
+    ) -> Finished:
+        """See Transport. Before Android 7 the standard error is part of ``stdout``."""
+        drain = Drain(command, timeout_s=timeout_s, limit=limit, on_output=on_output)
+        return adb_commands.run(self._connection, self.url, command, drain)
+
+    def send(self, source: BinaryIO, remote: str, *, offset: int = 0, on_bytes: OnBytes | None = None) -> None:
+        """See Transport. A file is there in full or not at all, so that there is nothing to resume: ``offset`` is 0."""
+        if offset:
+            raise ValueError("ADB writes whole files only")
+        adb_sync.send(self._connection, self.url, source, remote, on_bytes)
+
+    def fetch(self, remote: str, sink: BinaryIO, *, limit: int) -> None:
+        """See Transport."""
+        adb_sync.fetch(self._connection, self.url, remote, sink, limit)
+
+    def close(self) -> None:
+        """See Transport."""
+        self._connection.close()
+
+
+def connect(url: str, ask: Ask) -> Transport:
+    """The device at ``url``. ``ask`` is not used: ADB knows keys only, and its keys have no passphrases.
+
+    A device at an address that wants TLS (wireless debugging) is reached through the ADB server, if that has it already.
+    Raises UsageError for another kind of URL, Unreachable or NotAuthorized where the device does not let us in, MissingExtra.
+    """
+    found = _URL.fullmatch(url)
+    if not found or (found["port"] and not 0 < int(found["port"]) < 65536):
+        raise UsageError(f"{url!r} is no ADB device", fix="write adb://HOST:PORT, or adb://SERIAL as `adb devices` shows it")
+    try:
+        opened = _connector(found["name"], found["port"], url.rstrip("/"))
+        return AdbTransport(url.rstrip("/"), opened())
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            "ADB devices need packages that are not installed", why=str(error), fix="pip install 'edgeopt[devices]'"
+        ) from error
+
+
+def _connector(name: str, port: str | None, url: str) -> Callable[[], Connection]:
+    # The libraries are imported only where a device is used.
+    if port is None:
+        from edgeopt.devices.adb_server import ServerConnection
+
+        return lambda: ServerConnection(name, url)
+    from edgeopt.devices import adb_direct, adb_server
+
+    def direct() -> Connection:
+        try:
+            return adb_direct.connect(name.strip("[]"), int(port), url)
+        except adb_direct.NeedsTls:
+            serial = f"{name}:{port}"
+            if adb_server.is_running() and any(device.serial == serial for device in adb_server.listed()):
+                return adb_server.ServerConnection(serial, url)
+            raise
+
+    return direct

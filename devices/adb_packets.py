@@ -1,0 +1,110 @@
+"""ADB's packets on a socket: 24 bytes of header (command, two arguments, length, checksum, magic), then the data.
+
+Format: packages/modules/adb/protocol.txt of the Android source. Constants and the checksum are adb-shell's; its own transport
+is not used, because it ignores partial writes and cannot have two streams read at once.
+"""
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
+
+from adb_shell import constants
+from adb_shell.adb_message import checksum
+
+from edgeopt.devices.adb_streams import DEAD_S, lost, nonsense
+
+OLD_VERSION = 0x01000000
+VERSION = 0x01000001
+"""From this version on (Android 9) nobody computes checksums."""
+MAX_DATA = 1024 * 1024
+_TICK_S = 1.0
+
+
+class Packet(NamedTuple):
+    """One message. ``arg0`` is the sender's number of the stream, ``arg1`` the receiver's, but for CNXN and AUTH."""
+
+    command: bytes
+    arg0: int
+    arg1: int
+    data: bytes
+
+
+class PacketSocket:
+    """Packets over ``link``, which it owns. One thread may receive while others send."""
+
+    def __init__(self, link: socket.socket, url: str) -> None:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        link.settimeout(_TICK_S)
+        self.url, self.checksums = url, True
+        self._link, self._sending = link, threading.Lock()
+        self.heard = time.monotonic()
+        """When the device was last heard of."""
+
+    def send(self, command: bytes, arg0: int, arg1: int, data: bytes = b"", *, wait: bool = True) -> bool:
+        """Sends a packet; ``wait=False``: only where no other thread sends just now. Returns whether it was sent."""
+        if not self._sending.acquire(blocking=wait):
+            return False
+        try:
+            number = int.from_bytes(command, "little")
+            check = checksum(data) if self.checksums else 0
+            head = struct.pack(constants.MESSAGE_FORMAT, number, arg0, arg1, len(data), check, number ^ 0xFFFFFFFF)
+            self._send_all(head + data)
+            return True
+        except OSError as error:
+            raise lost(self.url, str(error)) from error
+        finally:
+            self._sending.release()
+
+    def receive(self, on_wait: Callable[[], None]) -> Packet:
+        """The next packet; calls ``on_wait`` at least once a second while it is not whole. Raises LinkLost, BadAnswer."""
+        head = self._receive_exactly(constants.MESSAGE_SIZE, on_wait)
+        command, arg0, arg1, length, check, magic = struct.unpack(constants.MESSAGE_FORMAT, head)
+        if magic != command ^ 0xFFFFFFFF or length > MAX_DATA:
+            raise nonsense(self.url, "sent bytes that are no packet")
+        data = self._receive_exactly(length, on_wait)
+        if self.checksums and check and check != checksum(data):
+            raise nonsense(self.url, "sent a packet with a wrong checksum")
+        return Packet(command.to_bytes(4, "little"), arg0, arg1, data)
+
+    def close(self) -> None:
+        """Wakes whoever sends or receives, with LinkLost."""
+        with suppress(OSError):  # the other side was faster
+            self._link.shutdown(socket.SHUT_RDWR)
+        self._link.close()
+
+    def _send_all(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                sent = self._link.send(view)
+            except TimeoutError:
+                if time.monotonic() - self.heard > DEAD_S:
+                    raise lost(self.url, f"it has taken nothing for {DEAD_S:.0f} s") from None
+                continue
+            # Only the rest of a packet says that the other side takes bytes: the first of it may lie in a buffer here.
+            if len(view) < len(data):
+                self.heard = time.monotonic()
+            view = view[sent:]
+
+    def _receive_exactly(self, length: int, on_wait: Callable[[], None]) -> bytes:
+        data = bytearray(length)
+        view = memoryview(data)
+        while view:
+            try:
+                count = self._link.recv_into(view)
+            except TimeoutError:
+                on_wait()
+                continue
+            except OSError as error:
+                raise lost(self.url, str(error)) from error
+            if not count:
+                raise lost(self.url, "the device closed it")
+            self.heard = time.monotonic()
+            view = view[count:]
+            if view:
+                on_wait()  # here too: a device that sends a byte now and then is not to hold anybody for ever
+        return bytes(data)

@@ -1,0 +1,370 @@
+"""An adbd for the tests: the daemon's wire protocol on a real socket, with real RSA checks, and faults to order.
+
+    with Adbd(root=folder, prefix=["chroot", folder]) as adbd:
+        connect(f"adb://{adbd.address}", ask)
+
+Protocol: packages/modules/adb/protocol.txt and daemon/auth.cpp of the Android source. Services stand in adbd_services.py.
+"""
+
+import base64
+import os
+import secrets
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import padding, utils
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
+from cryptography.hazmat.primitives.hashes import SHA1
+
+SKIPS_CHECKSUMS = 0x01000001
+CHECKS_SUMS = 0x01000000
+MIB = 1024 * 1024
+FEATURES = ("shell_v2", "cmd", "stat_v2", "fixed_push_mkdir")
+
+
+@dataclass
+class Faults:
+    """What goes wrong. Each may be set while connections are open."""
+
+    cut_after_received: int | None = None
+    """Bytes taken from a client, over all connections, after which every link is cut."""
+    cut_after_sent: int | None = None
+    silent: threading.Event = field(default_factory=threading.Event)
+    """Links stay open, and nothing is read or written any more."""
+    bytes_per_second: float | None = None
+    """How fast the daemon reads."""
+    full_after: int | None = None
+    """Bytes of a file after which the disk is full."""
+    garbage: bool = False
+    """Answers with bytes that are no packets."""
+    rude: bool = False
+    """Sends without waiting for the other side's consent."""
+
+
+class Cut(Exception):
+    """The link of this connection is no more."""
+
+
+class Adbd:
+    """One device. File paths are resolved below ``root``; commands run as ``[*prefix, "sh", "-c", COMMAND]``.
+
+    ``keys``: public keys (the text of adbkey.pub) that may connect; None lets everybody in, as an emulator does.
+    """
+
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        prefix: Sequence[str] = (),
+        *,
+        keys: Sequence[bytes] | None = None,
+        version: int = SKIPS_CHECKSUMS,
+        maxdata: int = MIB,
+        features: Sequence[str] = FEATURES,
+        state: str = "device",
+        tls: bool = False,
+    ) -> None:
+        self.root, self.prefix = root, list(prefix)
+        self.version, self.maxdata, self.features, self.state, self.tls = version, maxdata, tuple(features), state, tls
+        self.keys = None if keys is None else [public_key(key) for key in keys]
+        self.faults = Faults()
+        self.offered: list[bytes] = []
+        self.received = self.sent = 0
+        self.services: list[str] = []
+        self.mark = f"EDGEOPT_ADBD={secrets.token_hex(8)}"
+        self._accepted = threading.Event()
+        self._connections: set[_Connection] = set()
+        self._lock = threading.Lock()
+        self._listener = self._listen(0)
+        self.port: int = self._listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_listening()
+        self.cut()
+        self.kill_processes()
+
+    def accept_offered(self) -> None:
+        """The user taps "Allow": the keys that clients have offered may connect, waiting ones at once."""
+        assert self.keys is not None
+        self.keys += [public_key(key) for key in self.offered]
+        self._accepted.set()
+
+    def cut(self) -> None:
+        """Every link ends at once, without a goodbye."""
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            connection.cut()
+        for connection in connections:
+            connection.join()
+
+    def reboot(self, down_s: float = 0.2) -> None:
+        """All links end, all processes die, nobody can connect for ``down_s`` seconds; files stay."""
+        self._stop_listening()
+        self.cut()
+        self.kill_processes()
+        time.sleep(down_s)
+        self._listener = self._listen(self.port)
+
+    def processes(self) -> list[int]:
+        """Processes that its commands left or still run, whatever session they moved to."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if self.mark.encode() in (folder / "environ").read_bytes() and (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+        return found
+
+    def kill_processes(self) -> None:
+        deadline = time.monotonic() + 10
+        while (left := self.processes()) and time.monotonic() < deadline:
+            for process in left:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.01)
+
+    def environment(self) -> dict[str, str]:
+        """Of its commands: what a shell needs, and the mark by which they are found again."""
+        name, value = self.mark.split("=")
+        return {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LC_ALL": "C", name: value}
+
+    def banner(self) -> bytes:
+        properties = "ro.product.name=emulated;ro.product.model=Emulated;ro.product.device=emulated"
+        features = f";features={','.join(self.features)}" if self.features else ";"
+        return f"{self.state}::{properties}{features}".encode()
+
+    def left(self, connection: "_Connection") -> None:
+        with self._lock:
+            self._connections.discard(connection)
+
+    def _listen(self, port: int) -> socket.socket:
+        listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._accept, args=(listener,), name="adbd", daemon=True).start()
+        return listener
+
+    def _stop_listening(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                link, _ = listener.accept()
+            except OSError:
+                return
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = _Connection(self, link, self._accepted)
+            with self._lock:
+                self._connections.add(connection)
+            connection.start()
+
+
+class Stream:
+    """The daemon's end of one stream: what a service reads from and writes to."""
+
+    def __init__(self, connection: "_Connection", number: int, peer: int) -> None:
+        self.number, self.peer, self.ended = number, peer, False
+        self._connection, self._changed = connection, threading.Condition()
+        self._inbox: list[bytes] = []
+        self._may_write = True
+
+    def came(self, data: bytes) -> None:
+        with self._changed:
+            self._inbox.append(data)
+            self._changed.notify_all()
+
+    def acknowledged(self) -> None:
+        with self._changed:
+            self._may_write = True
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        with self._changed:
+            self.ended = True
+            self._changed.notify_all()
+
+    def read(self) -> bytes:
+        """The next piece, which the client is then told of; empty when the client has closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._inbox or self.ended)
+            data = self._inbox.pop(0) if self._inbox else b""
+        if data:
+            self._connection.send(b"OKAY", self.number, self.peer)
+        return data
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        for start in range(0, len(view), self._connection.maxdata):
+            with self._changed:
+                self._changed.wait_for(lambda: self._may_write or self.ended)
+                if self.ended:
+                    raise Cut
+                self._may_write = self._connection.faults.rude
+            self._connection.send(b"WRTE", self.number, self.peer, bytes(view[start : start + self._connection.maxdata]))
+
+
+class _Connection(threading.Thread):
+    def __init__(self, adbd: Adbd, link: socket.socket, accepted: threading.Event) -> None:
+        super().__init__(name="adbd-link", daemon=True)
+        self.adbd, self.faults, self.maxdata = adbd, adbd.faults, adbd.maxdata
+        self._link, self._accepted, self._version = link, accepted, adbd.version
+        self._streams: dict[int, Stream] = {}
+        self._threads: list[threading.Thread] = []
+        self._writing = threading.Lock()
+        self._gone = threading.Event()
+        self._token = b""
+
+    def cut(self) -> None:
+        self._gone.set()
+        with suppress(OSError):
+            self._link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._link.shutdown(socket.SHUT_RDWR)
+
+    def run(self) -> None:
+        with suppress(Cut, OSError):
+            while True:
+                self._handle(*self._receive())
+        self._gone.set()
+        for stream in list(self._streams.values()):
+            stream.end()
+        self._link.close()
+        for thread in self._threads:
+            thread.join()
+        self.adbd.left(self)
+
+    def send(self, command: bytes, arg0: int, arg1: int, data: bytes = b"") -> None:
+        number = int.from_bytes(command, "little")
+        check = 0 if self._version >= SKIPS_CHECKSUMS else sum(data) & 0xFFFFFFFF
+        packet = struct.pack("<6I", number, arg0, arg1, len(data), check, number ^ 0xFFFFFFFF) + data
+        self._hold()
+        with self._writing:
+            self.adbd.sent += len(packet)
+            after = self.faults.cut_after_sent
+            try:
+                if after is not None and self.adbd.sent > after:
+                    self._link.sendall(packet[: len(packet) // 2])
+                    self.cut()
+                    raise Cut
+                self._link.sendall(secrets.token_bytes(len(packet) + 24) if self.faults.garbage else packet)
+            except OSError as error:
+                raise Cut from error
+
+    def _hold(self) -> None:
+        while self.faults.silent.is_set() and not self._gone.is_set():
+            time.sleep(0.01)
+        if self._gone.is_set():
+            raise Cut
+
+    def _receive(self) -> tuple[bytes, int, int, bytes]:
+        command, arg0, arg1, length, check, magic = struct.unpack("<6I", self._exactly(24))
+        assert magic == command ^ 0xFFFFFFFF, "the magic number is wrong"
+        assert length <= self.maxdata, f"{length} bytes, more than was agreed on"
+        data = self._exactly(length)
+        if self._version < SKIPS_CHECKSUMS:
+            assert check == sum(data) & 0xFFFFFFFF, "the checksum is wrong"
+        return command.to_bytes(4, "little"), arg0, arg1, data
+
+    def _exactly(self, length: int) -> bytes:
+        data = bytearray(length)
+        view = memoryview(data)
+        while view:
+            self._hold()
+            rate = self.faults.bytes_per_second
+            count = self._link.recv_into(view if rate is None else view[: max(1, int(rate / 20))])
+            if not count:
+                raise Cut
+            view = view[count:]
+            self.adbd.received += count
+            if rate is not None:
+                time.sleep(count / rate)
+            after = self.faults.cut_after_received
+            if after is not None and self.adbd.received > after:
+                self.cut()
+                raise Cut
+        return bytes(data)
+
+    def _handle(self, command: bytes, arg0: int, arg1: int, data: bytes) -> None:
+        if command == b"CNXN":
+            self.maxdata, self._version = min(arg1, self.maxdata), min(arg0, self.adbd.version)
+            self._greet()
+        elif command == b"AUTH":
+            self._authenticate(arg0, data)
+        elif command == b"OPEN":
+            self._open(arg0, data.rstrip(b"\0").decode("utf-8", "surrogateescape"))
+        elif stream := self._streams.get(arg1):
+            if command == b"OKAY":
+                stream.acknowledged()
+            elif command == b"WRTE":
+                stream.came(data)
+            elif command == b"CLSE":
+                stream.end()
+
+    def _greet(self) -> None:
+        if self.adbd.tls:
+            self.send(b"STLS", 0x01000000, 0)
+        elif self.adbd.keys is None:
+            self.send(b"CNXN", self.adbd.version, self.adbd.maxdata, self.adbd.banner())
+        else:
+            self._token = secrets.token_bytes(20)
+            self.send(b"AUTH", 1, 0, self._token)
+
+    def _authenticate(self, kind: int, data: bytes) -> None:
+        keys = self.adbd.keys or []
+        if kind == 3:  # the public key: now the user is asked
+            self.adbd.offered.append(data.rstrip(b"\0"))
+            while not self._accepted.wait(0.01):
+                if self._gone.is_set():
+                    raise Cut
+            self.send(b"CNXN", self.adbd.version, self.adbd.maxdata, self.adbd.banner())
+        elif kind == 2 and any(_verifies(key, data, self._token) for key in keys):
+            self.send(b"CNXN", self.adbd.version, self.adbd.maxdata, self.adbd.banner())
+        else:
+            self._greet()
+
+    def _open(self, peer: int, name: str) -> None:
+        from tests.devices.adbd_services import service
+
+        self.adbd.services.append(name)
+        serve = service(self.adbd, name)
+        if serve is None:
+            return self.send(b"CLSE", 0, peer)
+        stream = self._streams[peer] = Stream(self, peer, peer)
+
+        def work() -> None:
+            with suppress(Cut):
+                self.send(b"OKAY", stream.number, peer)
+                serve(stream)
+                self.send(b"CLSE", stream.number, peer)
+            self._streams.pop(peer, None)
+
+        thread = threading.Thread(target=work, name=f"adbd {name[:20]}", daemon=True)
+        self._threads = [*(other for other in self._threads if other.is_alive()), thread]
+        thread.start()
+
+
+def public_key(text: bytes) -> RSAPublicNumbers:
+    """The key in ``adbkey.pub`` (android_pubkey.c: words, n0inv, modulus and R squared little-endian, exponent)."""
+    words, _, modulus, _, exponent = struct.unpack("<LL256s256sL", base64.b64decode(text.split()[0]))
+    assert words == 64
+    return RSAPublicNumbers(exponent, int.from_bytes(modulus, "little"))
+
+
+def _verifies(key: RSAPublicNumbers, signature: bytes, token: bytes) -> bool:
+    try:
+        key.public_key().verify(signature, token, padding.PKCS1v15(), utils.Prehashed(SHA1()))
+    except InvalidSignature:
+        return False
+    return True
