@@ -1,0 +1,198 @@
+"""Showing an SSH server who we are: keys of the agent, key files, then what the user is asked for, in OpenSSH's order."""
+
+import base64
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import paramiko
+from paramiko.agent import AgentSSH
+
+from edgeopt.devices.base import Ask
+from edgeopt.devices.ssh_config import DEFAULT_PORT, Settings
+from edgeopt.devices.ssh_hosts import fingerprint
+from edgeopt.errors import NotAuthorized
+
+PROMPTS = 3
+"""How often a secret is asked for, as OpenSSH's NumberOfPasswordPrompts."""
+_KEY_CLASSES = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
+
+
+def authenticate(transport: paramiko.Transport, settings: Settings, ask: Ask | None) -> None:
+    """Raises NotAuthorized with what was tried, and with the command that gives the server a key."""
+    attempt = _Attempt(transport, settings, ask)
+    try:
+        with _agent(settings.agent) as agent:
+            done = attempt.nothing() or attempt.keys(agent) or attempt.prompts()
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        raise attempt.refused(f"the server ended the attempt: {error or 'it hung up'}") from error
+    if not done:
+        raise attempt.refused("")
+
+
+@contextmanager
+def _agent(path: str | None) -> Iterator[AgentSSH]:
+    """The agent at ``path``: paramiko's own looks only at SSH_AUTH_SOCK. An agent that does not answer has no keys."""
+    agent = AgentSSH()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        if path is not None:
+            with suppress(OSError, paramiko.SSHException):
+                connection.connect(path)
+                agent._connect(connection)
+        yield agent
+
+
+@dataclass(slots=True)
+class _Attempt:
+    transport: paramiko.Transport
+    settings: Settings
+    ask: Ask | None
+    methods: set[str] = field(default_factory=lambda: {"publickey", "keyboard-interactive", "password"})
+    """Those that the server still accepts."""
+    tried: list[str] = field(default_factory=list)
+
+    def nothing(self) -> bool:
+        """Asks which methods there are; a server may let in everybody."""
+        try:
+            self.transport.auth_none(self.settings.user)
+        except paramiko.BadAuthenticationType as error:
+            self.methods = set(error.allowed_types)
+            return False
+        except paramiko.AuthenticationException:
+            return False
+        return True
+
+    def keys(self, agent: AgentSSH) -> bool:
+        return any(self._key(name, key) for name, key in self._candidates(agent))
+
+    def prompts(self) -> bool:
+        if self.ask is None:
+            return False
+        return self._interactive(self.ask) or self._password(self.ask)
+
+    def refused(self, why: str) -> NotAuthorized:
+        tried = f"tried: {', '.join(self.tried) or 'nothing, since there is no key here'}"
+        accepted = f"the server accepts: {', '.join(sorted(self.methods)) or 'nothing'}"
+        port = "" if self.settings.port == DEFAULT_PORT else f"-p {self.settings.port} "
+        copy = f"ssh-copy-id {port}{self.settings.user}@{self.settings.host}"
+        fix = (
+            f"add a public key to ~/.ssh/authorized_keys there ({copy}), or name the right key in ~/.ssh/config (IdentityFile)"
+        )
+        if len(self.tried) > PROMPTS and "ended" in why:
+            fix = "the server counts every key as an attempt: name the right one with IdentityFile and set IdentitiesOnly yes"
+        why = "; ".join(part for part in (why, tried, accepted) if part)
+        return NotAuthorized(f"{self.settings} lets nobody in with what there is here", why=why, fix=fix)
+
+    def _key(self, name: str, key: paramiko.PKey) -> bool:
+        if "publickey" not in self.methods:
+            return False
+        self.tried.append(f"{name} ({fingerprint(key.asbytes())})")
+        try:
+            return self._passed(self.transport.auth_publickey(self.settings.user, key))
+        except paramiko.BadAuthenticationType as error:
+            self.methods = set(error.allowed_types)
+        except paramiko.AuthenticationException:
+            pass
+        return False
+
+    def _passed(self, further: list[str]) -> bool:
+        """A server may want a second factor: then the first was right and these methods are left."""
+        if further:
+            self.methods = set(further)
+        return not further
+
+    def _candidates(self, agent: AgentSSH) -> Iterator[tuple[str, paramiko.PKey]]:
+        """The agent's keys that files here name, its other ones, files without a passphrase, and those that need one."""
+        files = [path for path in self.settings.identities if path.is_file()]
+        named = {blob for path in self.settings.identities if (blob := _public_blob(path))}
+        held = agent.get_keys()
+        yield from (("a key of the agent", key) for key in held if key.asbytes() in named)
+        if not self.settings.identities_only:
+            yield from (("a key of the agent", key) for key in held if key.asbytes() not in named)
+        blobs = {key.asbytes() for key in held}
+        locked = []
+        for path in files:
+            if _public_blob(path) in blobs:
+                continue
+            try:
+                if key := self._load(path, None):
+                    yield str(path), key
+            except paramiko.PasswordRequiredException:
+                locked.append(path)
+        for path in locked:
+            if key := self._unlock(path):
+                yield str(path), key
+
+    def _unlock(self, path: Path) -> paramiko.PKey | None:
+        for _ in range(PROMPTS if self.ask and "publickey" in self.methods else 0):
+            assert self.ask is not None
+            passphrase = self.ask(f"passphrase of the key {path}")
+            if passphrase and (key := self._load(path, passphrase)):
+                return key
+        self.tried.append(f"{path} (locked: no passphrase, or a wrong one)")
+        return None
+
+    def _load(self, path: Path, passphrase: str | None) -> paramiko.PKey | None:
+        """None where no kind of key fits. Raises PasswordRequiredException without a passphrase that it needs."""
+        for key_class in _KEY_CLASSES:
+            try:
+                key = key_class.from_private_key_file(str(path), passphrase)
+            except paramiko.PasswordRequiredException:
+                raise
+            except (paramiko.SSHException, ValueError, TypeError, OSError):
+                continue
+            return key
+        if passphrase is None:
+            self.tried.append(f"{path} (unreadable, or of a kind that paramiko does not know)")
+        return None
+
+    def _interactive(self, ask: Ask) -> bool:
+        asked: list[str] = []
+
+        def answer(title: str, instructions: str, fields: list[tuple[str, bool]]) -> list[str]:
+            asked.extend(prompt for prompt, _ in fields)
+            return [ask(f"{self.settings}: {prompt.strip()}") for prompt, _ in fields]
+
+        for _ in range(PROMPTS):
+            if "keyboard-interactive" not in self.methods:
+                break
+            asked.clear()
+            self.tried.append("answers to the server's questions")
+            try:
+                if self._passed(self.transport.auth_interactive(self.settings.user, answer)):
+                    return True
+            except paramiko.BadAuthenticationType as error:
+                self.methods = set(error.allowed_types)
+            except paramiko.AuthenticationException:
+                if not asked:
+                    break
+        return False
+
+    def _password(self, ask: Ask) -> bool:
+        for _ in range(PROMPTS):
+            if "password" not in self.methods or "answers to the server's questions" in self.tried[-1:]:
+                break
+            self.tried.append("a password")
+            try:
+                password = ask(f"password of {self.settings}")
+                if self._passed(self.transport.auth_password(self.settings.user, password, fallback=False)):
+                    return True
+            except paramiko.BadAuthenticationType as error:
+                self.methods = set(error.allowed_types)
+            except paramiko.AuthenticationException:
+                continue
+        return False
+
+
+def _public_blob(path: Path) -> bytes | None:
+    """The public key beside a private one (or itself, where IdentityFile names it), to find it in the agent."""
+    for file in (path.with_name(f"{path.name}.pub"), path):
+        try:
+            fields = file.read_text(encoding="ascii").split()
+            if len(fields) >= 2 and not fields[0].startswith("-"):
+                return base64.b64decode(fields[1], validate=True)
+        except (OSError, ValueError):
+            continue
+    return None
