@@ -141,7 +141,7 @@ class Measurement:
         return "max_samples" if runs >= MAX_SAMPLES else None
 
     def _chunk(self, call: Call, span_ns: int, limit: int, before: int) -> tuple[list[int], dict[str, int | None]]:
-        """Timed runs and what they took of the CPU, then, outside of them, a look at memory. ``before``: runs of the last chunk."""
+        """Timed runs, and what they took of the CPU; then a look at memory. ``before``: runs of the chunk before."""
         if before >= SETTLE_FROM:
             call()
         cpu_ns, switches = time.process_time_ns(), _forced_switches()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Iterable
+
 FAST, SLOW = 0.1, 0.005
 CLOSE = 0.04
 MIN_CLOSE_RUNS = 40
@@ -37,3 +39,12 @@ class WarmUp:
             self._close_runs = self._close_runs + 1 if close else 0
         self.stable = self._close_runs > MIN_CLOSE_RUNS and self.runs >= MIN_RUNS and self.total_ns >= MIN_NS
         return self.stable or self.total_ns >= self._max_ns
+
+
+def warm_up_end(durations_ns: Iterable[int], max_ns: int) -> tuple[int, bool] | None:
+    """The runs that a recorded warm-up took and whether it was stable then; None where the series ends before."""
+    detector = WarmUp(max_ns)
+    for duration in durations_ns:
+        if detector.over(duration):
+            return detector.runs, detector.stable
+    return None
