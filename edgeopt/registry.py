@@ -1,7 +1,8 @@
 """One registry: a name maps to ``module:attribute`` and the extra that installs what it needs; imported on first use.
 
-Other packages add formats through the entry points ``edgeopt.converters``: the entry point's name is the format's, and its
-value a class without arguments that satisfies :class:`edgeopt.converters.interface.Converter`.
+Other packages add to it through entry points: a format's name and a class without arguments that satisfies
+:class:`edgeopt.converters.interface.Converter` (``edgeopt.converters``); a device URL's scheme and a function
+``connect(url, ask)`` that gives an :class:`edgeopt.devices.base.Transport` (``edgeopt.devices``).
 """
 
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from edgeopt.errors import ConfigError, MissingExtra, UnknownName, did_you_mean
 
 if TYPE_CHECKING:
     from edgeopt.converters.interface import Converter
+    from edgeopt.devices.base import Ask, Transport
 
 ENTRY_POINTS = "edgeopt.converters"
+DEVICE_ENTRY_POINTS = "edgeopt.devices"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,14 @@ _CONVERTERS = {
     "pt2": Entry(location="edgeopt.converters.pt2:Pt2Converter", extra="torch", requires=("torch", "torchao")),
 }
 
+LOCAL = "local"
+"""The one device URL that is its scheme alone."""
+_DEVICES = {
+    LOCAL: Entry(location="edgeopt.devices.local:connect"),
+    "ssh": Entry(location="edgeopt.devices.ssh:connect", extra="devices", requires=("paramiko",)),
+    "adb": Entry(location="edgeopt.devices.adb:connect", extra="devices", requires=("adb_shell", "adbutils")),
+}
+
 
 def formats() -> tuple[str, ...]:
     """Every known format, sorted: the built-in ones and those of other packages."""
@@ -64,38 +75,81 @@ def converter(format_name: str) -> "Converter":
         fix = did_you_mean(format_name, known) or "use one of these"
         raise UnknownName(f"there is no format {format_name!r}", why=why, fix=fix)
     entry = known[format_name]
-    missing = [name for name in entry.requires if find_spec(name) is None]
-    if missing:
-        raise _missing(format_name, entry, f"not installed: {', '.join(missing)}")
-    instance: Converter = _load(format_name, entry)()
+    thing = _Thing(format_name, "format", "made")
+    _require(thing, entry)
+    instance: Converter = _load(thing, entry)()
     return instance
+
+
+def schemes() -> tuple[str, ...]:
+    """The schemes of every known kind of device, sorted: the built-in ones and those of other packages."""
+    return tuple(sorted(_devices()))
+
+
+def transport(url: str, ask: "Ask | None" = None) -> "Transport":
+    """A connection to the device at ``url`` (``local``, ``ssh://...``, ``adb://...``); ``ask`` asks the user for a secret.
+
+    Raises UnknownName with the known schemes, MissingExtra and ConfigError as :func:`converter` does, and what connecting does.
+    """
+    known = _devices()
+    scheme = url.partition("://")[0]
+    if scheme not in known:
+        why = f"a device's URL is one of: {', '.join(name if name == LOCAL else f'{name}://...' for name in sorted(known))}"
+        fix = did_you_mean(scheme, known) or "use one of these, or the name of a device in devices.toml"
+        raise UnknownName(f"there is no kind of device {scheme!r}", why=why, fix=fix)
+    thing = _Thing(scheme, "kind of device", "reached")
+    _require(thing, known[scheme])
+    connected: Transport = _load(thing, known[scheme])(url, ask)
+    return connected
+
+
+@dataclass(frozen=True, slots=True)
+class _Thing:
+    """How messages speak of a name: ``the format 'onnx' cannot be made here``."""
+
+    name: str
+    kind: str
+    done: str
+
+    def __str__(self) -> str:
+        return f"the {self.kind} {self.name!r}"
 
 
 def _converters() -> dict[str, Entry]:
     """Built-in formats win over other packages' of the same name: an installed package cannot replace them unseen."""
-    offered = {point.name: Entry(location=point.value) for point in entry_points(group=ENTRY_POINTS)}
-    return offered | _CONVERTERS
+    return _offered(ENTRY_POINTS) | _CONVERTERS
 
 
-def _load(name: str, entry: Entry) -> Any:
+def _devices() -> dict[str, Entry]:
+    return _offered(DEVICE_ENTRY_POINTS) | _DEVICES
+
+
+def _offered(group: str) -> dict[str, Entry]:
+    return {point.name: Entry(location=point.value) for point in entry_points(group=group)}
+
+
+def _require(thing: _Thing, entry: Entry) -> None:
+    missing = [name for name in entry.requires if find_spec(name) is None]
+    if missing:
+        raise _missing(thing, entry, f"not installed: {', '.join(missing)}")
+
+
+def _load(thing: _Thing, entry: Entry) -> Any:
     module, _, attribute = entry.location.partition(":")
     try:
         return getattr(import_module(module), attribute)
     except ImportError as error:
         if entry.extra and not (error.name or "").startswith("edgeopt"):
-            raise _missing(name, entry, str(error)) from error
-        raise _broken(name, entry, error) from error
+            raise _missing(thing, entry, str(error)) from error
+        raise _broken(thing, entry, error) from error
     except AttributeError as error:
-        raise _broken(name, entry, error) from error
+        raise _broken(thing, entry, error) from error
 
 
-def _missing(name: str, entry: Entry, why: str) -> MissingExtra:
-    return MissingExtra(f"the format {name!r} cannot be made here", why=why, fix=f"pip install 'edgeopt[{entry.extra}]'")
+def _missing(thing: _Thing, entry: Entry, why: str) -> MissingExtra:
+    return MissingExtra(f"{thing} cannot be {thing.done} here", why=why, fix=f"pip install 'edgeopt[{entry.extra}]'")
 
 
-def _broken(name: str, entry: Entry, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"the format {name!r} cannot be loaded",
-        why=f"{entry.location}: {error}",
-        fix="repair or uninstall the package that offers it",
-    )
+def _broken(thing: _Thing, entry: Entry, error: Exception) -> ConfigError:
+    fix = "repair or uninstall the package that offers it"
+    return ConfigError(f"{thing} cannot be loaded", why=f"{entry.location}: {error}", fix=fix)

@@ -1,4 +1,4 @@
-"""The registry: names, what is missing, and formats that other packages offer."""
+"""The registry: names, what is missing, and formats and kinds of devices that other packages offer."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from edgeopt import registry
 from edgeopt.errors import ConfigError, MissingExtra, UnknownName
 
-CONVERTER = "class Mine:\n    suffix = '.mine'\n    runs_here = False\n"
+CONVERTER = "class Mine:\n    suffix = '.mine'\n    runs_here = False\n\ndef connect(url, ask):\n    return url\n"
 
 
 @pytest.fixture
@@ -19,6 +19,12 @@ def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = "offers_format:Mine"
     points = {"mine": mine, "onnx": mine, "lost": "offers_format:Nothing", "nowhere": "no_such_module_here:A"}
     lines = ["[edgeopt.converters]", *(f"{name} = {value}" for name, value in points.items())]
+    lines += [
+        "[edgeopt.devices]",
+        "serial = offers_format:connect",
+        "local = offers_format:connect",
+        "dead = offers_format:Nothing",
+    ]
     (info / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -57,3 +63,38 @@ def test_another_package_offers_a_format_but_cannot_replace_a_built_in_one() -> 
 def test_an_entry_point_that_leads_nowhere_is_said_to(name: str) -> None:
     with pytest.raises(ConfigError, match="cannot be loaded"):
         registry.converter(name)
+
+
+def test_local_is_a_device() -> None:
+    transport = registry.transport("local")
+    assert transport.run(["echo", "here"], timeout_s=10).stdout == b"here\n"
+    transport.close()
+
+
+@pytest.mark.parametrize("url", ["ssd://pi", "pi5", "", "://x"])
+def test_an_unknown_kind_of_device_lists_the_known_ones(url: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        registry.transport(url)
+    assert "adb://..., local, ssh://..." in str(caught.value)
+
+
+def test_a_mistyped_kind_of_device_gets_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'ssh'"):
+        registry.transport("shh://pi")
+
+
+def test_a_device_whose_library_is_missing_gives_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "find_spec", lambda name: None if name == "paramiko" else object())
+    with pytest.raises(MissingExtra) as caught:
+        registry.transport("ssh://pi")
+    assert "the kind of device 'ssh' cannot be reached here" in str(caught.value)
+    assert "pip install 'edgeopt[devices]'" in str(caught.value)
+
+
+@pytest.mark.usefixtures("other_package")
+def test_another_package_offers_a_kind_of_device_but_cannot_replace_a_built_in_one() -> None:
+    assert {"serial", "adb"} <= set(registry.schemes())
+    assert str(registry.transport("serial://x")) == "serial://x"
+    registry.transport("local").close()
+    with pytest.raises(ConfigError, match="the kind of device 'dead' cannot be loaded"):
+        registry.transport("dead://x")
