@@ -40,6 +40,7 @@ class Session:
     warnings: list[str] = field(default_factory=list)
     """What could not be cleared at the end, for the result to say."""
     _over: threading.Event = field(default_factory=threading.Event)
+    _ending: threading.Lock = field(default_factory=threading.Lock)
     _heart: threading.Thread | None = None
 
     @property
@@ -52,9 +53,22 @@ class Session:
         self._heart = threading.Thread(target=self._beat, name=f"beat {self.device.name}", daemon=True)
         self._heart.start()
 
+    @property
+    def over(self) -> bool:
+        """Whether :meth:`end` has been called."""
+        return self._over.is_set()
+
     def end(self) -> None:
-        """Clears the device. Where the link is gone the device does it by itself, which ``warnings`` then says."""
-        self._over.set()
+        """Clears the device, once; from any thread, which ends what still runs there.
+
+        Where the link is gone the device does it by itself, which ``warnings`` then says.
+        """
+        with self._ending:
+            if not self.over:
+                self._over.set()
+                self._clear()
+
+    def _clear(self) -> None:
         try:
             answer = self.device.ask("close", self.identifier)
             if kept := text(answer.stdout).strip():
@@ -102,10 +116,11 @@ class Session:
         self.device.transport.send(BytesIO(content), path)
         return path
 
-    def read(self, name: str, *, limit: int = MAX_FILE_BYTES) -> bytes:
-        """A file that a run has written into the session's folder."""
+    def read(self, path: str, *, limit: int = MAX_FILE_BYTES) -> bytes:
+        """A file that a run has written into the session's folder, or into a folder below it (``out/0.bin``)."""
         sink = BytesIO()
-        self.device.transport.fetch(f"{self.folder}/{_checked_name(name)}", sink, limit=limit)
+        below = "/".join(map(_checked_name, path.split("/")))
+        self.device.transport.fetch(f"{self.folder}/{below}", sink, limit=limit)
         return sink.getvalue()
 
     def run(

@@ -8,7 +8,10 @@ from edgeopt.core import data_class
 
 DEFAULT_TIMEOUT_S = 900.0
 
-Phase = Literal["capture", "calibrate", "plan", "quantize", "convert", "evaluate", "time", "write", "done", "failed", "skipped"]
+Phase = Literal[
+    "capture", "calibrate", "plan", "quantize", "convert", "evaluate", "time", "write", "done", "failed", "skipped",
+    "connect", "wait", "push", "measure",
+]  # fmt: skip
 
 
 @data_class
@@ -27,7 +30,7 @@ class Options:
 
 @data_class
 class Event:
-    """Progress of one subject: ``model`` or ``target/format``. ``fraction`` is done work in 0..1 where it is known."""
+    """Progress of one subject: ``model``, ``target/format``, a device. ``fraction`` is done work in 0..1 where it is known."""
 
     subject: str
     phase: Phase

@@ -1,0 +1,124 @@
+"""``devices.toml``: the devices that have a name. The project's own file (the current folder's) goes before the user's.
+
+[pi5]
+url = "ssh://pi@192.168.1.20"
+targets = ["arm-xnnpack", "arm-ort"]
+"""
+
+import os
+import re
+from dataclasses import field, fields
+from pathlib import Path
+from typing import Annotated
+
+import tomlkit
+from pydantic import Field, StrictStr, ValidationError
+from tomlkit.exceptions import TOMLKitError
+
+from edgeopt.core import data_class, from_data
+from edgeopt.errors import ConfigError, UnknownName, UsageError, did_you_mean
+from edgeopt.files import make_folder, write_atomic
+
+FILE_NAME = "devices.toml"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LOCAL = "local"
+
+Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+@data_class
+class DeviceSpec:
+    """One device: what exists and how to reach it. Behaviour is the transport's.
+
+    ``targets``: what it is there for; empty means everything it can run. ``python``: the Python there that has the runtimes.
+    ``root``: another private folder than the usual one. ``tools``: native benchmark tools on this computer, pushed when needed.
+    """
+
+    name: str
+    url: StrictStr
+    targets: tuple[Name, ...] = ()
+    python: StrictStr | None = None
+    root: StrictStr | None = None
+    tools: dict[str, StrictStr] = field(default_factory=dict)
+
+
+def user_file() -> Path:
+    """``edgeopt/devices.toml`` below ``$XDG_CONFIG_HOME`` or ``~/.config``."""
+    home = os.environ.get("XDG_CONFIG_HOME", "")
+    return (Path(home) if Path(home).is_absolute() else Path.home() / ".config") / "edgeopt" / FILE_NAME
+
+
+def known() -> dict[str, DeviceSpec]:
+    """Every device with a name, and ``local``. Raises ConfigError that names the file, the device and the key."""
+    found = {LOCAL: DeviceSpec(name=LOCAL, url=LOCAL)}
+    for path in (user_file(), Path(FILE_NAME)):
+        if path.is_file():
+            found |= _read(path)
+    return found
+
+
+def resolve(text: str) -> DeviceSpec:
+    """The device of that name, or the unnamed one of a URL such as ``ssh://pi@192.168.1.20``."""
+    if "://" in text:
+        return DeviceSpec(name=_name_for(text), url=text)
+    devices = known()
+    if text not in devices:
+        fix = did_you_mean(text, devices) or f"edgeopt devices add {text} ssh://USER@HOST, or give a URL"
+        raise UnknownName(f"there is no device {text!r}", why=f"known devices: {', '.join(sorted(devices))}", fix=fix)
+    return devices[text]
+
+
+def add(spec: DeviceSpec, path: Path | None = None) -> Path:
+    """Writes ``spec`` into ``path`` (the project's file where there is one, else the user's) and returns it.
+
+    The rest of the file stays as it is, comments included. Raises UsageError where the name is taken.
+    """
+    if not _NAME.fullmatch(spec.name) or spec.name == LOCAL:
+        raise UsageError(
+            f"{spec.name!r} cannot be a device's name", fix="use letters, digits, '.', '_' and '-'; local is this computer"
+        )
+    path = path or (Path(FILE_NAME) if Path(FILE_NAME).is_file() else user_file())
+    document = _document(path) if path.is_file() else tomlkit.document()
+    if spec.name in document:
+        raise UsageError(f"{path} already has a device {spec.name}", fix=f"choose another name, or edit {path}")
+    table = tomlkit.table()
+    table["url"] = spec.url
+    if spec.targets:
+        table["targets"] = list(spec.targets)
+    document[spec.name] = table
+    make_folder(path.parent)
+    write_atomic(path, tomlkit.dumps(document))
+    return path
+
+
+def _name_for(url: str) -> str:
+    """A short name for a URL, good for a folder: its host, and the port where one is given."""
+    place = url.partition("://")[2].rpartition("@")[2]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", place).strip("-.") or "device"
+
+
+def _document(path: Path) -> tomlkit.TOMLDocument:
+    try:
+        return tomlkit.parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read", why=str(error), fix="give a readable UTF-8 file") from error
+    except TOMLKitError as error:
+        raise ConfigError(f"{path} is not TOML", why=str(error), fix="correct that line") from error
+
+
+def _read(path: Path) -> dict[str, DeviceSpec]:
+    keys = [one.name for one in fields(DeviceSpec) if one.name != "name"]
+    found = {}
+    for name, table in _document(path).unwrap().items():
+        if not isinstance(table, dict) or not _NAME.fullmatch(name):
+            raise ConfigError(f"{path}: {name!r} is no device", fix=f'write [{_name_for(name)}] and below it url = "ssh://..."')
+        if unknown := [key for key in table if key not in keys]:
+            fix = did_you_mean(unknown[0], keys) or f"the keys are {', '.join(keys)}"
+            raise ConfigError(f"{path}: device {name} has an unknown key {unknown[0]!r}", fix=fix)
+        try:
+            found[name] = from_data(DeviceSpec, table | {"name": name})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"{path}: device {name}: {key} does not fit", why=first["msg"], fix=f"correct {key}") from error
+    return found

@@ -1,0 +1,98 @@
+"""The device's outputs against this computer's, and the user's ``evaluate`` fed by the device's own predictions.
+
+``evaluate`` runs twice: first here, which tells what it will ask for; all of that is computed on the device in one go; then
+again, with the device's answers. So it needs no conversation with the device, and no line of the user's code runs there.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from edgeopt import evaluation, verify
+from edgeopt.bench.artifacts import Runnable
+from edgeopt.bench.inputs import Array
+from edgeopt.bench.launch import Place
+from edgeopt.bench.types import Agreement
+from edgeopt.converters.values import from_artifact, to_artifact
+from edgeopt.core import TensorSpec
+from edgeopt.errors import EvaluationError
+from edgeopt.model import Evaluate
+
+BATCH_BYTES = 64 << 20
+"""Inputs of one go on the device: they stand on its disk."""
+
+Host = Callable[[tuple[Array, ...]], tuple[Array, ...]]
+"""The same artifact on this computer's runtime, or another one that stands in where that is not possible."""
+
+
+def agreement(runnable: Runnable, here: Sequence[tuple[Array, ...]], there: Sequence[Sequence[Array]]) -> Agreement:
+    """``there``: the artifact's own outputs on the device, for each sample; ``here``: what :data:`Host` gives for the same."""
+    found = [from_artifact(tuple(outputs), runnable.outputs) for outputs in there]
+    exact = all(
+        a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        for one, other in zip(here, found, strict=True)
+        for a, b in zip(one, other, strict=True)
+    )
+    reference, candidate = list(here), list(found)
+    return Agreement(
+        bit_exact=exact,
+        sqnr_db=verify.sqnr_db(reference, candidate),
+        max_abs_error=verify.max_abs_error(reference, candidate),
+        samples=len(found),
+    )
+
+
+def evaluated(
+    place: Place, runnable: Runnable, function: Evaluate, specs: tuple[TensorSpec, ...], host: Host, same_artifact: bool
+) -> tuple[dict[str, float], Agreement | None]:
+    """The user's numbers on the device, and how its predictions compare with ``host``'s where that runs the same artifact.
+
+    Raises EvaluationError where the function asks for other inputs the second time.
+    """
+    asked: dict[bytes, tuple[Array, ...]] = {}
+    answers: dict[bytes, tuple[Array, ...]] = {}
+
+    def record(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+        digest = _digest(arrays)
+        if digest not in asked:
+            asked[digest] = tuple(np.array(array) for array in arrays)
+            answers[digest] = host(arrays)
+        return answers[digest]
+
+    evaluation.evaluate(function, record, specs, "this computer")
+    there = _predictions(place, runnable, [to_artifact(arrays, runnable.inputs) for arrays in asked.values()])
+    device = dict(zip(asked, (from_artifact(tuple(outputs), runnable.outputs) for outputs in there), strict=True))
+
+    def replay(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+        try:
+            return device[_digest(arrays)]
+        except KeyError:
+            raise EvaluationError(
+                "evaluate asked for other inputs the second time", why="it ran once here, then on the device's answers",
+                fix="fix its random seed, and let no input depend on a prediction",
+            ) from None  # fmt: skip
+
+    numbers = evaluation.evaluate(function, replay, specs, place.session.device.name)
+    return numbers, agreement(runnable, list(answers.values()), there) if same_artifact else None
+
+
+def _predictions(place: Place, runnable: Runnable, samples: list[tuple[Array, ...]]) -> list[list[Array]]:
+    found: list[list[Array]] = []
+    batch: list[tuple[Array, ...]] = []
+    size = 0
+    for sample in samples:
+        batch.append(sample)
+        size += sum(array.nbytes for array in sample)
+        if size >= BATCH_BYTES:
+            found += place.predict(runnable, batch)
+            batch, size = [], 0
+    return found + (place.predict(runnable, batch) if batch else [])
+
+
+def _digest(arrays: tuple[Array, ...]) -> bytes:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()

@@ -1,0 +1,88 @@
+"""What there is to run: the artifacts of a bundle, or one bare file; and which of them a device is asked to run."""
+
+from pathlib import Path
+
+from edgeopt.bench.types import Subject
+from edgeopt.bundle import MANIFEST_NAME, Bundle
+from edgeopt.core import TWIN, Format, TensorSpec
+from edgeopt.devices.known import DeviceSpec
+from edgeopt.errors import ConfigError, ReferenceNotFound, UnknownName, did_you_mean
+from edgeopt.files import sha256_of, size_of
+
+SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite", ".mlpackage": "coreml", ".pt2": "pt2"}
+
+
+class Runnable:
+    """An artifact with its file and its interface: ``inputs`` and ``outputs`` are its own, with scale and zero point."""
+
+    def __init__(self, subject: Subject, path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        self.subject, self.path, self.inputs, self.outputs = subject, path, inputs, outputs
+
+    @property
+    def name(self) -> str:
+        """How progress and messages call it."""
+        return f"{self.subject.target}/{self.subject.format}" if self.subject.target else self.path.name
+
+
+def load(path: Path) -> list[Runnable]:
+    """Every artifact of the bundle in the folder ``path``, or the bare artifact ``path``. What failed in export is left out.
+
+    Raises ReferenceNotFound, or ConfigError where the bundle's files are not those of its manifest.
+    """
+    if (path / MANIFEST_NAME).is_file():
+        return _of_bundle(Bundle.load(path))
+    if not path.exists():
+        raise ReferenceNotFound(f"there is no {path}", fix="give a bundle's folder, or an .onnx, .tflite, .mlpackage or .pt2")
+    if path.suffix not in SUFFIXES:
+        why = "it has no manifest.json" if path.is_dir() else f"its name ends in {path.suffix!r}"
+        raise ConfigError(f"{path} is neither a bundle nor an artifact", why=why, fix=f"known artifacts: {', '.join(SUFFIXES)}")
+    return [_bare(path)]
+
+
+def selected(found: list[Runnable], targets: tuple[str, ...], device: DeviceSpec) -> list[Runnable]:
+    """What ``device`` is asked to run: the ``targets`` of the command line, else its own, with their fp32 twins; else all.
+
+    Artifacts with the same bytes are run once. Raises UnknownName for a target that the bundle does not have.
+    """
+    names = {one.subject.target for one in found}
+    for target in targets:
+        if target not in names:
+            fix = did_you_mean(target, names) or "export that target first"
+            raise UnknownName(f"the bundle has no target {target!r}", why=f"it has: {', '.join(sorted(names))}", fix=fix)
+    wanted = targets or tuple(name for name in device.targets if name in names)
+    chosen = [one for one in found if not wanted or not one.subject.target or one.subject.target in wanted]
+    formats = {one.subject.format for one in chosen}
+    if wanted:
+        chosen = [one for one in found if one in chosen or (one.subject.target == TWIN and one.subject.format in formats)]
+    unique = {(one.subject.sha256, one.subject.format): one for one in reversed(chosen)}
+    return [one for one in chosen if unique[one.subject.sha256, one.subject.format] is one]
+
+
+def _of_bundle(bundle: Bundle) -> list[Runnable]:
+    found = []
+    for result in bundle.manifest.results:
+        artifact = result.artifact
+        if result.status != "ok" or artifact is None:
+            continue
+        path = bundle.artifact_path(result)
+        if not path.exists() or sha256_of(path) != artifact.sha256:
+            why = "its SHA-256 is another" if path.exists() else "the file is missing"
+            raise ConfigError(f"{path} is not what the manifest says", why=why, fix="export again, or copy the whole bundle")
+        subject = Subject(
+            path=str(path), target=result.target, format=result.format, sha256=artifact.sha256, bytes=artifact.bytes,
+            scheme=result.plan.scheme.describe() if result.plan else "", calibrated=result.calibrated,
+        )  # fmt: skip
+        found.append(Runnable(subject, path, artifact.inputs, artifact.outputs))
+    if not found:
+        raise ConfigError(f"{bundle.path} has no artifact that could be run", fix="look at its manifest: every target failed")
+    return found
+
+
+def _bare(path: Path) -> Runnable:
+    from edgeopt import registry
+    from edgeopt.targets import loader
+
+    fmt = SUFFIXES[path.suffix]
+    inputs, outputs, _ = registry.converter(fmt).inspect(path, loader.load(TWIN))
+    subject = Subject(path=str(path), target="", format=fmt, sha256=sha256_of(path), bytes=size_of(path))
+    return Runnable(subject, path, inputs, outputs)

@@ -1,0 +1,39 @@
+"""Inputs to measure with: made here from an artifact's interface, the same everywhere and always."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.core import TensorSpec
+from edgeopt.errors import InputError
+
+Array = NDArray[np.generic]
+_SEED = 0
+_TOKENS = 100
+"""Integers that stand for themselves are indices most of the time: small ones fit every table."""
+
+
+def synthetic(specs: tuple[TensorSpec, ...]) -> tuple[Array, ...]:
+    """An array for each of ``specs``: floats from a normal distribution, quantized where the artifact takes integers.
+
+    Names such as ``attention_mask`` get ones: a mask of noise would hide most of the input from the model.
+    Raises InputError where a dimension is not fixed.
+    """
+    generator = np.random.default_rng(_SEED)
+    return tuple(_array(spec, generator) for spec in specs)
+
+
+def _array(spec: TensorSpec, generator: np.random.Generator) -> Array:
+    if any(size < 0 for size in spec.shape):
+        raise InputError(
+            f"input {spec.name} has no fixed shape", why=f"it is {list(spec.shape)}", fix="export with fixed shapes"
+        )
+    dtype = np.dtype(np.float32 if spec.dtype == "bfloat16" else spec.dtype)
+    if spec.scale is not None:
+        limits = np.iinfo(dtype)
+        floats = generator.standard_normal(spec.shape) / spec.scale + (spec.zero_point or 0)
+        return np.clip(np.rint(floats), limits.min, limits.max).astype(dtype)
+    if dtype.kind == "f":
+        return generator.standard_normal(spec.shape).astype(dtype)
+    if dtype.kind == "b" or "mask" in spec.name.lower():
+        return np.ones(spec.shape, dtype)
+    return generator.integers(0, _TOKENS, spec.shape).astype(dtype)

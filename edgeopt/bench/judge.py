@@ -1,0 +1,126 @@
+"""From launches to a measurement: figures with their confidence, and what makes them doubtful."""
+
+from collections.abc import Iterator
+
+from edgeopt.bench.rounds import Configuration
+from edgeopt.bench.types import Agreement, BenchResult, BenchSettings, Launch, Mark, Measurement, Operator
+from edgeopt.devices.doubts import differences
+from edgeopt.stats import Comparison, Summary, compare, spread, summarize
+
+MANY_LAUNCHES_APART = 0.10
+LEAK_BYTES, LEAK_SHARE = 1 << 20, 0.02
+"""Growth below both of these, in bytes and as a part of the peak, is an allocator settling."""
+
+
+def result(
+    configuration: Configuration,
+    settings: BenchSettings,
+    *,
+    agreement: Agreement | None = None,
+    accuracy: dict[str, float] | None = None,
+    operators: tuple[Operator, ...] = (),
+) -> BenchResult:
+    """What became of ``configuration``; what it measured before a failure is kept."""
+    failure = configuration.failure
+    measured = bool(configuration.launches)
+    skipped = failure is not None and type(failure).__name__ == "MissingRuntime"
+    return BenchResult(
+        subject=configuration.runnable.subject,
+        threads=configuration.threads,
+        accelerator=settings.accelerator,
+        status="ok" if failure is None else "skipped" if skipped else "failed",
+        reason=failure.message() if failure else "",
+        error=type(failure).__name__ if failure and not skipped else "",
+        measurement=_measurement(configuration, settings, agreement, accuracy or {}, operators) if measured else None,
+    )
+
+
+def comparisons(results: list[BenchResult], twin: str) -> dict[str, Comparison]:
+    """Every measured artifact against its fp32 twin of the same format and threads, by ``target/format xTHREADS``."""
+    twins = {(r.subject.format, r.threads): samples(r) for r in results if r.subject.target == twin}
+    found = {}
+    for one in results:
+        own, other = samples(one), twins.get((one.subject.format, one.threads), [])
+        if one.subject.target != twin and own and other:
+            found[key(one)] = compare(other, own)
+    return found
+
+
+def key(one: BenchResult) -> str:
+    """The name of a result among those of its device."""
+    return f"{one.subject.target or one.subject.path}/{one.subject.format} x{one.threads}"
+
+
+def samples(one: BenchResult) -> list[int]:
+    """All samples of a result, in ns."""
+    launches = one.measurement.launches if one.measurement else ()
+    return [sample for launch in launches for sample in launch.samples_ns]
+
+
+def _measurement(
+    configuration: Configuration, settings: BenchSettings, agreement: Agreement | None, accuracy: dict[str, float],
+    operators: tuple[Operator, ...],
+) -> Measurement:  # fmt: skip
+    launches = tuple(configuration.launches)
+    times = [sample for launch in launches for sample in launch.samples_ns]
+    latency = summarize(times) if times else None
+    medians = [summarize(launch.samples_ns).median.value or 0.0 for launch in launches if launch.samples_ns]
+    apart = spread(medians) if len(medians) > 1 else None
+    sustained = _sustained_ns(launches)
+    middle = latency.median.value if latency else None
+    doubts = tuple(_doubts(configuration, settings, latency, apart))
+    environments = configuration.before, configuration.after
+    notes = differences(environments[0], environments[1]) if environments[0] and environments[1] else ()
+    return Measurement(
+        launches=launches, latency=latency, launch_spread=apart,
+        throughput_per_s=latency.throughput if latency else None,
+        sustained_ms=sustained / 1e6 if sustained else None,
+        sustained_ratio=sustained / middle if sustained and middle else None,
+        before=configuration.before, after=configuration.after, waited_s=configuration.waited_s,
+        discarded=configuration.discarded, agreement=agreement, accuracy=accuracy, operators=operators,
+        marks=tuple(dict.fromkeys(mark for mark, _ in doubts)), notes=(*(note for _, note in doubts), *notes),
+    )  # fmt: skip
+
+
+def _sustained_ns(launches: tuple[Launch, ...]) -> float | None:
+    """Mean time of a run in the last third of the sustained phase, over all launches."""
+    windows = [window for launch in launches for window in launch.sustained[-max(1, len(launch.sustained) // 3) :]]
+    runs = sum(window.runs for window in windows)
+    return sum(window.mean_ns * window.runs for window in windows) / runs if runs else None
+
+
+def _doubts(
+    configuration: Configuration, settings: BenchSettings, latency: Summary | None, apart: float | None
+) -> Iterator[tuple[Mark, str]]:
+    """Each mark with the sentence that explains it."""
+    launches = configuration.launches
+    if configuration.throttled:
+        yield "throttled", f"throttled, also after {configuration.waited_s:.0f} s of waiting: {configuration.throttled}"
+    if latency is not None:
+        for reason in latency.unstable:
+            yield "noisy", reason
+    if apart is not None and apart >= MANY_LAUNCHES_APART:
+        yield "noisy", f"the medians of {len(launches)} launches lie {apart:.0%} apart"
+    if any(launch.warm is False for launch in launches):
+        yield "cold", "the times were not stable when warming up was given up"
+    if not configuration.runnable.subject.calibrated:
+        yield "uncalibrated", "the artifact was exported without calibration data"
+    if settings.accelerator != "cpu" and any(launch.placement.get("fallback") for launch in launches):
+        yield "fallback", f"operators ran on the CPU instead of {settings.accelerator}: {_fallen(launches)}"
+    for launch in launches:
+        growth, peak = launch.growth_bytes or 0.0, launch.peak_bytes or 0
+        if growth > LEAK_BYTES and growth > LEAK_SHARE * peak:
+            yield "leak", f"memory grew by {growth / 1e6:.1f} MB over {len(launch.samples_ns)} runs"
+        if launch.same_outputs is False:
+            yield "noisy", "the same input gave other outputs at the end than at the start"
+        if launch.not_finite:
+            yield "noisy", f"{launch.not_finite} outputs are NaN or infinite"
+    if configuration.failure is not None:
+        yield "partial", f"only {len(launches)} of {settings.launches} launches were measured"
+
+
+def _fallen(launches: list[Launch]) -> str:
+    placement = next(launch.placement for launch in launches if launch.placement.get("fallback"))
+    kinds = placement.get("operators")
+    listed = ", ".join(f"{count} {kind}" for kind, count in list(kinds.items())[:6]) if isinstance(kinds, dict) else ""
+    return listed or f"{placement['fallback']}"

@@ -1,0 +1,28 @@
+"""Which Python starts the runner on a device."""
+
+import sys
+
+from edgeopt.devices.device import Device
+from edgeopt.devices.facts import DeviceFacts
+from edgeopt.devices.known import LOCAL, DeviceSpec
+from edgeopt.devices.setup import installed
+from edgeopt.errors import DeviceError
+
+_QUIET = ("PYTHONDONTWRITEBYTECODE=1", "PYTHONNOUSERSITE=1")
+
+
+def python_of(device: Device, spec: DeviceSpec, facts: DeviceFacts) -> tuple[str, ...]:
+    """The command: the Python of ``devices.toml``; else the runtimes that ``edgeopt devices setup`` put there; else this very
+    Python on this computer; else the device's ``python3`` with whatever it has. Raises DeviceError where there is none."""
+    if spec.python:
+        return ("env", *_QUIET, spec.python)
+    if (found := installed(device)) is not None:
+        return ("env", *_QUIET, f"PYTHONPATH={found.folder}", found.python)
+    if spec.url == LOCAL:
+        return (sys.executable, "-B")
+    if facts.python:
+        return ("env", "PYTHONDONTWRITEBYTECODE=1", facts.python)
+    raise DeviceError(
+        f"{device.name} has no Python", why="the runner needs Python 3.8 or newer",
+        fix="install python3 there, or on Android name LiteRT's benchmark_model under tools in devices.toml",
+    )  # fmt: skip

@@ -1,0 +1,128 @@
+"""The launches of one device: round by round over all configurations, so that heat and noise meet each of them alike.
+
+A launch during which the device was throttled is repeated after a pause; what remains doubtful is marked.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+
+from edgeopt.bench.artifacts import Runnable
+from edgeopt.bench.inputs import Array
+from edgeopt.bench.launch import Place
+from edgeopt.bench.types import Launch
+from edgeopt.devices.environment import Environment, read_environment
+from edgeopt.errors import BadAnswer, DeviceTimeout, EdgeoptError, RunFailed
+from edgeopt.stats import THROTTLED_RATIO
+
+RETRIES = 2
+PAUSES_S = (15.0, 45.0)
+"""Before the first and the second repetition."""
+
+Tell = Callable[[str, str], None]
+"""Takes a configuration's name and what happens to it."""
+
+
+@dataclass(slots=True)
+class Configuration:
+    """One artifact with one number of threads, and what became of it so far."""
+
+    runnable: Runnable
+    threads: int
+    launches: list[Launch] = field(default_factory=list)
+    outputs: list[Array] = field(default_factory=list)
+    """Of the first launch's first inference."""
+    before: Environment | None = None
+    after: Environment | None = None
+    waited_s: float = 0.0
+    discarded: int = 0
+    throttled: str = ""
+    """Why the last launch was throttled although it had been repeated."""
+    failure: EdgeoptError | None = None
+
+    @property
+    def name(self) -> str:
+        """How progress calls it."""
+        return f"{self.runnable.name} x{self.threads}"
+
+
+@dataclass(slots=True)
+class Rounds:
+    """Runs all launches of ``configurations``. A failure ends its configuration; a lost link raises."""
+
+    place: Place
+    configurations: list[Configuration]
+    tell: Tell
+    stop: threading.Event
+    pauses_s: tuple[float, ...] = PAUSES_S
+    _workload_ns: float | None = None
+    """Time of the runner's fixed workload when the device was fresh."""
+    _spent_s: list[float] = field(default_factory=list)
+
+    def go(self) -> None:
+        """All rounds; ends early where ``stop`` is set."""
+        launches = self.place.settings.launches
+        for number in range(launches):
+            for index, configuration in enumerate(self.configurations):
+                if self.stop.is_set():
+                    return
+                if configuration.failure is None:
+                    done = number * len(self.configurations) + index
+                    left = self._left(launches * len(self.configurations) - done)
+                    self.tell(configuration.name, f"launch {number + 1} of {launches}{left}")
+                    self._attempt(configuration)
+
+    def _attempt(self, configuration: Configuration) -> None:
+        start = time.monotonic()
+        try:
+            self._launch(configuration)
+        except (RunFailed, DeviceTimeout, BadAnswer) as error:
+            configuration.failure = error
+            self.tell(configuration.name, f"failed: {error.what}")
+        self._spent_s.append(time.monotonic() - start)
+
+    def _launch(self, configuration: Configuration) -> None:
+        for attempt in range(RETRIES + 1):
+            before = self._environment()
+            launch, outputs = self.place.measure(configuration.runnable, configuration.threads)
+            after = self._environment()
+            reason = self._throttled(launch, after)
+            if reason and attempt < min(RETRIES, len(self.pauses_s)) and not self.stop.is_set():
+                self.tell(configuration.name, f"throttled ({reason}): waiting {self.pauses_s[attempt]:.0f} s")
+                start = time.monotonic()
+                self.stop.wait(self.pauses_s[attempt])
+                configuration.waited_s += time.monotonic() - start
+                configuration.discarded += 1
+                continue
+            configuration.throttled = configuration.throttled or reason
+            configuration.before = configuration.before or before
+            configuration.after = after
+            configuration.outputs = configuration.outputs or outputs
+            configuration.launches.append(launch)
+            return
+
+    def _environment(self) -> Environment:
+        device = self.place.session.device
+        return read_environment(device.transport, device.root)
+
+    def _throttled(self, launch: Launch, after: Environment) -> str:
+        """Why the launch's times are those of a throttled device; empty where they are not."""
+        if after.thermal_status:
+            return f"thermal status {after.thermal_status}"
+        times = [event["workload_ns"] for event in launch.environment if isinstance(event.get("workload_ns"), int)]
+        if not times:
+            return ""
+        now = median(times)
+        if self._workload_ns is None:
+            self._workload_ns = float(now)
+        ratio = now / self._workload_ns if self._workload_ns > 0 else 1.0
+        self._workload_ns = min(self._workload_ns, now)
+        return f"a fixed piece of work takes {ratio:.2f} times as long as at the start" if ratio > THROTTLED_RATIO else ""
+
+    def _left(self, launches: int) -> str:
+        if not self._spent_s:
+            return ""
+        seconds = launches * sum(self._spent_s) / len(self._spent_s)
+        return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
