@@ -125,7 +125,9 @@ class Measurement:
         self._end_phase("burst", begin, runs, stopped_by)
 
     def _span(self, t_ns: int) -> int:
-        return max(min(CHUNK_NS, int(self._job.max_seconds * 1e9) - t_ns), 0)
+        """A chunk ends with the phase's least time, where that is near, and never after its most."""
+        least, most = int(self._job.min_seconds * 1e9), int(self._job.max_seconds * 1e9)
+        return max(min(CHUNK_NS, most - t_ns, least - t_ns if t_ns < least else CHUNK_NS), 0)
 
     def _limit(self, t_ns: int, runs: int) -> int:
         """Once the time is enough, only as many runs as are missing."""

@@ -14,6 +14,7 @@ from .interface import Call, by_name, module, package_version, placed
 _MODULES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite.python.interpreter")
 _PACKAGES = {"ai_edge_litert": "ai-edge-litert", "tflite_runtime": "tflite-runtime", "tensorflow": "tensorflow"}
 _WITHOUT_DELEGATE = ("cpu", "xnnpack")
+_DELEGATE = "DELEGATE"
 
 
 class LiteRt:
@@ -27,6 +28,7 @@ class LiteRt:
             message = f"accelerator {job.accelerator} needs the shared library of a LiteRT delegate, and none was named"
             raise Failure("missing_runtime", message)
         self._interpreter: Any = None
+        self._nodes_before: int | None = None
         self._inputs: list[dict[str, Any]] = []
         self._outputs: list[dict[str, Any]] = []
 
@@ -39,6 +41,8 @@ class LiteRt:
         self._interpreter = self._module.Interpreter(
             model_path=self._job.artifact, num_threads=self._job.threads, experimental_delegates=delegates
         )
+        # What the user's delegate takes, it has now; allocate_tensors lets XNNPACK, on the CPU, take some of what is left.
+        self._nodes_before = len(self._nodes()) if delegate else None
         self._interpreter.allocate_tensors()
         self._inputs = self._interpreter.get_input_details()
         self._outputs = self._interpreter.get_output_details()
@@ -73,24 +77,30 @@ class LiteRt:
         return to_tensors([(str(detail["name"]), self._interpreter.get_tensor(detail["index"])) for detail in self._outputs])
 
     def placement(self) -> dict[str, Any]:
+        nodes = self._nodes()
+        return (
+            from_nodes(nodes, self._job.accelerator, self._nodes_before) if nodes else placed(self._job.accelerator, None, None)
+        )
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        """The interpreter's nodes, those of delegates included; none where this version does not tell."""
         details = getattr(self._interpreter, "_get_ops_details", None)
-        if details is None:
-            return placed(self._job.accelerator, None, None)
-        return from_nodes(details(), self._job.accelerator)
+        return list(details()) if details else []
 
     def operators(self, call: Call, runs: int) -> list[dict[str, Any]]:
         raise Failure("missing_runtime", f"{self.name} has no times of operators in Python; its benchmark_model has")
 
 
-def from_nodes(nodes: Sequence[dict[str, Any]], accelerator: str) -> dict[str, Any]:
+def from_nodes(nodes: Sequence[dict[str, Any]], accelerator: str, before: int | None = None) -> dict[str, Any]:
     """The placement that an interpreter's nodes show.
 
     A delegate's node stands behind the nodes that it took over, which stay in the list: they are those between its inputs and
-    its outputs. Those that nothing took over are the fallback, also for the CPU, where XNNPACK is the delegate.
+    its outputs. Those that nothing took over are the fallback, also for the CPU, where XNNPACK is the delegate. Of delegates,
+    only those among the first ``before`` nodes count: later ones are XNNPACK's, beside a delegate of the user's.
     """
-    own = [node for node in nodes if node["op_name"] != "DELEGATE"]
+    own = [node for node in nodes if node["op_name"] != _DELEGATE]
     producers = {int(output): node for node in own for output in node["outputs"]}
-    delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
+    delegates = [node for node in nodes[:before] if node["op_name"] == _DELEGATE]
     taken: set[int] = set()
     for delegate in delegates:
         borders = {int(tensor) for tensor in delegate["inputs"]}
