@@ -19,6 +19,7 @@ from edgeopt.errors import BadAnswer, DeviceBusy
 
 SILENCE_S = 30
 """A session whose computer says nothing for so long is ended by the device itself."""
+CLEAN_S = 300.0
 _BUSY = 75
 _USUAL_ROOT = """
 if [ -d /data/local/tmp ]; then root=/data/local/tmp/edgeopt
@@ -71,6 +72,14 @@ class Device:
     def ask(self, action: str, *arguments: str, timeout_s: float = QUICK_S) -> Finished:
         """Runs an action of ``device.sh``."""
         return self.transport.run(("sh", self.script, self.root, action, *arguments), timeout_s=timeout_s)
+
+    def clean(self) -> None:
+        """Removes everything of edgeopt's from the device. Raises DeviceBusy while somebody uses it."""
+        with self.session():
+            pass
+        answer = self.transport.run(("rm", "-rf", self.root), timeout_s=CLEAN_S)
+        if answer.exit_code != 0:
+            raise failed(self.name, "remove its folder", answer)
 
     @contextmanager
     def session(

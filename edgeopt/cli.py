@@ -3,21 +3,18 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeopt import __version__
+from edgeopt import __version__, cli_bench
+from edgeopt.cli_report import Debug, Terminated, reported
 
 if TYPE_CHECKING:
     from edgeopt.model import Model
     from edgeopt.options import Options
-
-BROKEN_PIPE_EXIT_CODE = 1  # as rich and click end when the reader has gone
-TERMINATED_EXIT_CODE = 143  # 128 + SIGTERM
 
 app = typer.Typer(
     help="From a trained PyTorch model to proven artifacts for real devices.",
@@ -54,7 +51,6 @@ Cache = Annotated[
     bool | None, typer.Option("--cache/--no-cache", help="Take unchanged work from the cache.  [default: --cache]")
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="List every layer, not the first few.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 
 
 @app.command()
@@ -64,7 +60,7 @@ def export(
     io_float: FloatIo = None, timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Make and prove an artifact for every target."""
-    with _reported(debug):
+    with reported(debug):
         loaded, options = _request(context.params)
         with _quiet():
             from edgeopt.pipeline import export as run
@@ -85,7 +81,7 @@ def plan(
     verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Show what export would make, and why; make nothing."""
-    with _reported(debug):
+    with reported(debug):
         loaded, options = _request(context.params)
         with _quiet():
             from edgeopt.pipeline import plan as run
@@ -105,7 +101,7 @@ def show_targets(
     debug: Debug = False,
 ) -> None:
     """List the targets, or one with all its settings."""
-    with _reported(debug):
+    with reported(debug):
         from edgeopt.report.target_view import print_target, print_targets
         from edgeopt.targets import loader
 
@@ -118,11 +114,15 @@ def show_targets(
 @app.command("doctor")
 def show_doctor(debug: Debug = False) -> None:
     """Show what is installed and how to get the rest."""
-    with _reported(debug):
+    with reported(debug):
         from edgeopt.doctor import diagnose
         from edgeopt.report.doctor_view import print_checks
 
         print_checks(diagnose())
+
+
+app.command()(cli_bench.bench)
+app.add_typer(cli_bench.devices_app, name="devices")
 
 
 def _show_version(asked: bool) -> None:
@@ -149,12 +149,8 @@ def main() -> None:
     app()
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, as a CI server sends it: workers and temporary files are cleared as for Ctrl-C."""
-
-
 def _terminate(*_: Any) -> None:
-    raise _Terminated
+    raise Terminated
 
 
 def _request(arguments: dict[str, Any]) -> "tuple[Model, Options]":
@@ -197,42 +193,6 @@ def _exit_code(manifest: Any) -> int:
 
     failed = [result for result in manifest.results if result.status == "failed"]
     return max((getattr(errors, result.error or "TargetFailed").exit_code for result in failed), default=0)
-
-
-@contextmanager
-def _reported(debug: bool) -> Iterator[None]:
-    """Ends the program with a message and the right exit code for whatever is raised inside."""
-    from edgeopt.errors import INTERRUPTED_EXIT_CODE, EdgeoptError
-
-    try:
-        yield
-    except (typer.Exit, typer.Abort):
-        raise
-    except KeyboardInterrupt as stop:
-        typer.echo("\ninterrupted: nothing half-written is left behind", err=True)
-        raise typer.Exit(TERMINATED_EXIT_CODE if isinstance(stop, _Terminated) else INTERRUPTED_EXIT_CODE) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not raise again
-        raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None
-    except Exception as error:
-        _tell(error, debug)
-        raise typer.Exit(error.exit_code if isinstance(error, EdgeoptError) else 1) from None
-
-
-def _tell(error: Exception, debug: bool) -> None:
-    import traceback
-
-    from edgeopt.errors import EdgeoptError
-    from edgeopt.report.text import plain
-    from edgeopt.user_code import summary
-
-    if debug:
-        typer.echo(plain("".join(traceback.format_exception(error))), err=True)
-    if isinstance(error, EdgeoptError):
-        typer.echo(plain(f"error: {error.message()}"), err=True)
-    else:
-        hint = "" if debug else "; run again with --debug to see where"
-        typer.echo(plain(f"error: unexpected {summary(error)}{hint}"), err=True)
 
 
 if __name__ == "__main__":

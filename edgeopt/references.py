@@ -31,7 +31,7 @@ from edgeopt.model import DEFAULT_NAME, Calibration, Evaluate, Model
 from edgeopt.program_file import load_program
 from edgeopt.user_code import cause
 
-__all__ = ["InputSpec", "load_model", "parse_input", "resolve", "stem"]
+__all__ = ["InputSpec", "load_evaluate", "load_model", "parse_input", "resolve", "stem"]
 
 EXAMPLE = "write file.py:name, package.module:name or a .pt2 file"
 
@@ -165,7 +165,7 @@ def load_model(
     if calibration:
         model = replace(model, calibration=_data(calibration))
     if evaluate:
-        model = replace(model, evaluate=_function(evaluate))
+        model = replace(model, evaluate=load_evaluate(evaluate))
     if model.example_inputs is None:
         fix = f"pass --input for each of its inputs ({INPUT_EXAMPLE}), or make {reference} an edgeopt.Model"
         raise InputError(f"nothing says what inputs {reference} takes", fix=fix)
@@ -207,7 +207,8 @@ def _data(reference: str) -> Calibration:
     raise CalibrationError(f"{reference} is a {type(found).__name__}, not calibration data", fix=fix)
 
 
-def _function(reference: str) -> Evaluate:
+def load_evaluate(reference: str) -> Evaluate:
+    """The function that ``reference`` names. Raises EvaluationError where it is none."""
     found = resolve(reference)
     if callable(found):
         return found

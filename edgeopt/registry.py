@@ -91,16 +91,26 @@ def transport(url: str, ask: "Ask | None" = None) -> "Transport":
 
     Raises UnknownName with the known schemes, MissingExtra and ConfigError as :func:`converter` does, and what connecting does.
     """
+    scheme, entry = _device_entry(url)
+    thing = _Thing(scheme, "kind of device", "reached")
+    _require(thing, entry)
+    connected: Transport = _load(thing, entry)(url, ask)
+    return connected
+
+
+def check_url(url: str) -> None:
+    """Raises UnknownName where no kind of device has such URLs."""
+    _device_entry(url)
+
+
+def _device_entry(url: str) -> tuple[str, Entry]:
     known = _devices()
     scheme = url.partition("://")[0]
     if scheme not in known:
         why = f"a device's URL is one of: {', '.join(name if name == LOCAL else f'{name}://...' for name in sorted(known))}"
         fix = did_you_mean(scheme, known) or "use one of these, or the name of a device in devices.toml"
         raise UnknownName(f"there is no kind of device {scheme!r}", why=why, fix=fix)
-    thing = _Thing(scheme, "kind of device", "reached")
-    _require(thing, known[scheme])
-    connected: Transport = _load(thing, known[scheme])(url, ask)
-    return connected
+    return scheme, known[scheme]
 
 
 @dataclass(frozen=True, slots=True)

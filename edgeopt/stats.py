@@ -167,7 +167,7 @@ def outliers(samples: Sequence[int]) -> int:
 def instability(samples: Sequence[int]) -> tuple[str, ...]:
     """Why a series is not to be trusted, for people; empty where nothing speaks against it.
 
-    pyperf's two rules (spread, and samples far from the mean), and two that only the order of samples shows.
+    pyperf's two rules (spread, and samples far from the mean), and a drift, which only the order of samples shows.
     """
     mean = statistics.fmean(samples) if samples else 0.0
     if mean <= 0:
@@ -182,9 +182,6 @@ def instability(samples: Sequence[int]) -> tuple[str, ...]:
     change = drift(samples)
     if change is not None and not 1 / THROTTLED_RATIO <= change <= THROTTLED_RATIO:
         reasons.append(f"the last third of the runs took {change:.2f} times as long as the first")
-    dependence = autocorrelation(samples)
-    if dependence is not None and dependence >= AUTOCORRELATED:
-        reasons.append(f"neighbouring runs resemble each other (autocorrelation {dependence:.2f}): intervals are too narrow")
     return tuple(reasons)
 
 

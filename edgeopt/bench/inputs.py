@@ -1,5 +1,8 @@
 """Inputs to measure with: made here from an artifact's interface, the same everywhere and always."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +23,12 @@ def synthetic(specs: tuple[TensorSpec, ...]) -> tuple[Array, ...]:
     """
     generator = np.random.default_rng(_SEED)
     return tuple(_array(spec, generator) for spec in specs)
+
+
+def model_specs(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The model's own inputs, told from those of a bare artifact: integers with a scale stand for floats."""
+    floats: dict[str, Any] = {"dtype": "float32", "scale": None, "zero_point": None}
+    return tuple(spec if spec.scale is None else replace(spec, **floats) for spec in specs)
 
 
 def _array(spec: TensorSpec, generator: np.random.Generator) -> Array:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from edgeopt.bench.rounds import Configuration
 from edgeopt.bench.types import Agreement, BenchResult, BenchSettings, Launch, Mark, Measurement, Operator
 from edgeopt.devices.doubts import differences
-from edgeopt.stats import Comparison, Summary, compare, spread, summarize
+from edgeopt.stats import AUTOCORRELATED, Comparison, Summary, compare, spread, summarize
 
 MANY_LAUNCHES_APART = 0.10
 LEAK_BYTES, LEAK_SHARE = 1 << 20, 0.02
@@ -69,8 +69,7 @@ def _measurement(
     sustained = _sustained_ns(launches)
     middle = latency.median.value if latency else None
     doubts = tuple(_doubts(configuration, settings, latency, apart))
-    environments = configuration.before, configuration.after
-    notes = differences(environments[0], environments[1]) if environments[0] and environments[1] else ()
+    notes = tuple(_notes(configuration, latency))
     return Measurement(
         launches=launches, latency=latency, launch_spread=apart,
         throughput_per_s=latency.throughput if latency else None,
@@ -117,6 +116,15 @@ def _doubts(
             yield "noisy", f"{launch.not_finite} outputs are NaN or infinite"
     if configuration.failure is not None:
         yield "partial", f"only {len(launches)} of {settings.launches} launches were measured"
+
+
+def _notes(configuration: Configuration, latency: Summary | None) -> Iterator[str]:
+    """What is worth knowing and makes no mark."""
+    dependence = latency.autocorrelation if latency else None
+    if dependence is not None and dependence >= AUTOCORRELATED:
+        yield f"neighbouring runs resemble each other (autocorrelation {dependence:.2f}): the intervals are too narrow"
+    if configuration.before and configuration.after:
+        yield from differences(configuration.before, configuration.after)
 
 
 def _fallen(launches: list[Launch]) -> str:

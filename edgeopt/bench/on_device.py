@@ -12,7 +12,7 @@ from edgeopt.bench import judge
 from edgeopt.bench.agreement import Host, agreement, evaluated
 from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.clocks import lock_clocks
-from edgeopt.bench.inputs import synthetic
+from edgeopt.bench.inputs import model_specs, synthetic
 from edgeopt.bench.launch import OnLine, Place
 from edgeopt.bench.python import python_of
 from edgeopt.bench.rounds import Configuration, Rounds
@@ -98,10 +98,7 @@ class OnDevice:
             for artifact in self.artifacts:
                 self._tell(self._subject(artifact.name), "push")
                 place.path_of(artifact)
-            rounds = Rounds(
-                place, self._configurations, lambda what, how: self._tell(self._subject(what), "measure", how), self.stop
-            )
-            rounds.go()
+            Rounds(place, self._configurations, self._measuring, self.stop).go()
             with WorkerHost(("edgeopt.tasks",)) as host:
                 results += [self._judged(place, one, host, lines) for one in self._configurations if not self.stop.is_set()]
 
@@ -134,7 +131,12 @@ class OnDevice:
             if self.request.evaluate is not None and one.threads == self.request.settings.threads[0]:
                 self._tell(self._subject(runnable.name), "evaluate")
                 accuracy, compared = evaluated(
-                    place, runnable, self.request.evaluate, self.request.specs or runnable.inputs, host, stand_in is runnable
+                    place,
+                    runnable,
+                    self.request.evaluate,
+                    self.request.specs or model_specs(runnable.inputs),
+                    host,
+                    stand_in is runnable,
                 )
                 return compared, accuracy
             if stand_in is not runnable or not one.outputs:
@@ -145,6 +147,9 @@ class OnDevice:
         """The artifact itself where this computer has its runtime, else a fp32 twin that stands in for it."""
         twins = [one for one in self.request.artifacts if one.subject.target == TWIN]
         return next((one for one in (runnable, *twins) if registry.converter(one.subject.format).runs_here), None)
+
+    def _measuring(self, configuration: str, how: str) -> None:
+        self._tell(self._subject(configuration), "measure", how)
 
     def _subject(self, name: str) -> str:
         return f"{self.spec.name}: {name}"

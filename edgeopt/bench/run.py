@@ -44,6 +44,8 @@ class Benchmark:
     """One benchmark. :meth:`run` it once; :meth:`stop` it from another thread, or with Ctrl-C."""
 
     request: Request
+    folders: list[Path] = field(default_factory=list)
+    """Where each device's results are, in the order of the devices; known once it runs."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _jobs: list[OnDevice] = field(default_factory=list)
 
@@ -56,9 +58,9 @@ class Benchmark:
         request = self.request
         chosen = [(device, selected(list(request.artifacts), request.targets, device)) for device in request.devices]
         self._jobs = [OnDevice(request, device, artifacts, self._stop) for device, artifacts in chosen]
-        folders = _folders(request)
+        self.folders = _folders(request)
         with ThreadPoolExecutor(max_workers=max(1, len(self._jobs)), thread_name_prefix="device") as pool:
-            pending = [pool.submit(_one, job, folder) for job, folder in zip(self._jobs, folders, strict=True)]
+            pending = [pool.submit(_one, job, folder) for job, folder in zip(self._jobs, self.folders, strict=True)]
             try:
                 _wait(pending)
             except BaseException:

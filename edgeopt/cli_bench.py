@@ -1,0 +1,223 @@
+"""The commands that deal with devices: ``edgeopt bench`` and ``edgeopt devices``."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeopt.cli_report import Debug, reported
+
+if TYPE_CHECKING:
+    from edgeopt.bench.run import Request
+    from edgeopt.bench.types import BenchSettings, DeviceRun
+    from edgeopt.core import TensorSpec
+
+SETUP_WAIT_S = 60.0
+FORMATS = ("table", "json", "csv", "markdown")
+
+devices_app = typer.Typer(
+    help="The devices that have a name: list, add, set up.", invoke_without_command=True, rich_markup_mode=None,
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+
+Artifact = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a bare .onnx, .tflite, .mlpackage or .pt2.")
+]
+DeviceNames = Annotated[
+    list[str] | None,
+    typer.Option("--device", metavar="NAME|URL", help="local, a name of devices.toml, ssh://..., adb://...  [default: local]"),
+]
+Targets = Annotated[list[str] | None, typer.Option("--target", metavar="NAME", help="Only these targets, and their twins.")]
+Threads = Annotated[list[int] | None, typer.Option("--threads", metavar="N", min=1, help="Repeatable.  [default: 1]")]
+Cpus = Annotated[str | None, typer.Option(metavar="LIST", help="Only these CPUs, such as 4-7 for the big cores.")]
+Accelerator = Annotated[str, typer.Option(metavar="NAME", help="cpu, gpu, nnapi, npu, cuda, tensorrt, cpu_and_ne, all.")]
+Launches = Annotated[int, typer.Option(metavar="N", min=1, help="Processes per configuration.")]
+Runs = Annotated[int, typer.Option(metavar="N", min=1, help="At least so many timed runs per launch.")]
+Seconds = Annotated[str, typer.Option(metavar="TIME", help="At least so long per launch: 2, 30s, 5m.")]
+MaxSeconds = Annotated[str, typer.Option(metavar="TIME", help="At most so long per launch.")]
+Sustained = Annotated[str, typer.Option(metavar="TIME", help="Then go on for so long, to see the device slow down: 10m.")]
+Evaluate = Annotated[str | None, typer.Option(metavar="REF", help="Accuracy from the device's own predictions.")]
+LockClocks = Annotated[bool, typer.Option("--lock-clocks", help="Steady clocks where permitted; put back afterwards.")]
+FailOnFallback = Annotated[bool, typer.Option("--fail-on-fallback", help="Fail where operators leave the accelerator.")]
+Operators = Annotated[bool, typer.Option("--operators", help="Times of each operator too, in a run of their own.")]
+Wait = Annotated[str, typer.Option(metavar="TIME", help="How long to wait for somebody else's benchmark.")]
+Timeout = Annotated[str, typer.Option(metavar="TIME", help="Longest time of one launch.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Where results go.")]
+Format = Annotated[str, typer.Option("--format", metavar="NAME", help="table, json, csv or markdown.")]
+Runtimes = Annotated[
+    list[str] | None, typer.Option("--runtime", metavar="NAME", help="onnx or tflite; repeatable.  [default: both]")
+]
+
+
+def bench(
+    artifact: Artifact, device: DeviceNames = None, target: Targets = None, threads: Threads = None, cpus: Cpus = None,
+    accelerator: Accelerator = "cpu", launches: Launches = 3, runs: Runs = 100, seconds: Seconds = "2",
+    max_seconds: MaxSeconds = "60", sustained: Sustained = "0", evaluate: Evaluate = None, lock_clocks: LockClocks = False,
+    fail_on_fallback: FailOnFallback = False, operators: Operators = False, wait: Wait = "15m", timeout: Timeout = "10m",
+    out: Out = Path("runs"), form: Format = "table", debug: Debug = False,
+) -> None:  # fmt: skip
+    """Measure artifacts on devices."""
+    with reported(debug):
+        from edgeopt.bench.durations import cpu_list, seconds_of
+        from edgeopt.bench.types import BenchSettings
+        from edgeopt.errors import UsageError, did_you_mean
+
+        if form not in FORMATS:
+            raise UsageError(f"there is no format {form!r}", fix=did_you_mean(form, FORMATS) or f"one of {', '.join(FORMATS)}")
+        settings = BenchSettings(
+            threads=tuple(dict.fromkeys(threads or (1,))), cpus=cpu_list(cpus) if cpus else None, accelerator=accelerator,
+            launches=launches, min_runs=runs, min_seconds=seconds_of(seconds), max_seconds=seconds_of(max_seconds),
+            sustained_seconds=seconds_of(sustained), timeout_s=seconds_of(timeout), wait_s=seconds_of(wait),
+            lock_clocks=lock_clocks, fail_on_fallback=fail_on_fallback, operators=operators,
+        )  # fmt: skip
+        found, folders = _run(_request(artifact, device or ["local"], target or [], evaluate, out, settings))
+        _show(found, folders, form)
+        raise typer.Exit(_exit_code(found))
+
+
+@devices_app.callback()
+def devices(context: typer.Context, debug: Debug = False) -> None:
+    """List every known device: reachable, what it is, what is installed there."""
+    if context.invoked_subcommand is not None:
+        return
+    with reported(debug):
+        from edgeopt.bench.inventory import inventory
+        from edgeopt.devices.known import known
+        from edgeopt.report.devices_view import print_devices
+
+        print_devices(inventory(list(known().values()), _ask()))
+
+
+@devices_app.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="ssh://user@host:port, adb://SERIAL or adb://host:port.")],
+    target: Targets = None,
+    debug: Debug = False,
+) -> None:
+    """Give a device a name in devices.toml."""
+    with reported(debug):
+        from edgeopt.devices import known
+        from edgeopt.registry import check_url
+        from edgeopt.targets import loader
+
+        check_url(url)
+        for one in target or ():
+            loader.load(one)
+        path = known.add(known.DeviceSpec(name=name, url=url, targets=tuple(target or ())))
+        typer.echo(f"{name} is in {path}; edgeopt devices setup {name} puts the runtimes there")
+
+
+@devices_app.command()
+def setup(
+    device: Annotated[str, typer.Argument(metavar="NAME|URL")],
+    runtime: Runtimes = None,
+    debug: Debug = False,
+) -> None:
+    """Put the runtimes on a device; it needs no internet, this computer does."""
+    with reported(debug):
+        from edgeopt import registry
+        from edgeopt.devices.device import Device
+        from edgeopt.devices.known import resolve
+        from edgeopt.devices.setup import setup as run
+        from edgeopt.report.text import plain
+
+        spec = resolve(device)
+        with (
+            Device.connect(spec.name, registry.transport(spec.url, _ask()), spec.root) as connected,
+            connected.session(wait_s=SETUP_WAIT_S) as session,
+        ):
+            wanted = tuple(runtime or ("onnx", "tflite"))
+            done = run(session, runtimes=wanted, on_step=lambda step: typer.echo(plain(step), err=True))
+        versions = ", ".join(f"{name} {version}" for name, version in done.versions.items())
+        typer.echo(plain(f"{spec.name}: {versions}, for Python {done.python_version}"))
+        for note in done.notes:
+            typer.echo(plain(f"  {note}"))
+
+
+@devices_app.command()
+def clean(device: Annotated[str, typer.Argument(metavar="NAME|URL")], debug: Debug = False) -> None:
+    """Remove everything of edgeopt's from a device: stored artifacts and runtimes."""
+    with reported(debug):
+        from edgeopt import registry
+        from edgeopt.devices.device import Device
+        from edgeopt.devices.known import resolve
+
+        spec = resolve(device)
+        with Device.connect(spec.name, registry.transport(spec.url, _ask()), spec.root) as connected:
+            connected.clean()
+        typer.echo(f"{spec.name} is clean")
+
+
+def _request(
+    artifact: Path, devices: list[str], targets: list[str], evaluate: str | None, out: Path, settings: "BenchSettings"
+) -> "Request":
+    from edgeopt.bench.artifacts import load
+    from edgeopt.bench.run import Request
+    from edgeopt.devices.known import resolve
+    from edgeopt.references import load_evaluate
+
+    specs = [resolve(name) for name in devices]
+    function = load_evaluate(evaluate) if evaluate else None
+    return Request(
+        artifacts=load(artifact), devices=specs, settings=settings, out=out, ask=_ask(), targets=tuple(targets),
+        evaluate=function, specs=_inputs(artifact),
+    )  # fmt: skip
+
+
+def _inputs(artifact: Path) -> "tuple[TensorSpec, ...]":
+    """The model's inputs as a bundle says them; none for a bare artifact."""
+    from edgeopt.bundle import MANIFEST_NAME, Bundle
+
+    return Bundle.load(artifact).manifest.model.inputs if (artifact / MANIFEST_NAME).is_file() else ()
+
+
+def _run(request: "Request") -> "tuple[tuple[DeviceRun, ...], list[Path]]":
+    from dataclasses import replace
+
+    from edgeopt.bench.run import Benchmark
+    from edgeopt.report.progress import progress
+
+    with progress() as listen:
+        benchmark = Benchmark(replace(request, listen=listen))
+        return benchmark.run(), benchmark.folders
+
+
+def _show(runs: "tuple[DeviceRun, ...]", folders: list[Path], form: str) -> None:
+    from edgeopt.report import bench_formats
+    from edgeopt.report.bench_table import print_runs
+
+    if form == "table":
+        print_runs(runs, folders)
+    else:
+        text = {"csv": bench_formats.as_csv, "markdown": bench_formats.as_markdown}.get(form, bench_formats.as_json)(runs)
+        sys.stdout.write(text)
+
+
+def _exit_code(runs: "tuple[DeviceRun, ...]") -> int:
+    """0, or the exit code of the worst failure."""
+    from edgeopt import errors
+
+    names = [run.error for run in runs] + [result.error for run in runs for result in run.results]
+    return max((getattr(errors, name, errors.DeviceError).exit_code for name in names if name), default=0)
+
+
+def _ask() -> Any:
+    """Asks at the terminal, one question at a time; where there is none, the question is the error."""
+    import getpass
+    import threading
+
+    from edgeopt.errors import NotAuthorized
+    from edgeopt.report.text import plain
+
+    lock = threading.Lock()
+
+    def ask(question: str) -> str:
+        if not sys.stdin.isatty():
+            why, fix = "there is no terminal to ask at", "use a key, or an agent that holds it"
+            raise NotAuthorized(f"a secret is needed: {question}", why=why, fix=fix)
+        with lock:
+            return getpass.getpass(plain(f"{question}: "))
+
+    return ask

@@ -1,0 +1,54 @@
+"""How every command ends: a message, and an exit code of its own."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+BROKEN_PIPE_EXIT_CODE = 1  # as rich and click end when the reader has gone
+TERMINATED_EXIT_CODE = 143  # 128 + SIGTERM
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a CI server sends it: workers and temporary files are cleared as for Ctrl-C."""
+
+
+@contextmanager
+def reported(debug: bool) -> Iterator[None]:
+    """Ends the program with a message and the right exit code for whatever is raised inside."""
+    from edgeopt.errors import INTERRUPTED_EXIT_CODE, EdgeoptError
+
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt as stop:
+        typer.echo("\ninterrupted: nothing half-written is left behind", err=True)
+        raise typer.Exit(TERMINATED_EXIT_CODE if isinstance(stop, Terminated) else INTERRUPTED_EXIT_CODE) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not raise again
+        raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None
+    except Exception as error:
+        _tell(error, debug)
+        raise typer.Exit(error.exit_code if isinstance(error, EdgeoptError) else 1) from None
+
+
+def _tell(error: Exception, debug: bool) -> None:
+    import traceback
+
+    from edgeopt.errors import EdgeoptError
+    from edgeopt.report.text import plain
+    from edgeopt.user_code import summary
+
+    if debug:
+        typer.echo(plain("".join(traceback.format_exception(error))), err=True)
+    if isinstance(error, EdgeoptError):
+        typer.echo(plain(f"error: {error.message()}"), err=True)
+    else:
+        hint = "" if debug else "; run again with --debug to see where"
+        typer.echo(plain(f"error: unexpected {summary(error)}{hint}"), err=True)
