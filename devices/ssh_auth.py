@@ -52,6 +52,8 @@ class _Attempt:
     methods: set[str] = field(default_factory=lambda: {"publickey", "keyboard-interactive", "password"})
     """Those that the server still accepts."""
     tried: list[str] = field(default_factory=list)
+    asked: bool = False
+    """Whether the server's own questions went to the user: a password is then not asked for as well."""
 
     def nothing(self) -> bool:
         """Asks which methods there are; a server may let in everybody."""
@@ -149,30 +151,28 @@ class _Attempt:
         return None
 
     def _interactive(self, ask: Ask) -> bool:
-        asked: list[str] = []
-
         def answer(title: str, instructions: str, fields: list[tuple[str, bool]]) -> list[str]:
-            asked.extend(prompt for prompt, _ in fields)
+            if fields:
+                self.asked = True
+                self.tried.append("answers to the server's questions")
             return [ask(f"{self.settings}: {prompt.strip()}") for prompt, _ in fields]
 
         for _ in range(PROMPTS):
             if "keyboard-interactive" not in self.methods:
                 break
-            asked.clear()
-            self.tried.append("answers to the server's questions")
             try:
                 if self._passed(self.transport.auth_interactive(self.settings.user, answer)):
                     return True
             except paramiko.BadAuthenticationType as error:
                 self.methods = set(error.allowed_types)
             except paramiko.AuthenticationException:
-                if not asked:
+                if not self.asked:
                     break
         return False
 
     def _password(self, ask: Ask) -> bool:
-        for _ in range(PROMPTS):
-            if "password" not in self.methods or "answers to the server's questions" in self.tried[-1:]:
+        for _ in range(0 if self.asked else PROMPTS):
+            if "password" not in self.methods:
                 break
             self.tried.append("a password")
             try:

@@ -89,6 +89,7 @@ def parse_jumps(text: str) -> tuple[Address, ...]:
     """The addresses in a ProxyJump value (``[user@]host[:port],...``, or URLs), from the first hop to the last."""
     if text.strip().lower() in ("", "none"):
         return ()
+    text = re.sub(r"\[([^\]:]*)\]", r"\1", text)  # ssh -G writes every host in brackets, which URLs have for IPv6 alone
     return tuple(parse_url(part if part.startswith("ssh://") else f"ssh://{part}") for part in text.replace(" ", "").split(","))
 
 
@@ -174,13 +175,13 @@ def _ask_paramiko(address: Address) -> dict[str, list[str]]:
         raise ConfigError(
             "the SSH configuration cannot be read", why=why, fix="install it (Debian: apt install openssh-client)"
         )
+    # The first value counts, so that the URL's go first.
+    given = [f"{key} {value}\n" for key, value in (("User", address.user), ("Port", address.port)) if value]
     try:
-        found = SSHConfig.from_text(text).lookup(address.host)
+        found = SSHConfig.from_text("".join(given) + text).lookup(address.host)
     except SSHException as error:
         raise ConfigError("the SSH configuration cannot be read", why=f"{file}: {error}", fix="correct the file") from error
     said = {key: value if isinstance(value, list) else [value or "none"] for key, value in found.items()}
-    given = {"user": address.user, "port": None if address.port is None else str(address.port)}
-    said |= {key: [value] for key, value in given.items() if value}
     said.setdefault("userknownhostsfile", ["~/.ssh/known_hosts ~/.ssh/known_hosts2"])
     said.setdefault("globalknownhostsfile", ["/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"])
     return said

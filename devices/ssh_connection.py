@@ -120,12 +120,13 @@ def _handshake(settings: Settings, link: Link) -> paramiko.Transport:
     options.key_types = wanted_types(keys, options.key_types)
     try:
         transport.start_client(timeout=CONNECT_S)
+        key = transport.get_remote_server_key()  # start_client gives up without a word when its time is over, this does not
     except (paramiko.SSHException, EOFError, OSError) as error:
         transport.close()
-        why = str(error) or "it hung up"
+        link.close()
+        why = link.explain() or str(error) or "it hung up"
         fix = "check that the port is that of an SSH server, and its log"
         raise Unreachable(f"{settings} does not answer as an SSH server does", why=why, fix=fix) from error
-    key = transport.get_remote_server_key()
     try:
         check(settings, keys, key.get_name(), key.asbytes())
     except DeviceError:

@@ -26,6 +26,8 @@ SEND_BUFFER_BYTES = 512 * 1024
 CARRIED_BYTES = 16 * 1024
 """More than all keepalives of ``DEAD_S`` seconds: only a link that carries data away takes so much."""
 
+LOG_BYTES = 2000
+
 
 class Pipe(Protocol):
     """What paramiko needs below itself: a socket, or a channel through another connection."""
@@ -39,12 +41,13 @@ class Pipe(Protocol):
 class Link:
     """A pipe that knows when it last carried something."""
 
-    def __init__(self, pipe: Pipe, on_close: Callable[[], None] | None = None) -> None:
+    def __init__(self, pipe: Pipe) -> None:
         self.carried_at = time.monotonic()
-        self._pipe, self._on_close = pipe, on_close
+        self._pipe = pipe
         self._sent = 0
         self.ended = False
         """The other end has closed it, or it has failed. paramiko's transport notices that only a while later."""
+        self._closing = threading.Lock()
         self._closed = False  # paramiko reads it under this name
 
     def send(self, data: bytes) -> int:
@@ -73,12 +76,15 @@ class Link:
 
     def close(self) -> None:
         """Also while another thread reads or writes."""
-        if self._closed:
-            return
-        self._closed = True
-        self._pipe.close()
-        if self._on_close is not None:
-            self._on_close()
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._pipe.close()
+
+    def explain(self) -> str:
+        """What the pipe itself said of its failure, or nothing; for a closed link."""
+        return self._pipe.explain() if isinstance(self._pipe, _CommandPipe) else ""
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -152,17 +158,40 @@ def tcp_link(settings: Settings) -> Link:
 
 
 def command_link(command: str) -> Link:
-    """A ProxyCommand's standard streams. paramiko's own ProxyCommand knows no shell, and spins when the command ends."""
-    near, far = socket.socketpair()
-    log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process; a pipe that nobody reads would block it
-    with far:
+    """The standard streams of a ProxyCommand."""
+    return Link(_CommandPipe(command))
+
+
+class _CommandPipe:
+    """A running shell command as a pipe. paramiko's own ProxyCommand knows no shell, and spins when the command ends."""
+
+    def __init__(self, command: str) -> None:
+        self._near, far = socket.socketpair()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  until close; a pipe for it that nobody reads would block the command
+        self._said = ""
         shell = ["/bin/sh", "-c", f"exec {command}"]
-        process = subprocess.Popen(shell, stdin=far.fileno(), stdout=far.fileno(), stderr=log, start_new_session=True)
+        with far:
+            streams = far.fileno()
+            self._process = subprocess.Popen(shell, stdin=streams, stdout=streams, stderr=self._log, start_new_session=True)
 
-    def end() -> None:
+    def send(self, data: bytes) -> int:
+        return self._near.send(data)
+
+    def recv(self, count: int) -> bytes:
+        return self._near.recv(count)
+
+    def settimeout(self, seconds: float | None) -> None:
+        self._near.settimeout(seconds)
+
+    def close(self) -> None:
+        self._near.close()
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        log.close()
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        with self._log:
+            self._log.seek(0)
+            self._said = self._log.read(LOG_BYTES).decode(errors="replace").strip()
 
-    return Link(near, end)
+    def explain(self) -> str:
+        """What the command said on standard error; known once it is closed."""
+        return self._said

@@ -59,7 +59,7 @@ class Server:
         keys = [key.with_suffix(".pub").read_text().split() for key in self.host_keys]
         return "".join(f"{name} {key[0]} {key[1]}\n" for key in keys)
 
-    def client_config(self, file: Path, *lines: str, known: str | None = None) -> Path:
+    def client_config(self, file: Path, *lines: str, known: str | None = None, key: bool = True) -> Path:
         """An ssh_config that uses nothing of the user's own: ``key``, and as known hosts ``known`` (the server's own keys)."""
         known_hosts = file.with_name(f"{file.name}.known_hosts")
         known_hosts.write_text(self.known_lines() if known is None else known)
@@ -69,7 +69,7 @@ class Server:
             "IdentitiesOnly yes",
             "IdentityAgent none",
         ]
-        file.write_text("\n".join([*lines, "Host *", *own, f"IdentityFile {self.key}"]) + "\n")
+        file.write_text("\n".join([*lines, "Host *", *own, *([f"IdentityFile {self.key}"] if key else [])]) + "\n")
         return file
 
 

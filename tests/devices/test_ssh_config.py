@@ -1,0 +1,298 @@
+"""Where an SSH URL leads: URLs, the user's configuration, jump hosts and proxies."""
+
+import getpass
+import io
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeopt.devices import ssh, ssh_connection, ssh_link
+from edgeopt.devices.ssh_config import CONFIG_VARIABLE, Address, parse_jumps, parse_url, resolve
+from edgeopt.errors import ConfigError, HostKeyRefused, LinkLost, Unreachable, UsageError
+from tests.devices.sshd import HOST, Proxy, Server, free_port, sshd
+
+URLS = [
+    ("ssh://pi", Address(host="pi")),
+    ("ssh://pi@192.168.1.20", Address(host="192.168.1.20", user="pi")),
+    ("ssh://pi@host.local:2222/", Address(host="host.local", user="pi", port=2222)),
+    ("ssh://[::1]:22", Address(host="::1", port=22)),
+    ("ssh://anna@[fe80::1%25eth0]", Address(host="fe80::1%eth0", user="anna")),
+    ("ssh://a%40b@host", Address(host="host", user="a@b")),
+]
+WRONG_URLS = [
+    "ssh://", "ssh://-oProxyCommand=id", "ssh://-l@host", "ssh://host:0", "ssh://host:99999", "ssh://host:x", "ssh://ho st", "ssh://a;b",
+    "ssh://$(id)", "ssh://`id`@host", "ssh://host/path", "ssh://host?x=1", "ssh://host#x", "ssh://[::1", "ssh://[zz]", "http://host",
+    "ssh://user%20name@host", "ssh://host%0aProxyCommand", "ssh://a%24b@host",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("url", "address"), URLS)
+def test_a_url_is_read(url: str, address: Address) -> None:
+    assert parse_url(url) == address
+
+
+@pytest.mark.parametrize("url", WRONG_URLS)
+def test_a_wrong_url_is_refused_with_how_to_write_it(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_url(url)
+    assert caught.value.fix
+
+
+def test_a_password_in_a_url_is_refused_and_not_shown() -> None:
+    with pytest.raises(UsageError, match="password") as caught:
+        parse_url("ssh://pi:secret@host")
+    assert "secret" not in str(caught.value)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_url_or_refused(text: str) -> None:
+    try:
+        address = parse_url(f"ssh://{text}")
+    except UsageError:
+        return
+    assert parse_url(f"ssh://{address}") == address or "%" in str(address) or "@" in (address.user or "")
+
+
+def test_jump_hosts_are_read_in_their_order() -> None:
+    assert parse_jumps("a@one:22, ssh://two:23,[::1]:24") == (
+        Address(host="one", user="a", port=22), Address(host="two", port=23), Address(host="::1", port=24),
+    )  # fmt: skip
+    assert parse_jumps("none") == ()
+
+
+CONFIG = """
+Include {folder}/more_config
+Host device
+  HostName 10.0.0.7
+  Port 2022
+  User anna
+  IdentityFile ~/keys/%h-%r
+  IdentityFile {folder}/second
+  IdentitiesOnly yes
+  UserKnownHostsFile {folder}/known %d/known2
+  HostKeyAlias laboratory
+  ProxyJump first,bob@second:23
+Host piped
+  ProxyCommand nc %h %p # as %r
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "config"
+    file.write_text(CONFIG.format(folder=tmp_path))
+    (tmp_path / "more_config").write_text("Host included\n  HostName 10.0.0.8\n")
+    monkeypatch.setenv(CONFIG_VARIABLE, str(file))
+    return file
+
+
+@pytest.fixture(params=["openssh", "paramiko"])
+def reader(request: pytest.FixtureRequest, config: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "paramiko":
+        config.write_text(config.read_text().replace(f"Include {config.parent}/more_config\n", ""))
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("reader")
+def test_the_configuration_of_a_host_counts(tmp_path: Path) -> None:
+    settings = resolve(Address(host="device"))
+    assert (settings.host, settings.port, settings.user) == ("10.0.0.7", 2022, "anna")
+    assert settings.identities == (Path.home() / "keys" / "10.0.0.7-anna", tmp_path / "second")
+    assert settings.identities_only
+    assert settings.known_hosts[:2] == (tmp_path / "known", Path.home() / "known2")
+    assert settings.host_key_alias == "laboratory"
+    assert settings.jumps == (Address(host="first"), Address(host="second", user="bob", port=23))
+
+
+@pytest.mark.usefixtures("reader")
+def test_what_the_url_says_goes_before_the_configuration() -> None:
+    settings = resolve(Address(host="device", user="carl", port=99))
+    assert (settings.user, settings.port) == ("carl", 99)
+
+
+@pytest.mark.usefixtures("reader")
+def test_a_proxy_command_has_its_tokens_filled_in() -> None:
+    assert resolve(Address(host="piped", user="carl")).proxy_command == "nc piped 22 # as carl"
+
+
+@pytest.mark.usefixtures("reader")
+def test_a_host_without_configuration_has_defaults() -> None:
+    settings = resolve(Address(host="elsewhere"))
+    assert (settings.host, settings.port, settings.user) == ("elsewhere", 22, getpass.getuser())
+    assert Path.home() / ".ssh" / "id_ed25519" in settings.identities
+    assert settings.known_hosts[0] == Path.home() / ".ssh" / "known_hosts"
+    assert settings.jumps == () and settings.proxy_command is None
+
+
+@pytest.mark.usefixtures("config")
+def test_included_files_count() -> None:
+    assert resolve(Address(host="included")).host == "10.0.0.8"
+
+
+@pytest.mark.usefixtures("config")
+def test_without_openssh_an_include_is_refused_rather_than_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match="Include"):
+        resolve(Address(host="included"))
+
+
+def test_a_wrong_configuration_is_refused_with_what_openssh_says(config: Path) -> None:
+    config.write_text("NoSuchOption yes\n")
+    with pytest.raises(ConfigError, match="nosuchoption"):
+        resolve(Address(host="device"))
+
+
+def test_jump_hosts_that_go_in_a_circle_are_refused(config: Path) -> None:
+    config.write_text("Host one\n  ProxyJump two\nHost two\n  ProxyJump one\n")
+    with pytest.raises(ConfigError, match="jump hosts"):
+        ssh_connection.route(Address(host="one"))
+
+
+def test_a_jump_hosts_own_jump_host_comes_first(config: Path) -> None:
+    config.write_text("Host one\n  ProxyJump two\nHost two\n  ProxyJump three\n")
+    assert [hop.host for hop in ssh_connection.route(Address(host="one"))] == ["three", "two", "one"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with sshd(tmp_path_factory.mktemp("sshd")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def jump(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[Server]:
+    with sshd(tmp_path_factory.mktemp("jump")) as running:
+        with running.authorized.open("a") as authorized:
+            authorized.write(server.authorized.read_text())
+        yield running
+
+
+def use(monkeypatch: pytest.MonkeyPatch, server: Server, file: Path, *lines: str, known: str | None = None) -> None:
+    monkeypatch.setenv(CONFIG_VARIABLE, str(server.client_config(file, *lines, known=known)))
+
+
+def test_a_device_behind_two_jump_hosts_works(
+    server: Server, jump: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = server.known_lines() + jump.known_lines()
+    lines = [
+        "Host device",
+        "  ProxyJump first,second",
+        "Host first",
+        f"  Port {jump.port}",
+        "Host device second",
+        f"  Port {server.port}",
+    ]
+    lines += ["Host device first second", f"  HostName {HOST}"]
+    use(monkeypatch, server, tmp_path / "config", *lines, known=known)
+    transport = ssh.connect("ssh://device")
+    transport.send(io.BytesIO(b"content"), str(tmp_path / "copy"))
+    assert transport.run(["cat", str(tmp_path / "copy")], timeout_s=10).stdout == b"content"
+    assert len(transport.run(["head", "-c", "5000000", "/dev/zero"], timeout_s=30).stdout) == 5_000_000
+    transport.close()
+    with pytest.raises(LinkLost):
+        transport.run(["true"], timeout_s=5)
+
+
+def test_the_jump_hosts_key_is_verified_too(
+    server: Server, jump: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["Host device", f"  HostName {HOST}", f"  Port {server.port}", f"  ProxyJump localhost:{jump.port}"]
+    use(monkeypatch, server, tmp_path / "config", *lines, known=server.known_lines())
+    with pytest.raises(HostKeyRefused, match=str(jump.port)):
+        ssh.connect("ssh://device")
+
+
+def test_a_device_that_the_jump_host_cannot_reach_is_unreachable(
+    jump: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["Host device", f"  HostName {HOST}", f"  Port {free_port()}", f"  ProxyJump localhost:{jump.port}"]
+    use(monkeypatch, jump, tmp_path / "config", *lines, known=jump.known_lines(f"[localhost]:{jump.port}"))
+    with pytest.raises(Unreachable, match="through"):
+        ssh.connect("ssh://device")
+
+
+def test_a_jump_host_that_goes_silent_is_noticed(
+    server: Server, jump: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_link, "QUIET_S", 0.3)
+    monkeypatch.setattr(ssh_link, "DEAD_S", 1.5)
+    proxy = Proxy(jump.port)
+    known = server.known_lines() + jump.known_lines("jump")
+    lines = ["Host device", f"  HostName {HOST}", f"  Port {server.port}", "  ProxyJump jump"]
+    lines += ["Host jump", f"  HostName {HOST}", f"  Port {proxy.port}", "  HostKeyAlias jump"]
+    use(monkeypatch, server, tmp_path / "config", *lines, known=known)
+    transport = ssh.connect("ssh://device")
+    threading.Timer(0.2, proxy.silence).start()
+    start = time.monotonic()
+    with pytest.raises(LinkLost):
+        transport.run(["sleep", "15"], timeout_s=30)
+    assert time.monotonic() - start < 6
+    transport.close()
+    proxy.close()
+
+
+def test_a_proxy_command_carries_the_connection(
+    server: Server, jump: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("ssh") is None:
+        pytest.skip("OpenSSH's client is not installed")
+    inner = jump.client_config(tmp_path / "inner")
+    command = f"ProxyCommand ssh -F {inner} -p {jump.port} -W %h:%p {HOST}"
+    lines = ["Host device", f"  HostName {HOST}", f"  Port {server.port}", f"  {command}"]
+    use(monkeypatch, server, tmp_path / "config", *lines)
+    transport = ssh.connect("ssh://device")
+    assert transport.run(["echo", "here"], timeout_s=10).stdout == b"here\n"
+    transport.close()
+
+
+@pytest.mark.parametrize("command", ["false", "no-such-command-here", "echo nonsense; cat", "cat /dev/zero"])
+def test_a_proxy_command_that_fails_is_unreachable(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(ssh_connection, "CONNECT_S", 2.0)
+    use(monkeypatch, server, tmp_path / "config", "Host device", f"  ProxyCommand {command}")
+    with pytest.raises(Unreachable) as caught:
+        ssh.connect("ssh://device")
+    assert command != "no-such-command-here" or "not found" in caught.value.why
+
+
+def test_an_ipv6_address_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        free_port("::1")
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    with sshd(tmp_path / "sshd", host="::1") as server:
+        use(monkeypatch, server, tmp_path / "config")
+        transport = ssh.connect(f"ssh://[::1]:{server.port}")
+        assert transport.run(["echo", "here"], timeout_s=10).stdout == b"here\n"
+        transport.close()
+
+
+@pytest.mark.parametrize("url", [f"ssh://{HOST}:{{}}", "ssh://no-such-host.invalid:{}"])
+def test_nobody_there_is_unreachable_with_the_next_step(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").write_text("")
+    monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "config"))
+    with pytest.raises(Unreachable) as caught:
+        ssh.connect(url.format(free_port()))
+    assert caught.value.why and caught.value.fix
+
+
+def test_what_listens_but_is_no_ssh_server_is_unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").write_text("")
+    monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "config"))
+    monkeypatch.setattr(ssh_connection, "CONNECT_S", 1.0)
+    with socket.create_server((HOST, 0)) as silent:
+        port = silent.getsockname()[1]
+        start = time.monotonic()
+        with pytest.raises(Unreachable, match="does not answer as an SSH server"):
+            ssh.connect(f"ssh://{HOST}:{port}")
+        assert time.monotonic() - start < 5
