@@ -16,13 +16,13 @@ from pydantic import ValidationError
 
 from edgeopt.cache import default_root
 from edgeopt.core import data_class, from_json, to_json
-from edgeopt.devices import pythons
+from edgeopt.devices import pythons, wheels
 from edgeopt.devices.base import QUICK_S, Finished
 from edgeopt.devices.device import Device
 from edgeopt.devices.pythons import Python
 from edgeopt.devices.session import ROOM_TO_SPARE, Session, failed, text
 from edgeopt.devices.unpack import NO_ROOM
-from edgeopt.devices.wheels import Fetcher, Wheel, choose, choose_numpy, digest_of, pack, version_here
+from edgeopt.devices.wheels import Fetcher, Wheel, choose, choose_numpy, digest_of, pack
 from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, UnknownName, did_you_mean
 
 OnStep = Callable[[str], None]
@@ -190,7 +190,7 @@ def _choose(device: str, found: Sequence[Python], runtimes: Sequence[str], on_st
 
 def _choose_wheels(fetcher: Fetcher, runtimes: Sequence[str], on_step: OnStep) -> _Choice:
     packages: dict[str, _Package] = {}
-    wheels: list[Wheel] = []
+    chosen: list[Wheel] = []
     notes: list[str] = []
     for runtime in runtimes:
         for package in _RUNTIMES[runtime]:
@@ -201,15 +201,15 @@ def _choose_wheels(fetcher: Fetcher, runtimes: Sequence[str], on_step: OnStep) -
         else:
             raise _NoWheel(notes[-1])
         packages[runtime] = package
-        wheels.append(wheel)
-        here = version_here(package.distribution)
+        chosen.append(wheel)
+        here = wheels.version_here(package.distribution)
         if here and here != wheel.version:
             notes.append(f"{package.distribution} {wheel.version} there, {here} here: it has no wheel for that Python")
     on_step("fetching numpy")
-    numpy = choose_numpy(fetcher, wheels)
+    numpy = choose_numpy(fetcher, chosen)
     if numpy is None:
         raise _NoWheel(f"there is no wheel of numpy for {fetcher.python.describe()} that {' and '.join(packages)} work with")
-    return _Choice(fetcher.python, packages, (*wheels, numpy), tuple(notes))
+    return _Choice(fetcher.python, packages, (*chosen, numpy), tuple(notes))
 
 
 def _install(session: Session, choice: _Choice, folder: str, on_step: OnStep) -> None:
