@@ -190,7 +190,7 @@ def test_litert_has_no_times_of_operators_and_says_so(tmp_path: Path) -> None:
 def test_a_killed_run_keeps_what_it_measured(tmp_path: Path) -> None:
     with start(tmp_path, relu(tmp_path, min_seconds=60, max_seconds=60)) as process:
         assert process.stdout is not None
-        lines = []
+        lines: list[bytes] = []
         while sum(b'"event":"samples"' in line for line in lines) < 2:
             lines.append(process.stdout.readline())
             assert lines[-1], process.stderr
