@@ -8,22 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from edgeopt.devices import benchmark_model, perf_test
-from edgeopt.devices.native_job import NativeFormat, NativeJob, NativeSession
+from edgeopt.devices.native_job import TOOLS, WHERE, NativeFormat, NativeJob, NativeSession
 from edgeopt.devices.native_output import Event
 from edgeopt.errors import RunFailed
 
-TOOLS: Mapping[NativeFormat, str] = {"tflite": "benchmark_model", "onnx": "onnxruntime_perf_test"}
-WHERE = {
-    "benchmark_model": (
-        "LiteRT's nightly prebuilt benchmark_model for the device's system and processor (android_aarch64, linux_aarch64), "
-        "linked from ai.google.dev/edge/litert/models/measurement"
-    ),
-    "onnxruntime_perf_test": (
-        "a build of ONNX Runtime for the device (its build.py --android --build_shared_lib gives onnxruntime_perf_test beside "
-        "libonnxruntime.so; see onnxruntime.ai/docs/build)"
-    ),
-}
-"""Where each tool comes from; nothing is downloaded here."""
 _MEASURES: Mapping[NativeFormat, Callable[[NativeSession, NativeJob], Iterator[Event]]] = {
     "tflite": benchmark_model.measure,
     "onnx": perf_test.measure,

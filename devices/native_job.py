@@ -9,6 +9,18 @@ from edgeopt.devices.base import MAX_OUTPUT_BYTES, Finished
 from edgeopt.devices.native_output import Event, Nonsense, error
 
 NativeFormat = Literal["tflite", "onnx"]
+TOOLS: Mapping[NativeFormat, str] = {"tflite": "benchmark_model", "onnx": "onnxruntime_perf_test"}
+WHERE = {
+    "benchmark_model": (
+        "LiteRT's nightly prebuilt benchmark_model for the device's system and processor (android_aarch64, linux_aarch64), "
+        "see ai.google.dev/edge/litert/models/measurement"
+    ),
+    "onnxruntime_perf_test": (
+        "a build of ONNX Runtime for the device (its build.py --android --build_shared_lib gives onnxruntime_perf_test beside "
+        "libonnxruntime.so; see onnxruntime.ai/docs/build)"
+    ),
+}
+"""Where each tool comes from; nothing is downloaded here."""
 Mode = Literal["measure", "operators"]
 _NOT_FOUND, _NOT_EXECUTABLE, _KILLED = 127, 126, 137
 

@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from edgeopt.cache import default_root
+from edgeopt.devices.adb_server import is_running
+from edgeopt.devices.native_job import WHERE
 
 GIB = 2**30
 _ENOUGH_MEMORY_GIB = 4
@@ -24,6 +26,7 @@ _EXTRAS = {
     "onnx": "ONNX artifacts",
     "tflite": "TFLite artifacts",
     "coreml": "Core ML artifacts",
+    "devices": "benchmarks on devices",
 }
 _INT8_FEATURES = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 """As /proc/cpuinfo spells them: x86 first, then ARM's dot product and int8 matrix instructions."""
@@ -41,13 +44,13 @@ class Check:
 
 
 def diagnose() -> tuple[Check, ...]:
-    """Python, every extra's packages with the versions this release is tested with, the cache, CPU, memory and disk."""
+    """Python, every extra's packages with the versions this release is tested with, this computer, and the ways to devices."""
     try:
         distribution(_DISTRIBUTION)
     except PackageNotFoundError:
         fix = "pip install . in the folder that holds pyproject.toml"
         return (Check(name=_DISTRIBUTION, ok=False, found="source code, not installed", needed_for="everything", fix=fix),)
-    return (_python(), *_packages(), _cache(), _cpu(), _memory(), _disk())
+    return (_python(), *_packages(), _cache(), _cpu(), _memory(), _disk(), *_devices())
 
 
 def _python() -> Check:
@@ -151,3 +154,21 @@ def _amount(name: str, free: int, enough_gib: int, purpose: str, fix: str) -> Ch
     ok = free >= enough_gib * GIB
     found = f"{free / GIB:.1f} GiB free" + ("" if ok else f", less than {enough_gib} GiB")
     return Check(name=name, ok=ok, found=found, needed_for=purpose, fix="" if ok else fix)
+
+
+def _devices() -> Iterator[Check]:
+    """Ways to devices. None is a fault where it is missing: who has no phone needs no ADB server."""
+    yield _ssh()
+    server = "answers" if is_running() else "does not run: adb start-server (Android's platform-tools) starts it"
+    yield Check(name="adb server", ok=True, found=server, needed_for="phones by USB or paired Wi-Fi (adb://SERIAL)")
+    for tool, where in WHERE.items():
+        yield Check(
+            name=tool, ok=True, found=f"where it comes from: {where}", needed_for="devices without Python, such as phones"
+        )
+
+
+def _ssh() -> Check:
+    keys = sorted(path.stem for path in (Path.home() / ".ssh").glob("id_*.pub"))
+    agent = ["an agent"] if Path(os.environ.get("SSH_AUTH_SOCK", "")).is_socket() else []
+    nothing = "no keys: passwords are asked for; ssh-keygen -t ed25519 and ssh-copy-id USER@HOST end that"
+    return Check(name="ssh", ok=True, found=", ".join(keys + agent) or nothing, needed_for="devices over SSH (ssh://...)")

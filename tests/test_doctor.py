@@ -1,5 +1,6 @@
 """The doctor: what it finds here, what it says of what is missing, and that it stays light."""
 
+import socket
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -58,6 +59,30 @@ def test_a_cache_path_below_a_file_is_not_writable(tmp_path: Path, monkeypatch: 
     check = by_name()["cache"]
     assert not check.ok
     assert "EDGEOPT_CACHE" in check.fix
+
+
+def test_the_ways_to_devices_are_told_and_none_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(unused.getsockname()[1]))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+        checks = by_name()
+    assert "adb start-server" in checks["adb server"].found
+    assert "ssh-keygen" in checks["ssh"].found
+    assert "ai.google.dev/edge/litert" in checks["benchmark_model"].found
+    assert "onnxruntime.ai" in checks["onnxruntime_perf_test"].found
+    assert all(checks[name].ok for name in ("adb server", "ssh", "benchmark_model", "onnxruntime_perf_test"))
+
+
+def test_ssh_keys_and_agent_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "id_ed25519.pub").touch()
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(tmp_path / "agent"))
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+        assert by_name()["ssh"].found == "id_ed25519, an agent"
 
 
 def test_source_code_that_is_not_installed_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
