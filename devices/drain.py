@@ -5,14 +5,8 @@ import time
 from collections.abc import Sequence
 
 from edgeopt.devices.base import Finished, OnOutput
+from edgeopt.devices.refusals import shown
 from edgeopt.errors import BadAnswer, DeviceTimeout, UsageError
-
-SHOWN_CHARACTERS = 120
-
-
-def shown(text: str) -> str:
-    """``text`` for a message: quoted, with control characters escaped, and cut where it is long."""
-    return repr(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "...")
 
 
 class Drain:

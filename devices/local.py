@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from edgeopt.devices.base import MAX_OUTPUT_BYTES, Ask, Finished, OnBytes, OnOutput, Transport
-from edgeopt.devices.drain import Drain, shown
-from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, LinkLost
+from edgeopt.devices.drain import Drain
+from edgeopt.devices.refusals import check_name, large_file, no_room, short_file, unusable_file
+from edgeopt.errors import LinkLost
 
 CHUNK_BYTES = 1024**2
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
@@ -73,6 +74,7 @@ class LocalTransport:
     def send(self, source: BinaryIO, remote: str, *, offset: int = 0, on_bytes: OnBytes | None = None) -> None:
         """See :class:`Transport`."""
         self._check_open()
+        check_name(remote)
         with _failures("written", remote):
             file = (self._home / remote).open("r+b" if offset else "wb")
         with file:
@@ -93,6 +95,7 @@ class LocalTransport:
         """See :class:`Transport`."""
         left = limit
         self._check_open()
+        check_name(remote)
         with _failures("read", remote):
             file = (self._home / remote).open("rb")
         with file:
@@ -161,18 +164,6 @@ class LocalTransport:
             raise LinkLost("the connection to this computer is closed", why="it was closed here", fix="connect again")
 
 
-def short_file(remote: str, offset: int) -> DeviceError:
-    """There is less of a file on the device than its sender goes on from."""
-    why = f"it has fewer than {offset} bytes, so that sending cannot go on from there"
-    return DeviceError(f"the file {shown(remote)} cannot be written", why=why, fix="send it from its start")
-
-
-def large_file(remote: str, limit: int) -> BadAnswer:
-    """A file on the device has more than the most that is read."""
-    why = f"it has more than {limit} bytes, which no honest device needs"
-    return BadAnswer(f"the file {shown(remote)} is too large", why=why, fix="look at the file on the device")
-
-
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
     assert stream is not None
     return stream
@@ -190,8 +181,7 @@ def _failures(done: str, remote: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = f"the file {shown(remote)} cannot be {done}"
         why = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DeviceFull(what, why=why, fix="free some room there, or remove old files of edgeopt") from error
-        raise DeviceError(what, why=why, fix="check that the path exists there and that this user may use it") from error
+            raise no_room(remote, why) from error
+        raise unusable_file(done, remote, why) from error

@@ -9,6 +9,7 @@ import re
 import selectors
 import shlex
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
@@ -18,13 +19,15 @@ import paramiko
 
 from edgeopt.devices import sftp, ssh_connection
 from edgeopt.devices.base import MAX_OUTPUT_BYTES, QUICK_S, Ask, Finished, OnBytes, OnOutput, Transport
-from edgeopt.devices.drain import Drain, shown
-from edgeopt.devices.local import large_file, short_file
+from edgeopt.devices.drain import Drain
+from edgeopt.devices.refusals import check_name, large_file, no_room, short_file, shown, unusable_file
 from edgeopt.devices.ssh_config import parse_url
-from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, DeviceTimeout, EdgeoptError, UsageError
+from edgeopt.errors import BadAnswer, DeviceError, DeviceTimeout, EdgeoptError
 
 STALL_S = 60.0
 """A device that answers, but takes no byte of a file for so long, has a disk that hangs."""
+BUSY_S, BUSY_STEP_S = 2.0, 0.05
+"""How long, and how often, a session is asked for that the server has no room for."""
 PIECE_BYTES = 64 * 1024
 LITTLE_BYTES = 1024**2
 """With less room than this a failed write is put down to the full disk: SFTP itself says only "Failure"."""
@@ -125,17 +128,27 @@ class SshTransport:
     @contextmanager
     def _channel(self, timeout_s: float, late: Callable[[], DeviceTimeout]) -> Iterator[paramiko.Channel]:
         with self._failures(late):
-            channel = self._device.transport.open_session(timeout=timeout_s)
+            channel = self._open(timeout_s)
         try:
             yield channel
         finally:
             with suppress(paramiko.SSHException, EOFError, OSError):  # there may be nobody left to tell
                 channel.close()
 
+    def _open(self, timeout_s: float) -> paramiko.Channel:
+        """A server counts a channel that has just been closed for a while yet: where it allows few, that passes."""
+        until = time.monotonic() + min(BUSY_S, timeout_s)
+        while True:
+            try:
+                return self._device.transport.open_session(timeout=timeout_s)
+            except paramiko.ChannelException:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(BUSY_STEP_S)
+
     @contextmanager
     def _sftp(self, remote: str) -> Iterator[sftp.Sftp]:
-        if "\0" in remote:
-            raise UsageError(f"{remote!r} is no file's name", why="it holds a NUL character", fix="give another one")
+        check_name(remote)
         drain = Drain(["sftp"], timeout_s=QUICK_S, limit=0)
         with self._channel(QUICK_S, drain.timed_out) as channel:
             with self._failures(drain.timed_out), _at_most(channel, drain):
@@ -161,8 +174,7 @@ class SshTransport:
 
     def _not_written(self, remote: str, refused: sftp.Refused) -> DeviceError:
         if refused.code == sftp.Code.FAILURE and (free := self._free_bytes(remote)) is not None and free < LITTLE_BYTES:
-            why = f"its disk has {free} bytes left there"
-            return DeviceFull(f"the file {shown(remote)} cannot be written", why=why, fix="free some room there")
+            return no_room(remote, f"its disk has {free} bytes left there")
         return _refused("written", remote, refused)
 
     def _free_bytes(self, remote: str) -> int | None:
@@ -227,7 +239,8 @@ def _at_most(channel: paramiko.Channel, drain: Drain) -> Iterator[None]:
 
 
 def _refused(done: str, remote: str, refused: sftp.Refused) -> DeviceError:
-    causes = {sftp.Code.NO_SUCH_FILE: "it, or its folder, is not there", sftp.Code.PERMISSION_DENIED: "this user may not"}
-    why = causes.get(sftp.Code(refused.code), str(refused)) if refused.code in tuple(sftp.Code) else str(refused)
-    fix = "check that the path exists there and that this user may use it"
-    return DeviceError(f"the file {shown(remote)} cannot be {done}", why=why, fix=fix)
+    causes: dict[int, str] = {
+        sftp.Code.NO_SUCH_FILE: "it, or its folder, is not there",
+        sftp.Code.PERMISSION_DENIED: "this user may not",
+    }
+    return unusable_file(done, remote, causes.get(refused.code, str(refused)))

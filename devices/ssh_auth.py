@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import paramiko
-from paramiko.agent import AgentSSH
+from paramiko.agent import AgentKey, AgentSSH
 
 from edgeopt.devices.base import Ask
 from edgeopt.devices.ssh_config import DEFAULT_PORT, Settings
 from edgeopt.devices.ssh_hosts import fingerprint
 from edgeopt.errors import NotAuthorized
 
+ANSWER_S = 30.0
+"""For the server to judge a key or a password."""
+TYPING_S = 300.0
+"""For a user who looks for a code, or lets the agent use a key."""
 PROMPTS = 3
 """How often a secret is asked for, as OpenSSH's NumberOfPasswordPrompts."""
 _KEY_CLASSES = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
@@ -91,6 +95,7 @@ class _Attempt:
         if "publickey" not in self.methods:
             return False
         self.tried.append(f"{name} ({fingerprint(key.asbytes())})")
+        self.transport.auth_timeout = TYPING_S if isinstance(key, AgentKey) else ANSWER_S
         try:
             return self._passed(self.transport.auth_publickey(self.settings.user, key))
         except paramiko.BadAuthenticationType as error:
@@ -120,12 +125,12 @@ class _Attempt:
                 continue
             try:
                 if key := self._load(path, None):
-                    yield str(path), key
+                    yield from _with_certificate(path, key)
             except paramiko.PasswordRequiredException:
                 locked.append(path)
         for path in locked:
             if key := self._unlock(path):
-                yield str(path), key
+                yield from _with_certificate(path, key)
 
     def _unlock(self, path: Path) -> paramiko.PKey | None:
         for _ in range(PROMPTS if self.ask and "publickey" in self.methods else 0):
@@ -160,6 +165,7 @@ class _Attempt:
         for _ in range(PROMPTS):
             if "keyboard-interactive" not in self.methods:
                 break
+            self.transport.auth_timeout = TYPING_S
             try:
                 if self._passed(self.transport.auth_interactive(self.settings.user, answer)):
                     return True
@@ -175,6 +181,7 @@ class _Attempt:
             if "password" not in self.methods:
                 break
             self.tried.append("a password")
+            self.transport.auth_timeout = ANSWER_S
             try:
                 password = ask(f"password of {self.settings}")
                 if self._passed(self.transport.auth_password(self.settings.user, password, fallback=False)):
@@ -184,6 +191,17 @@ class _Attempt:
             except paramiko.AuthenticationException:
                 continue
         return False
+
+
+def _with_certificate(path: Path, key: paramiko.PKey) -> Iterator[tuple[str, paramiko.PKey]]:
+    """The key as its certificate, where an authority has signed one, then the key alone."""
+    certificate = path.with_name(f"{path.name}-cert.pub")
+    if certificate.is_file():
+        with suppress(ValueError, OSError, paramiko.SSHException):
+            key.load_certificate(str(certificate))
+            yield str(certificate), key
+            key.public_blob = None
+    yield str(path), key
 
 
 def _public_blob(path: Path) -> bytes | None:

@@ -104,6 +104,12 @@ def resolve(address: Address) -> Settings:
 
     host, user = one("hostname") or address.host, one("user") or getpass.getuser()
     port = int(one("port") or DEFAULT_PORT)
+    if (one("proxyusefdpass") or "no") == "yes":
+        why, fix = (
+            f"it says ProxyUseFdpass yes for {address.host}",
+            "use a ProxyCommand that carries the data itself, or ProxyJump",
+        )
+        raise ConfigError("the SSH configuration asks for what edgeopt cannot do", why=why, fix=fix)
     real = _checked(Address(host=host, user=user, port=port), f"ssh://{address}")
     tokens = {"h": host, "n": address.host, "p": str(port), "r": user, "u": getpass.getuser(), "d": str(Path.home()), "%": "%"}
     tokens["k"] = one("hostkeyalias") or host

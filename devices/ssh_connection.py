@@ -14,8 +14,6 @@ from edgeopt.devices.ssh_link import CONNECT_S, DEAD_S, Link, Watchdog, command_
 from edgeopt.errors import ConfigError, DeviceError, LinkLost, Unreachable
 
 MAX_HOPS = 8
-TYPING_S = 300.0
-"""While a user looks for a password."""
 WINDOW_BYTES = 8 * 1024**2
 """How much a device may send before it hears from us: bandwidth times round trip of any local network."""
 _LOG = "edgeopt.devices.ssh"
@@ -112,7 +110,6 @@ def _handshake(settings: Settings, link: Link) -> paramiko.Transport:
     transport.set_log_channel(_LOG)
     transport.daemon = True
     transport.banner_timeout = CONNECT_S
-    transport.auth_timeout = TYPING_S
     keys = known_keys(known_name(settings), settings.known_hosts)
     options = transport.get_security_options()
     # GCM needs no digest of its own, which paramiko would make in Python: three times the speed.

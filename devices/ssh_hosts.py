@@ -103,7 +103,9 @@ def _compare(key_type: str) -> str:
 def _accept(settings: Settings, key_type: str, blob: bytes) -> str:
     """Adds the very key that was shown: ssh-keyscan would fetch one anew, unverified, and cannot go through a jump host."""
     line = f"{known_name(settings)} {key_type} {base64.b64encode(blob).decode()}"
-    return f"echo {shlex.quote(line)} >> {shlex.quote(str(settings.known_hosts[0]))}"
+    file = settings.known_hosts[0]
+    folder = "" if file.parent.is_dir() else f"mkdir -p -m 700 {shlex.quote(str(file.parent))} && "
+    return f"{folder}echo {shlex.quote(line)} >> {shlex.quote(str(file))}"
 
 
 def _read(name: str, file: Path) -> Iterator[KnownKey]:

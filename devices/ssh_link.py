@@ -105,6 +105,7 @@ class Watchdog:
 
     def __init__(self, transport: paramiko.Transport, link: Link, on_dead: Callable[[], None]) -> None:
         self._transport, self._link, self._on_dead = transport, link, on_dead
+        self._quiet_s, self._dead_s = QUIET_S, DEAD_S
         self._ended = threading.Event()
         link.carried_at = time.monotonic()
         # Two threads, since asking blocks where the link takes no more bytes.
@@ -116,16 +117,16 @@ class Watchdog:
         self._ended.set()
 
     def _ask(self) -> None:
-        while not self._ended.wait(self._left(QUIET_S)) and self._transport.is_active():
-            if self._left(QUIET_S) <= 0:
+        while not self._ended.wait(self._left(self._quiet_s)) and self._transport.is_active():
+            if self._left(self._quiet_s) <= 0:
                 try:
                     self._transport.global_request("keepalive@openssh.com", wait=True)
                 except (paramiko.SSHException, EOFError, OSError):
                     return
 
     def _watch(self) -> None:
-        while not self._ended.wait(max(self._left(DEAD_S), 0.1)) and self._transport.is_active():
-            if self._left(DEAD_S) <= 0:
+        while not self._ended.wait(max(self._left(self._dead_s), 0.1)) and self._transport.is_active():
+            if self._left(self._dead_s) <= 0:
                 self._on_dead()
                 return
 

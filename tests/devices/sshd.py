@@ -98,6 +98,7 @@ def sshd(
         "PidFile none",
         "PermitRootLogin yes",
         "LogLevel VERBOSE",
+        f"SetEnv HOME={folder}",  # no start-up files of whoever runs the tests
         f"Subsystem sftp {sftp}",
     ]
     (folder / "sshd_config").write_text("\n".join(config) + "\n")

@@ -67,6 +67,13 @@ def test_what_cannot_be_a_command_is_refused(transport: Transport, command: list
         transport.run(command, timeout_s=5)
 
 
+def test_a_name_with_nul_is_refused(transport: Transport) -> None:
+    with pytest.raises(UsageError):
+        transport.fetch("/tmp/a\0b", io.BytesIO(), limit=1)
+    with pytest.raises(UsageError):
+        transport.send(io.BytesIO(), "/tmp/a\0b")
+
+
 def test_no_file_descriptor_stays_open() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):

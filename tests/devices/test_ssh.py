@@ -177,10 +177,14 @@ def test_more_sessions_than_the_server_allows_is_an_error_of_that_operation_only
         long = threading.Thread(target=transport.run, args=(["sleep", "1"],), kwargs={"timeout_s": 5})
         long.start()
         time.sleep(0.3)
+        monkeypatch.setattr(ssh, "BUSY_S", 0.1)
         with pytest.raises(DeviceError, match="MaxSessions"):
             transport.run(["true"], timeout_s=5)
-        long.join()
+        monkeypatch.setattr(ssh, "BUSY_S", 5.0)
         assert output_of(transport, "echo", "here") == b"here\n"
+        long.join()
+        for _ in range(10):
+            output_of(transport, "true")
         transport.close()
 
 

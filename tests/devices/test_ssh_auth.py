@@ -1,5 +1,6 @@
 """Who is let in over SSH: keys, the agent, passphrases, passwords and questions."""
 
+import getpass
 import os
 import shutil
 import signal
@@ -86,6 +87,21 @@ def test_no_key_at_all_is_refused(server: Server, use: Use) -> None:
     use()
     with pytest.raises(NotAuthorized, match="there is no key here"):
         ssh.connect(server.url)
+
+
+def test_a_key_with_a_certificate_of_the_servers_authority_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority, key = make_key(tmp_path / "authority"), make_key(tmp_path / "mine")
+    user = getpass.getuser()
+    subprocess.run(
+        ["ssh-keygen", "-q", "-s", str(authority), "-I", "me", "-n", user, f"{key}.pub"], check=True, capture_output=True
+    )
+    with sshd(tmp_path / "sshd", f"TrustedUserCAKeys {authority}.pub") as server:
+        config = server.client_config(tmp_path / "ssh_config", f"IdentityFile {key}", key=False)
+        monkeypatch.setenv(CONFIG_VARIABLE, str(config))
+        assert lets_in(server, never)
+        server.authorized.write_text(key.with_suffix(".pub").read_text())
+        Path(f"{key}-cert.pub").write_text("no certificate")
+        assert lets_in(server, never)
 
 
 def test_a_file_that_is_no_key_is_named(server: Server, use: Use, tmp_path: Path) -> None:

@@ -150,6 +150,12 @@ def test_a_wrong_configuration_is_refused_with_what_openssh_says(config: Path) -
         resolve(Address(host="device"))
 
 
+def test_what_cannot_be_done_is_refused(config: Path) -> None:
+    config.write_text("ProxyUseFdpass yes\n")
+    with pytest.raises(ConfigError, match="ProxyUseFdpass"):
+        resolve(Address(host="device"))
+
+
 def test_jump_hosts_that_go_in_a_circle_are_refused(config: Path) -> None:
     config.write_text("Host one\n  ProxyJump two\nHost two\n  ProxyJump one\n")
     with pytest.raises(ConfigError, match="jump hosts"):
