@@ -61,19 +61,27 @@ class _Marked:
     """Finds the marker and the exit code at the end of mixed output."""
 
     def __init__(self, marker: bytes) -> None:
+        self._marker = marker
         self._end = re.compile(re.escape(marker) + rb"(\d{1,3})\r?\n?\Z")
-        self._hold = len(marker) + 5
 
     def __call__(self, arriving: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
         tail = b""
         for data in arriving:
             tail += data
-            if len(tail) > self._hold:
-                yield _STDOUT, tail[: -self._hold]
-                tail = tail[-self._hold :]
+            end = self._start_of_end(tail)
+            yield _STDOUT, tail[:end]
+            tail = tail[end:]
         if found := self._end.search(tail):
             yield _STDOUT, tail[: found.start()]
             yield _EXIT, bytes([min(int(found[1]), 255)])
+
+    def _start_of_end(self, tail: bytes) -> int:
+        """Where the marker and what follows it may begin, as far as it has come; the end where it cannot."""
+        at = tail.rfind(self._marker)
+        if at >= 0 and len(tail) - at <= len(self._marker) + 5:
+            return at
+        lengths = (n for n in range(min(len(self._marker) - 1, len(tail)), 0, -1) if tail.endswith(self._marker[:n]))
+        return len(tail) - next(lengths, 0)
 
 
 def _service(connection: Connection, url: str, command: Sequence[str]) -> "tuple[str, _Separate | _Marked]":

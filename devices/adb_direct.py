@@ -10,7 +10,7 @@ import time
 
 from adb_shell import constants
 
-from edgeopt.devices.adb_keys import Key, keys
+from edgeopt.devices.adb_keys import Key, own_keys
 from edgeopt.devices.adb_link import Link
 from edgeopt.devices.adb_packets import MAX_DATA, OLD_VERSION, VERSION, Packet, PacketSocket
 from edgeopt.devices.adb_states import state_error
@@ -48,11 +48,10 @@ def connect(host: str, port: int, url: str) -> Link:
         features = _features(banner, url)
     except (LinkLost, TimeoutError) as error:
         packets.close()
+        silence = f"something listens there, but has said nothing for {CONNECT_S:.0f} s"
         raise Unreachable(
             f"{url} does not answer as an ADB daemon",
-            why=error.why
-            if isinstance(error, LinkLost)
-            else f"something listens there, but says nothing for {CONNECT_S:.0f} s",
+            why=error.why if isinstance(error, LinkLost) else silence,
             fix="check that the port is the device's ADB port, then restart the device",
         ) from error
     except BaseException:
@@ -80,7 +79,7 @@ def _greet(packets: PacketSocket) -> tuple[bytes, int]:
 
 
 def _authenticate(packets: PacketSocket, answer: Packet) -> Packet:
-    tried = keys()
+    tried = own_keys()
     for key in tried:
         if answer.command != b"AUTH" or answer.arg0 != constants.AUTH_TOKEN or len(answer.data) != 20:
             break

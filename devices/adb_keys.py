@@ -51,7 +51,7 @@ class Key:
         return struct.pack("<LL256s256sL", _BITS // 32, inverse, modulus, square, numbers.e)
 
 
-def keys() -> list[Key]:
+def own_keys() -> list[Key]:
     """The keys to try, the best first, at least one. Raises NotAuthorized where one cannot be read or made."""
     found = [_read(path) for path in (_of_adb(), _own()) if path.exists()]
     return found or [_make(_own())]

@@ -46,9 +46,17 @@ class Link:
             if not self._streams:
                 self.packets.heard = self._probed = time.monotonic()  # nobody asked before: that silence means nothing
             self._streams[stream.number] = stream
-        self.packets.send(b"OPEN", stream.number, 0, name)
+        self.send(b"OPEN", stream.number, 0, name)
         stream.wait_until_open(service)
         return stream
+
+    def send(self, command: bytes, arg0: int, arg1: int, data: bytes = b"") -> None:
+        """Sends a packet. Raises what ended the link, where it has ended: that says more than a socket that is closed."""
+        try:
+            self.packets.send(command, arg0, arg1, data)
+        except LinkLost as error:
+            self._fail(error)
+            self.check()
 
     @property
     def ended(self) -> bool:
@@ -150,7 +158,7 @@ class LinkStream:
             self._unread -= len(data)
             ended = self._ended
         if not ended:
-            self._link.packets.send(b"OKAY", self.number, self._remote or 0)
+            self._link.send(b"OKAY", self.number, self._remote or 0)
         return data
 
     def write(self, data: bytes) -> None:
@@ -161,7 +169,7 @@ class LinkStream:
                 if self._ended:
                     return
                 self._may_write, self._written = False, time.monotonic()
-            self._link.packets.send(b"WRTE", self.number, self._remote or 0, data[start : start + self._link.maxdata])
+            self._link.send(b"WRTE", self.number, self._remote or 0, data[start : start + self._link.maxdata])
 
     def pending(self) -> bool:
         """See Stream."""
@@ -170,8 +178,8 @@ class LinkStream:
     def close(self) -> None:
         """See Stream."""
         if self._link.forget(self.number) and self._remote is not None:
-            with suppress(LinkLost):  # then it is closed anyway
-                self._link.packets.send(b"CLSE", self.number, self._remote)
+            with suppress(DeviceError):  # then it is closed anyway
+                self._link.send(b"CLSE", self.number, self._remote)
 
     def acknowledged(self, remote: int) -> None:
         """The device has opened the stream, or has taken what was written."""

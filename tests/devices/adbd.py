@@ -14,7 +14,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +82,7 @@ class Adbd:
         self.mark = f"EDGEOPT_ADBD={secrets.token_hex(8)}"
         self._accepted = threading.Event()
         self._connections: set[_Connection] = set()
+        self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._listener = self._listen(0)
         self.port: int = self._listener.getsockname()[1]
@@ -94,6 +95,13 @@ class Adbd:
         self._stop_listening()
         self.cut()
         self.kill_processes()
+        for thread in self._threads:
+            thread.join()
+
+    def connections(self) -> int:
+        """How many links are open."""
+        with self._lock:
+            return len(self._connections)
 
     def accept_offered(self) -> None:
         """The user taps "Allow": the keys that clients have offered may connect, waiting ones at once."""
@@ -144,6 +152,14 @@ class Adbd:
         properties = "ro.product.name=emulated;ro.product.model=Emulated;ro.product.device=emulated"
         features = f";features={','.join(self.features)}" if self.features else ";"
         return f"{self.state}::{properties}{features}".encode()
+
+    def work(self, task: Callable[[], None]) -> threading.Thread:
+        """A thread that does ``task``; it ends with the daemon at the latest."""
+        thread = threading.Thread(target=task, name="adbd-service", daemon=True)
+        with self._lock:
+            self._threads = [*(other for other in self._threads if other.is_alive()), thread]
+            thread.start()
+        return thread
 
     def left(self, connection: "_Connection") -> None:
         with self._lock:
@@ -222,7 +238,6 @@ class _Connection(threading.Thread):
         self.adbd, self.faults, self.maxdata = adbd, adbd.faults, adbd.maxdata
         self._link, self._accepted, self._version = link, accepted, adbd.version
         self._streams: dict[int, Stream] = {}
-        self._threads: list[threading.Thread] = []
         self._writing = threading.Lock()
         self._gone = threading.Event()
         self._token = b""
@@ -241,8 +256,6 @@ class _Connection(threading.Thread):
         for stream in list(self._streams.values()):
             stream.end()
         self._link.close()
-        for thread in self._threads:
-            thread.join()
         self.adbd.left(self)
 
     def send(self, command: bytes, arg0: int, arg1: int, data: bytes = b"") -> None:
@@ -349,10 +362,9 @@ class _Connection(threading.Thread):
                 serve(stream)
                 self.send(b"CLSE", stream.number, peer)
             self._streams.pop(peer, None)
+            stream.end()
 
-        thread = threading.Thread(target=work, name=f"adbd {name[:20]}", daemon=True)
-        self._threads = [*(other for other in self._threads if other.is_alive()), thread]
-        thread.start()
+        self.adbd.work(work)
 
 
 def public_key(text: bytes) -> RSAPublicNumbers:

@@ -35,7 +35,7 @@ def service(adbd: Adbd, name: str) -> Callable[[Stream], None] | None:
 
 class _Command:
     def __init__(self, adbd: Adbd, command: str, stream: Stream) -> None:
-        self._stream, self._writing = stream, threading.Lock()
+        self._adbd, self._stream, self._writing = adbd, stream, threading.Lock()
         argv = [*adbd.prefix, "sh", *(["-c", command] if command else [])]
         self._argv: list[str | bytes] = [os.fsencode(part) for part in argv]
         self._environment = adbd.environment()
@@ -77,9 +77,7 @@ class _Command:
                     with self._writing:
                         self._stream.write(head + data)
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        return thread
+        return self._adbd.work(work)
 
     def _feed(self, process: "subprocess.Popen[bytes]", work: Callable[[IO[bytes]], None]) -> None:
         assert process.stdin is not None
@@ -88,11 +86,13 @@ class _Command:
         def feed() -> None:
             with suppress(BrokenPipeError, Cut, ValueError):
                 work(given)
+            with suppress(BrokenPipeError):
+                given.close()
             if self._stream.ended:  # as shell_service.cpp does where the client goes away
                 with suppress(ProcessLookupError):
                     process.send_signal(signal.SIGHUP)
 
-        threading.Thread(target=feed, daemon=True).start()
+        self._adbd.work(feed)
 
     def _merged_input(self, given: IO[bytes]) -> None:
         while data := self._stream.read():
