@@ -20,6 +20,7 @@ from edgeopt.devices.environment import Battery, CpuState, Environment, parse_en
 from edgeopt.devices.facts import Cluster, DeviceFacts, count, parse_facts, read_facts
 from edgeopt.devices.processors import cores, part_name, summary
 from edgeopt.errors import BadAnswer
+from tests.devices.arm64 import switched_on
 
 GOLDEN = Path(__file__).parent / "golden"
 SCRIPT = Path(probe.__file__).parent / "facts.sh"
@@ -189,6 +190,17 @@ def test_a_phone_is_read_from_its_files_and_programs(shell: tuple[str, ...], tmp
     assert sorted(now.unreadable) == ["TPU: NaN", "zone3: -274000"]
 
 
+@pytest.mark.device
+def test_an_emulated_computer_says_what_it_is(tmp_path: Path) -> None:
+    with switched_on(tmp_path / "board") as board:
+        there = Here(first_on_path=Path("/usr/sbin"), shell=(*board.prefix, "sh"))
+        facts = read_facts(there, f"{board.home}/.cache/edgeopt-device")
+        assert (facts.kind, facts.machine, facts.cpu[2:]) == ("linux", "aarch64", "x Cortex-A76")
+        assert facts.python == "/usr/bin/python3"
+        assert facts.boot not in ("", Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        assert [state.governor for state in read_environment(there, "/").cpus] == ["ondemand"] * (facts.cores or 0)
+
+
 def test_a_device_without_a_shell_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(BadAnswer, match="does not say what it is"):
         read_facts(Here(shell=("false",)), str(tmp_path))
@@ -204,6 +216,15 @@ def test_a_recorded_virtual_machine() -> None:
     assert {"avx512_vnni", "hypervisor"} <= set(facts.features)
     now = parse_environment(golden("xeon-debian12.environment.txt"))
     assert (now.load, now.cores, now.cpus, now.temperatures) == (2.44, 2, (), {})
+    assert facts.unreadable == now.unreadable == ()
+
+
+def test_a_recorded_emulated_computer() -> None:
+    facts = parse_facts(golden("emulated-arm64.facts.txt"))
+    assert (facts.machine, facts.cpu, facts.features) == ("aarch64", "2x Cortex-A76", ("asimd", "fphp", "asimdhp", "asimddp"))
+    now = parse_environment(golden("emulated-arm64.environment.txt"))
+    assert now.temperatures == {"cpu-thermal": 48.312}
+    assert (now.cpus[0].governor, now.cpus[0].top_khz) == ("ondemand", 1500000)
     assert facts.unreadable == now.unreadable == ()
 
 
