@@ -7,7 +7,9 @@ import os
 import platform
 import sys
 import time
+from importlib.util import find_spec
 
+from . import trtexec
 from .failures import Failure, failure_from
 from .job import Job, read_job
 from .lines import Lines
@@ -39,6 +41,10 @@ def _run(job: Job, lines: Lines) -> None:
     memory = Memory()
     memory.mark("start")
     _pin(job)
+    tool = trtexec.find() if job.format == "tensorrt" and not find_spec("tensorrt") else None
+    if tool:
+        trtexec.go(tool, job, lines)
+        return
     start = time.perf_counter_ns()
     runtime = runtime_for(job)
     import_ns = time.perf_counter_ns() - start

@@ -181,6 +181,54 @@ def test_a_profile_counts_the_last_runs_and_names_what_fell_back() -> None:
     assert (placement["accelerated"], placement["fallback"], placement["operators"]) == (1, 1, {"Softmax": 1})
 
 
+TRTEXEC = """#!/bin/sh
+printf '%s\\n' "$@" > arguments
+echo '[01/01/2026-10:00:00] [I] TensorRT version: 8.6.1'
+echo '[01/01/2026-10:00:01] [I] Engine loaded in 0.0125 sec.'
+cat > times.json <<'END'
+[
+  { "startEnqMs" : 0, "startComputeMs" : 0.5, "endComputeMs" : 4, "h2dMs" : 0.1, "computeMs" : 3.5, "latencyMs" : 3.75 }
+, { "startEnqMs" : 999, "startComputeMs" : 999.9, "endComputeMs" : 1001, "computeMs" : 1.1, "latencyMs" : 1.25 }
+, { "startEnqMs" : 1001, "startComputeMs" : 1001.5, "endComputeMs" : 1002, "computeMs" : 1, "latencyMs" : 1.125 }
+, { "startEnqMs" : 1003, "startComputeMs" : 1003.5, "endComputeMs" : 1004, "computeMs" : 1, "latencyMs" : 1.5 }
+]
+END
+cat > profile.json <<'END'
+[ { "count" : 40 }
+, { "name" : "conv1 + relu1", "timeMs" : 10, "averageMs" : 0.25, "medianMs" : 0.25, "percentage" : 80 }
+, { "name" : "fc", "timeMs" : 2.5, "averageMs" : 0.0625, "percentage" : 20 }
+]
+END
+"""
+"""A stand-in for trtexec that writes what its source writes; there is no GPU here."""
+
+
+def with_trtexec(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str = TRTEXEC) -> None:
+    (folder / "bin").mkdir()
+    (folder / "bin" / "trtexec").write_text(script)
+    (folder / "bin" / "trtexec").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder / "bin"), prepend=os.pathsep)
+
+
+def test_trtexec_measures_where_tensorrt_has_no_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_trtexec(tmp_path, monkeypatch)
+    given = {**relu(tmp_path), "format": "tensorrt", "accelerator": "tensorrt"}
+    done = run(tmp_path, given)
+    assert done.exit_code == 0, done.stderr
+    assert done.one("runtime")["versions"] == {"tensorrt": "8.6.1"}
+    assert done.one("loaded")["ns"] == 12_500_000 and done.one("first")["ns"] == 3_750_000
+    assert done.one("warm")["runs"] == 2 and done.one("samples")["ns"] == [1_125_000, 1_500_000]
+    assert "--loadInputs=x:x.bin" in (tmp_path / "arguments").read_text().splitlines()
+    operators = run(tmp_path, {**given, "mode": "operators"}).one("operators")
+    assert operators["runs"] == 40 and [found["mean_ns"] for found in operators["operators"]] == [250_000, 62_500]
+
+
+def test_what_trtexec_says_of_a_refused_engine_is_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_trtexec(tmp_path, monkeypatch, "#!/bin/sh\necho '[I] fine'\necho '[E] Error[1]: version mismatch'\nexit 1\n")
+    error = run(tmp_path, {**relu(tmp_path), "format": "tensorrt"}).error
+    assert error["kind"] == "load" and error["message"] == "[E] Error[1]: version mismatch"
+
+
 def test_litert_has_no_times_of_operators_and_says_so(tmp_path: Path) -> None:
     model = tflite_model(tmp_path / "model.tflite", "RELU")
     error = run(tmp_path, job(model, "tflite", [tensor(tmp_path, "x", sample())], mode="operators")).error
