@@ -3,6 +3,8 @@
 
     .venv/bin/python scripts/bench_transfer.py            # every kind of device
     .venv/bin/python scripts/bench_transfer.py ssh        # against `sftp`'s put, on loopback
+    .venv/bin/python scripts/bench_transfer.py adb        # against `adb push`, to the emulated daemon, directly
+    .venv/bin/python scripts/bench_transfer.py adb-server # the same, through the ADB server
 
 The goal is 0.9 of the tool's speed. The best of the rounds counts: everything else on the machine only makes a round slower.
 """
@@ -16,14 +18,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from edgeopt.devices import ssh  # noqa: E402  from this checkout
+from edgeopt.devices import adb, ssh  # noqa: E402  from this checkout
 from edgeopt.devices.base import Transport  # noqa: E402
 from edgeopt.devices.ssh_config import CONFIG_VARIABLE  # noqa: E402
+from tests.devices.adb_client import private_server  # noqa: E402
+from tests.devices.adb_fixtures import adb_server_transport  # noqa: E402
+from tests.devices.adbd import Adbd  # noqa: E402
 from tests.devices.sshd import sshd  # noqa: E402
 
 GOAL = 0.9
@@ -95,7 +101,28 @@ def ssh_contest(folder: Path, file: Path) -> Iterator[Contest]:
             master.wait()
 
 
-CONTESTS = {"ssh": ssh_contest}
+@contextmanager
+def adb_contest(folder: Path, file: Path, through_server: bool = False) -> Iterator[Contest]:
+    """`adb push` has its server running and connected to the same daemon."""
+    os.environ["XDG_CONFIG_HOME"] = str(folder)
+    with private_server(folder) as client, Adbd() as daemon:
+        client.attach(daemon.address)
+        os.environ["ANDROID_ADB_SERVER_PORT"] = str(client.port)
+        url, target = f"adb://{daemon.address}", folder / "arrived"
+        transport = adb_server_transport(daemon.address, url) if through_server else adb.connect(url, input)
+        try:
+            yield Contest(
+                name=f"adb{'-server' * through_server}, {file.stat().st_size / 1e6:.0f} MB",
+                ours=lambda: push(transport, file, target),
+                theirs=lambda: client("-s", daemon.address, "push", file, target) and None,
+                file=file,
+                target=target,
+            )
+        finally:
+            transport.close()
+
+
+CONTESTS = {"ssh": ssh_contest, "adb": adb_contest, "adb-server": partial(adb_contest, through_server=True)}
 
 
 def main() -> None:
