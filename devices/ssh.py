@@ -63,7 +63,7 @@ class SshTransport:
         """See :class:`Transport`."""
         drain = Drain(command, timeout_s=timeout_s, limit=limit, on_output=on_output)
         with self._channel(drain.left_s(), drain.timed_out) as channel:
-            with self._failures(drain.timed_out), _at_most(channel, drain):
+            with self._failures(drain.timed_out), _at_most(drain.left_s(), channel):
                 channel.exec_command(command_line(command))
                 channel.shutdown_write()
             self._read(channel, drain)
@@ -149,9 +149,13 @@ class SshTransport:
     @contextmanager
     def _sftp(self, remote: str) -> Iterator[sftp.Sftp]:
         check_name(remote)
-        drain = Drain(["sftp"], timeout_s=QUICK_S, limit=0)
-        with self._channel(QUICK_S, drain.timed_out) as channel:
-            with self._failures(drain.timed_out), _at_most(channel, drain):
+
+        def late() -> DeviceTimeout:
+            what = f"the SFTP server of {self._device.settings} did not start"
+            return DeviceTimeout(what, why=f"it gave no answer in {QUICK_S:g} s", fix="look at the SSH server's log there")
+
+        with self._channel(QUICK_S, late) as channel:
+            with self._failures(late), _at_most(QUICK_S, channel):
                 channel.invoke_subsystem("sftp")
             channel.settimeout(STALL_S)
             yield sftp.Sftp(_Stream(self, channel, remote))
@@ -224,15 +228,22 @@ def command_line(command: Sequence[str]) -> bytes:
 
 
 @contextmanager
-def _at_most(channel: paramiko.Channel, drain: Drain) -> Iterator[None]:
-    """paramiko waits for the answer to a request without end: closing the channel ends that."""
-    timer = threading.Timer(drain.left_s(), channel.close)
+def _at_most(seconds: float, channel: paramiko.Channel) -> Iterator[None]:
+    """paramiko waits for the answer to a request without end: closing the channel ends that. Raises TimeoutError then."""
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        channel.close()
+
+    timer = threading.Timer(seconds, give_up)
     timer.daemon = True
     timer.start()
     try:
         yield
-    except paramiko.SSHException:
-        drain.left_s()
+    except (paramiko.SSHException, OSError) as error:
+        if late.is_set():
+            raise TimeoutError from error
         raise
     finally:
         timer.cancel()

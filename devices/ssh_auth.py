@@ -112,7 +112,7 @@ class _Attempt:
 
     def _candidates(self, agent: AgentSSH) -> Iterator[tuple[str, paramiko.PKey]]:
         """The agent's keys that files here name, its other ones, files without a passphrase, and those that need one."""
-        files = [path for path in self.settings.identities if path.is_file()]
+        files = [path for path in self.settings.identities if _is_file(path)]
         named = {blob for path in self.settings.identities if (blob := _public_blob(path))}
         held = agent.get_keys()
         yield from (("a key of the agent", key) for key in held if key.asbytes() in named)
@@ -196,12 +196,20 @@ class _Attempt:
 def _with_certificate(path: Path, key: paramiko.PKey) -> Iterator[tuple[str, paramiko.PKey]]:
     """The key as its certificate, where an authority has signed one, then the key alone."""
     certificate = path.with_name(f"{path.name}-cert.pub")
-    if certificate.is_file():
+    if _is_file(certificate):
         with suppress(ValueError, OSError, paramiko.SSHException):
             key.load_certificate(str(certificate))
             yield str(certificate), key
             key.public_blob = None
     yield str(path), key
+
+
+def _is_file(path: Path) -> bool:
+    """Also of a folder that this user may not look into."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _public_blob(path: Path) -> bytes | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeopt.devices.ssh_config import DEFAULT_PORT, Settings
-from edgeopt.errors import HostKeyRefused
+from edgeopt.errors import ConfigError, HostKeyRefused
 
 RSA_SIGNATURES = ("rsa-sha2-512", "rsa-sha2-256")
 """How a key of type ssh-rsa signs; SHA-1 is not accepted."""
@@ -41,8 +41,11 @@ def known_name(settings: Settings) -> str:
 
 
 def known_keys(name: str, files: Iterable[Path]) -> tuple[KnownKey, ...]:
-    """What ``files`` say about ``name``. Missing files and lines that are no entries are passed over, as OpenSSH does."""
-    return tuple(key for file in files if file.is_file() for key in _read(name, file))
+    """What ``files`` say about ``name``. Lines that are no entries are passed over, as OpenSSH does.
+
+    Raises ConfigError for a file that is there but cannot be read.
+    """
+    return tuple(key for file in files for key in _read(name, file))
 
 
 def wanted_types(keys: Sequence[KnownKey], offered: Sequence[str]) -> list[str]:
@@ -109,7 +112,14 @@ def _accept(settings: Settings, key_type: str, blob: bytes) -> str:
 
 
 def _read(name: str, file: Path) -> Iterator[KnownKey]:
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        what, fix = "the known SSH hosts cannot be read", "make the file readable, or name another with UserKnownHostsFile"
+        raise ConfigError(what, why=f"{file}: {error.strerror}", fix=fix) from error
+    for line in text.splitlines():
         fields = line.split()
         marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
         if len(fields) < 3 or fields[0].startswith("#") or not _matches(name, fields[0]):

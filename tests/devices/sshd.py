@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import paramiko
 import pytest
 
 SSHD = Path("/usr/sbin/sshd")
@@ -122,11 +123,30 @@ def _wait_for_banner(server: Server, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError(f"sshd gave no banner: {server.log}")
 
 
+@contextmanager
+def asking_server(interface: paramiko.ServerInterface, key: Path) -> Iterator[str]:
+    """The URL of a server in this process, for one connection: for what OpenSSH's own cannot be made to do."""
+    with socket.create_server((HOST, 0)) as listening:
+
+        def serve() -> None:
+            transport = paramiko.Transport(listening.accept()[0])
+            transport.add_server_key(paramiko.Ed25519Key.from_private_key_file(str(key)))
+            transport.start_server(server=interface, event=threading.Event())
+            transports.append(transport)
+
+        transports: list[paramiko.Transport] = []
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"ssh://anna@{HOST}:{listening.getsockname()[1]}"
+        thread.join()
+        transports[0].close()
+
+
 class Proxy:
     """Forwards TCP connections to a port, until it is told to lose them: with a word (cut) or without one (silence)."""
 
-    def __init__(self, port: int) -> None:
-        self._target = port
+    def __init__(self, port: int, bytes_per_s: float = float("inf")) -> None:
+        self._target, self._bytes_per_s = port, bytes_per_s
         self._silent = threading.Event()
         self._server = socket.create_server((HOST, 0))
         self._connections: list[socket.socket] = []
@@ -163,8 +183,9 @@ class Proxy:
 
     def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
-            while (data := source.recv(65536)) and not self._silent.is_set():
+            while (data := source.recv(16384)) and not self._silent.is_set():
                 sink.sendall(data)
+                time.sleep(len(data) / self._bytes_per_s)
                 self.forwarded += len(data)
             if not self._silent.is_set():
                 sink.shutdown(socket.SHUT_WR)

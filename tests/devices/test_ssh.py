@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from edgeopt.devices import ssh, ssh_link
 from edgeopt.devices.base import Transport
 from edgeopt.devices.ssh_config import CONFIG_VARIABLE
-from edgeopt.errors import DeviceError, DeviceFull, LinkLost, UsageError
+from edgeopt.errors import DeviceError, DeviceFull, DeviceTimeout, LinkLost, UsageError
 from tests.devices.contract import FileContract, RunContract, ThreadsContract, fetched, output_of
-from tests.devices.sshd import HOST, Proxy, Server, sshd
+from tests.devices.sshd import HOST, Proxy, Server, asking_server, sshd
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,42 @@ def test_a_quiet_device_that_answers_is_not_held_for_dead(proxy: Proxy) -> None:
     transport = through(proxy)
     assert transport.run(["sh", "-c", "sleep 3; echo here"], timeout_s=10).stdout == b"here\n"
     transport.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_device_that_reads_slowly_is_not_held_for_dead(proxy: Proxy, server: Server, folder: str) -> None:
+    slow = Proxy(server.port, bytes_per_s=400_000)
+    transport = through(slow)
+    transport.send(io.BytesIO(bytes(1_000_000)), f"{folder}/file")
+    assert output_of(transport, "wc", "-c", f"{folder}/file").split()[0] == b"1000000"
+    transport.close()
+    slow.close()
+
+
+class Hanging(paramiko.ServerInterface):
+    """A server that lets everybody in and never answers a request, though it answers keepalives."""
+
+    def check_auth_none(self, username: str) -> int:
+        return paramiko.AUTH_SUCCESSFUL
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return paramiko.OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        time.sleep(4)
+        return True
+
+
+def test_a_server_that_answers_no_request_times_out(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = server.client_config(tmp_path / "ssh_config", "HostKeyAlias device", known=server.known_lines("device"))
+    monkeypatch.setenv(CONFIG_VARIABLE, str(config))
+    with asking_server(Hanging(), server.host_keys[0]) as url:
+        transport = ssh.connect(url)
+        start = time.monotonic()
+        with pytest.raises(DeviceTimeout):
+            transport.run(["true"], timeout_s=0.5)
+        assert time.monotonic() - start < 3
+        transport.close()
 
 
 @pytest.mark.slow

@@ -4,9 +4,7 @@ import getpass
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +16,7 @@ from edgeopt.devices import ssh
 from edgeopt.devices.base import Ask
 from edgeopt.devices.ssh_config import CONFIG_VARIABLE
 from edgeopt.errors import NotAuthorized
-from tests.devices.sshd import HOST, Server, make_key, sshd
+from tests.devices.sshd import Server, asking_server, make_key, sshd
 
 
 @pytest.fixture(scope="module")
@@ -217,25 +215,6 @@ class Interface(paramiko.ServerInterface):
 
 class Interactive(Interface):
     methods = "keyboard-interactive"
-
-
-@contextmanager
-def asking_server(interface: paramiko.ServerInterface, key: Path) -> Iterator[str]:
-    """The URL of a server for one connection."""
-    with socket.create_server((HOST, 0)) as listening:
-
-        def serve() -> None:
-            transport = paramiko.Transport(listening.accept()[0])
-            transport.add_server_key(paramiko.Ed25519Key.from_private_key_file(str(key)))
-            transport.start_server(server=interface, event=threading.Event())
-            transports.append(transport)
-
-        transports: list[paramiko.Transport] = []
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield f"ssh://anna@{HOST}:{listening.getsockname()[1]}"
-        thread.join()
-        transports[0].close()
 
 
 @pytest.mark.parametrize(
