@@ -1,6 +1,6 @@
 """An ARM64 Linux computer with no hardware: real sshd, real aarch64 programs under qemu, made by ``scripts/emulated-arm64``.
 
-    board.url         "ssh://pi@127.0.0.1:PORT"; board.client_home is a home folder whose .ssh knows the host and has the key
+    board.url         "ssh://pi@127.0.0.1:PORT"; board.ssh_config knows the host and has the key (see reached_over_ssh)
     board.prefix      what to put before a command so that it runs there without ssh (for the adbd emulator)
     board.files       the device's files, seen from outside
     board.reboot()    ends all that runs there, and comes back with another boot_id
@@ -49,7 +49,7 @@ Host 127.0.0.1
     User {user}
     IdentityFile {folder}/client_key
     IdentitiesOnly yes
-    UserKnownHostsFile {folder}/home/.ssh/known_hosts
+    UserKnownHostsFile {folder}/known_hosts
 """
 
 
@@ -83,18 +83,27 @@ class Board:
     @property
     def prefix(self) -> tuple[str, ...]:
         """Put before a command, it runs as the device's user in ``/``. Killing the process group ends it and its children."""
+        return self._prefix(self.uid, self.home)
+
+    @property
+    def prefix_as_root(self) -> tuple[str, ...]:
+        """The same as root, for who writes the device's files from outside: they are root's then."""
+        return self._prefix(0, "/root")
+
+    def _prefix(self, uid: int, home: str) -> tuple[str, ...]:
         enter = ("nsenter", f"--target={self._inner}", "--mount", "--pid", "--")
-        environment = ("env", "-i", f"HOME={self.home}", "PATH=/usr/local/bin:/usr/bin:/bin", "TMPDIR=/tmp")
-        return (*enter, "chroot", f"--userspec={self.uid}:{self.uid}", "--groups=", str(self.root), *environment)
+        # What leads elsewhere on the computer that tests is nothing to the device.
+        forget = (
+            f"--unset={name}" for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "XDG_CACHE_HOME", "LD_LIBRARY_PATH")
+        )
+        environment = ("env", *forget, f"HOME={home}", "PATH=/usr/local/bin:/usr/bin:/bin", "TMPDIR=/tmp")
+        chroot = shutil.which("chroot", path="/usr/sbin:/sbin:/usr/bin:/bin") or "chroot"
+        return (*enter, chroot, f"--userspec={uid}:{uid}", "--groups=", str(self.root), *environment)
 
     @property
-    def client_home(self) -> Path:
-        """A home folder for the client: ``.ssh/config`` names the port, the user and the key, ``known_hosts`` the host."""
-        return self.folder / "home"
-
-    @property
-    def client_key(self) -> Path:
-        return self.folder / "client_key"
+    def ssh_config(self) -> Path:
+        """For ``ssh -F`` and EDGEOPT_SSH_CONFIG: names the port, the user, the key and the file with the known host."""
+        return self.folder / "ssh_config"
 
     @property
     def host_key(self) -> str:
@@ -129,9 +138,9 @@ class Board:
         self.start()
 
     def _wait_for_end(self) -> None:
-        # The kernel kills the view's first process once its parent is gone, and the others with it: a moment later.
+        # The kernel kills the view's first process once its parent is gone, and that one ends when all others have.
         until = time.monotonic() + _START_S
-        while self._inner and Path(f"/proc/{self._inner}/root/").exists() and time.monotonic() < until:
+        while self._inner and not _is_over(self._inner) and time.monotonic() < until:
             time.sleep(0.01)
 
     def _command(self) -> tuple[str, ...]:
@@ -140,8 +149,6 @@ class Board:
         return (str(SCRIPT), "view", *disk, "--user", f"{self.user}:{self.uid}", str(self.folder / "changes"), *sshd)
 
     def _make_keys(self) -> None:
-        ssh = self.client_home / ".ssh"
-        ssh.mkdir(parents=True, mode=0o700)
         for name in ("host_key", "client_key"):
             command = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / name))
             subprocess.run(command, check=True, capture_output=True)
@@ -151,8 +158,8 @@ class Board:
             self.port = probe.getsockname()[1]
         values = {"port": self.port, "folder": self.folder, "root": self.root, "user": self.user}
         (self.folder / "sshd_config").write_text(_SSHD_CONFIG.format(**values))
-        (ssh / "config").write_text(_CLIENT_CONFIG.format(**values))
-        (ssh / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {self.host_key}\n")
+        self.ssh_config.write_text(_CLIENT_CONFIG.format(**values))
+        (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {self.host_key}\n")
 
     def _greets(self) -> bool:
         try:
@@ -160,6 +167,13 @@ class Board:
                 return connection.recv(4) == b"SSH-"
         except OSError:
             return False
+
+
+def _is_over(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def emulated_root() -> Path:
@@ -191,3 +205,10 @@ def arm64(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     """One board for all tests of this process: leave it as it was found."""
     with switched_on(tmp_path_factory.mktemp("arm64")) as board:
         yield board
+
+
+@pytest.fixture
+def reached_over_ssh(arm64: Board, monkeypatch: pytest.MonkeyPatch) -> Board:
+    """The same board, with the environment in which ``board.url`` can be connected to."""
+    monkeypatch.setenv("EDGEOPT_SSH_CONFIG", str(arm64.ssh_config))
+    return arm64

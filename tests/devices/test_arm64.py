@@ -22,7 +22,7 @@ def inside(board: Board, command: str) -> str:
 
 
 def over_ssh(board: Board, command: str) -> str:
-    config = str(board.client_home / ".ssh" / "config")
+    config = str(board.ssh_config)
     done = subprocess.run(("ssh", "-F", config, "127.0.0.1", command), capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done
     return done.stdout.strip()
@@ -66,7 +66,7 @@ def test_it_has_a_standard_python_that_is_an_arm64_program(arm64: Board) -> None
 
 def test_files_go_there_over_sftp_and_are_seen_from_outside(arm64: Board, tmp_path: Path) -> None:
     (tmp_path / "sent").write_bytes(b"content")
-    config = str(arm64.client_home / ".ssh" / "config")
+    config = str(arm64.ssh_config)
     subprocess.run(("scp", "-q", "-F", config, str(tmp_path / "sent"), "127.0.0.1:sent"), check=True, timeout=30)
     try:
         assert (arm64.files / "home/pi/sent").read_bytes() == b"content"
@@ -119,6 +119,19 @@ def test_the_death_of_whoever_started_it_ends_it(tmp_path: Path) -> None:
     while processes_that_mention("sleep 63.5"):
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_qemu_is_made_known_to_a_kernel_that_does_not_know_it() -> None:
+    root = emulated_root()
+    # Linux 6.7 and newer: a user namespace has formats of its own.
+    mount = "mount -t binfmt_misc none /proc/sys/fs/binfmt_misc || exit 75"
+    script = f'{mount}; "$0" path --no-install && exit 1; "$0" path && chroot "$1" /bin/uname -m'
+    command = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(SCRIPT), str(root))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode == 75 or "unshare" in done.stderr:
+        pytest.skip(f"no formats of one's own: {done.stderr}")
+    assert "next step: scripts/emulated-arm64 path" in done.stderr
+    assert done.stdout == f"{root}\naarch64\n"
 
 
 def test_a_home_with_a_small_disk_runs_full(tmp_path: Path) -> None:

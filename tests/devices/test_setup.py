@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeopt.devices import ssh, wheels
+from edgeopt.devices import adb, ssh, wheels
 from edgeopt.devices.device import Device
 from edgeopt.devices.local import LocalTransport
 from edgeopt.devices.runner_archive import archive
@@ -17,6 +17,7 @@ from edgeopt.devices.session import Session
 from edgeopt.devices.setup import Installed, installed, setup
 from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, MissingExtra, UnknownName
 from tests.devices import runner_jobs
+from tests.devices.adbd import Adbd
 from tests.devices.arm64 import Board, arm64, reached_over_ssh, switched_on
 from tests.devices.wheels import make_wheel, only_index
 
@@ -253,6 +254,21 @@ def test_the_real_runtimes_run_on_an_arm64_computer(reached_over_ssh: Board, tmp
         assert again == found
         assert not any("sending" in step for step in told)
     shutil.rmtree(reached_over_ssh.files / "home/pi/.cache")
+
+
+@pytest.mark.slow
+@pytest.mark.device
+def test_the_real_runtimes_run_on_an_arm64_computer_over_adb(tmp_path: Path) -> None:
+    with switched_on(tmp_path / "board") as board, Adbd(root=board.files, prefix=board.prefix_as_root) as adbd:
+        (board.files / "data/local/tmp").mkdir(parents=True)
+        with Device.connect("phone", adb.connect(f"adb://{adbd.address}", lambda question: "")) as phone:
+            assert phone.root == "/data/local/tmp/edgeopt"
+            with steps(phone) as (session, told):
+                found = setup(session, on_step=told.append)
+                assert any("aarch64" in step for step in told)
+                for kind, model in models(tmp_path):
+                    assert run_there(session, found, model, kind)
+            assert installed(phone) == found
 
 
 @pytest.mark.slow
