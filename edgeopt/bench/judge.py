@@ -48,7 +48,7 @@ def comparisons(results: list[BenchResult], twin: str) -> dict[str, Comparison]:
 
 def key(one: BenchResult) -> str:
     """The name of a result among those of its device."""
-    return f"{one.subject.target or one.subject.path}/{one.subject.format} x{one.threads}"
+    return one.key
 
 
 def samples(one: BenchResult) -> list[int]:

@@ -143,6 +143,11 @@ class BenchResult:
     """Name of the class in errors.py, where ``status`` is failed."""
     measurement: Measurement | None = None
 
+    @property
+    def key(self) -> str:
+        """Its name among the results of its device, in ``DeviceRun.comparisons``."""
+        return f"{self.subject.target or self.subject.path}/{self.subject.format} x{self.threads}"
+
 
 @data_class
 class DeviceRun:

@@ -22,3 +22,14 @@ def output() -> Console:
 def paragraph(console: Console, text: str, *, indent: int = 0, style: str = "") -> None:
     """Prints ``text``, whatever it holds, wrapped and indented as one block."""
     console.print(Padding(Text(plain(text), style=style), (0, 0, 0, indent), expand=False))
+
+
+def headed(console: Console, heading: str, style: str, notes: dict[str, list[str]]) -> None:
+    """Prints ``heading`` and below it each note with everything that it concerns; nothing where there are no notes."""
+    if not notes:
+        return
+    console.print()
+    paragraph(console, heading, style=style)
+    for note, labels in notes.items():
+        paragraph(console, ", ".join(labels), indent=2, style="bold")
+        paragraph(console, note, indent=4)

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeopt.core import Format, Manifest, TargetResult, Verdict
-from edgeopt.report.console import output, paragraph
+from edgeopt.report.console import headed, output, paragraph
 from edgeopt.report.text import counted, plain, size
 
 TWIN = "portable-fp32"
@@ -29,7 +29,7 @@ def print_table(manifest: Manifest, out: Path, console: Console | None = None) -
         ("Skipped", "bold", _reasons(manifest, "skipped")),
         ("Warnings", "bold yellow", _warnings(manifest)),
     ):
-        _print_notes(console, heading, style, notes)
+        headed(console, heading, style, notes)
     console.print()
     paragraph(console, f"bundle: {out} (manifest.json says everything, SHA256SUMS proves it)")
 
@@ -172,13 +172,3 @@ def _warnings(manifest: Manifest) -> dict[str, list[str]]:
         for warning in result.warnings:
             notes.setdefault(warning, []).append(_label(result))
     return notes
-
-
-def _print_notes(console: Console, heading: str, style: str, notes: dict[str, list[str]]) -> None:
-    if not notes:
-        return
-    console.print()
-    paragraph(console, heading, style=style)
-    for note, labels in notes.items():
-        paragraph(console, ", ".join(labels), indent=2, style="bold")
-        paragraph(console, note, indent=4)

@@ -22,6 +22,18 @@ def markup(text: str) -> str:
     return escape(plain(text))
 
 
+def one_line(text: str) -> str:
+    """:func:`plain` text for a cell of a table: line breaks and tabs are spaces."""
+    return " ".join(plain(text).split())
+
+
+def cut(line: str, room: int) -> str:
+    """``line`` in at most ``room`` columns of a terminal, with an ellipsis where something is missing."""
+    from rich.cells import cell_len, set_cell_size
+
+    return line if cell_len(line) <= room else set_cell_size(line, room - 1).rstrip() + "…"
+
+
 def counted(number: int, noun: str) -> str:
     """``1 layer``, ``2 layers``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
