@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from tests.devices.adbd import Adbd, Cut, Stream
+from tests.devices.adbd import Adbd
+from tests.devices.adbd_link import Cut, Stream
 
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
 SYNC_DATA_MAX = 64 * 1024
@@ -196,6 +197,8 @@ class _Files:
             with target.open("xb") as file:
                 self._receive_file(file)
                 os.fchmod(file.fileno(), stat.S_IMODE(int(mode)))
+                if self._adbd.owner:
+                    os.fchown(file.fileno(), *self._adbd.owner)
         except OSError as error:
             what = "write failed" if error.errno == errno.ENOSPC else "couldn't create file"
             self._fail(f"{what}: {os.strerror(error.errno or errno.EIO)}")

@@ -16,7 +16,8 @@ from edgeopt.errors import BadAnswer, DeviceError, NotAuthorized, Unreachable, U
 from tests.devices.adb_client import Client
 from tests.devices.adb_fixtures import *  # noqa: F403  the fixtures
 from tests.devices.adb_fixtures import nobody, until
-from tests.devices.adbd import CHECKS_SUMS, Adbd
+from tests.devices.adbd import Adbd
+from tests.devices.adbd_link import CHECKS_SUMS
 from tests.devices.contract import QUICK_S, FileContract, RunContract, TransportContract
 
 

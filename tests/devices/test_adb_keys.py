@@ -14,7 +14,8 @@ from edgeopt.devices.adb import connect
 from edgeopt.errors import NotAuthorized
 from tests.devices.adb_fixtures import *  # noqa: F403  the fixtures
 from tests.devices.adb_fixtures import nobody, until
-from tests.devices.adbd import Adbd, public_key
+from tests.devices.adbd import Adbd
+from tests.devices.adbd_link import public_key
 
 
 def lets_in(adbd: Adbd) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.devices.adb_client import Client, private_server
-from tests.devices.adbd import CHECKS_SUMS, Adbd
+from tests.devices.adbd import Adbd
+from tests.devices.adbd_link import CHECKS_SUMS
 
 
 @pytest.fixture(scope="module")
