@@ -28,7 +28,10 @@ DeviceNames = Annotated[
     list[str] | None,
     typer.Option("--device", metavar="NAME|URL", help="local, a name of devices.toml, ssh://..., adb://...  [default: local]"),
 ]
-Targets = Annotated[list[str] | None, typer.Option("--target", metavar="NAME", help="Only these targets, and their twins.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option("--target", metavar="NAME", help="Only these targets; repeatable.  [default: the device's own, or all]"),
+]
 Threads = Annotated[list[int] | None, typer.Option("--threads", metavar="N", min=1, help="Repeatable.  [default: 1]")]
 Cpus = Annotated[str | None, typer.Option(metavar="LIST", help="Only these CPUs, such as 4-7 for the big cores.")]
 Accelerator = Annotated[str, typer.Option(metavar="NAME", help="cpu, gpu, nnapi, npu, cuda, tensorrt, cpu_and_ne, all.")]

@@ -40,7 +40,7 @@ def load(path: Path) -> list[Runnable]:
 
 
 def selected(found: list[Runnable], targets: tuple[str, ...], device: DeviceSpec) -> list[Runnable]:
-    """What ``device`` is asked to run: the ``targets`` of the command line, else its own, with their fp32 twins; else all.
+    """What ``device`` is asked to run: exactly ``targets``; without any, the device's own with their fp32 twins; else all.
 
     Artifacts with the same bytes are run once. Raises UnknownName for a target that the bundle does not have.
     """
@@ -49,10 +49,10 @@ def selected(found: list[Runnable], targets: tuple[str, ...], device: DeviceSpec
         if target not in names:
             fix = did_you_mean(target, names) or "export that target first"
             raise UnknownName(f"the bundle has no target {target!r}", why=f"it has: {', '.join(sorted(names))}", fix=fix)
-    wanted = targets or tuple(name for name in device.targets if name in names)
+    wanted = set(targets or device.targets)
     chosen = [one for one in found if not wanted or not one.subject.target or one.subject.target in wanted]
-    formats = {one.subject.format for one in chosen}
-    if wanted:
+    if wanted and not targets:
+        formats = {one.subject.format for one in chosen}
         chosen = [one for one in found if one in chosen or (one.subject.target == TWIN and one.subject.format in formats)]
     unique = {(one.subject.sha256, one.subject.format): one for one in reversed(chosen)}
     return [one for one in chosen if unique[one.subject.sha256, one.subject.format] is one]

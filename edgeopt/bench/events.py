@@ -66,7 +66,7 @@ class Reader:
             )
         raise RunFailed(
             f"{self._subject} ended with exit code {exit_code} before it was done", why=last or "it said nothing",
-            fix="run again with --keep-lines and look at the lines that it printed",
+            fix="look at lines.jsonl in the run's folder, and try the same artifact on local",
         )  # fmt: skip
 
     def _runtime(self, fields: "_Fields") -> None:

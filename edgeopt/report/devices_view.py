@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 HOT_C = 80.0
 """Where small boards begin to slow down."""
-_COLUMNS = ("device", "reachable", "model and system", "CPU", "runtimes", "°C", "targets")
+_COLUMNS = {"device": 8, "reachable": 9, "model and system": 12, "CPU": 8, "runtimes": 12, "°C": 3, "targets": 7}
+"""Each with the room that it has in the narrowest terminal."""
 
 
 def print_devices(rows: "Iterable[DeviceRow]", console: Console | None = None) -> None:
     """One row per device, then each failure in full with its next step."""
     console = console or output()
     shown = list(rows)
-    table = Table(box=None, padding=(0, 2, 1, 0), pad_edge=False, header_style="bold")
-    for header in _COLUMNS:
-        whole = header in ("reachable", "°C")
-        table.add_column(header, overflow="fold", no_wrap=whole, min_width=len(header) if whole else None)
+    table = Table(box=None, padding=(0, 1, 1, 0), pad_edge=False, header_style="bold")
+    for header, room in _COLUMNS.items():
+        table.add_column(header, overflow="fold", min_width=room)
     for row in shown:
         table.add_row(_name(row), _reachable(row), _system(row), _cpu(row), _runtimes(row), _temperature(row), _targets(row))
     console.print(table)
