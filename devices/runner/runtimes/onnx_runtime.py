@@ -45,6 +45,8 @@ class OnnxRuntime:
         self._session: Any = None
         self._names: list[str] = []
         self._profiled: list[dict[str, Any]] = []
+        # Beside the CPU, only a profile tells which node ran where: that of the first run, which ends before any run is timed.
+        self._profiling = job.mode == "operators" or self._provider != _CPU
 
     def versions(self) -> dict[str, str]:
         return {"onnxruntime": self._ort.__version__, "numpy": package_version("numpy")}
@@ -54,7 +56,7 @@ class OnnxRuntime:
         options.intra_op_num_threads, options.inter_op_num_threads = self._job.threads, 1
         options.execution_mode = self._ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = _ERRORS_ONLY
-        if self._job.mode == "operators":
+        if self._profiling:
             options.enable_profiling = True
             options.profile_file_prefix = os.path.join(os.getcwd(), "profile")
         if self._strict:
@@ -90,19 +92,26 @@ class OnnxRuntime:
         return partial(self._session.run, None, feeds)
 
     def collect(self, result: Any) -> list[Tensor]:
+        if self._profiling and self._job.mode != "operators":
+            self._read_profile(1)
         return to_tensors([(value.name, array) for value, array in zip(self._session.get_outputs(), result)])
 
     def placement(self) -> dict[str, Any]:
-        """Only a profile tells which node ran where (after ``operators``); with one provider alone nothing can fall back."""
+        """As the profile has it; on the CPU alone nothing can fall back."""
         providers = self._session.get_providers()
         if self._profiled:
             return dict(placement_in(self._profiled, self._job.accelerator), providers=providers)
-        alone = self._provider == _CPU or self._strict
-        return placed(self._job.accelerator, None, 0 if alone else None, providers=providers)
+        return placed(self._job.accelerator, None, 0 if self._provider == _CPU else None, providers=providers)
 
     def operators(self, call: Call, runs: int) -> list[dict[str, Any]]:
         for _ in range(runs):
             call()
+        self._read_profile(runs)
+        return self._profiled
+
+    def _read_profile(self, runs: int) -> None:
+        """Ends the profile, for good, and keeps what it says of the last ``runs`` runs."""
+        self._profiling = False
         path = self._session.end_profiling()
         try:
             if os.path.getsize(path) > _MAX_PROFILE_BYTES:
@@ -111,7 +120,6 @@ class OnnxRuntime:
                 self._profiled = from_profile(json.load(file), runs)
         finally:
             os.remove(path)
-        return self._profiled
 
 
 def from_profile(events: list[dict[str, Any]], runs: int) -> list[dict[str, Any]]:
