@@ -20,8 +20,8 @@ name ends in ``_ns``, memory in bytes; what the device does not tell is null):
 - ``sustained``: t_ns, ns_total, runs, ns (raw, evenly thinned where there are many); one for each window
 - ``memory``: start, imported, loaded, warm, end, peak; growth over the timed phase; series
 - ``outputs``: files with name, dtype, shape, bytes, offset, sha256, not_finite; whether the last run gave what the first gave
-- ``placement``: accelerator, accelerated and fallback (counts of operators, null where the runtime does not tell), operators (of
-  the fallback, by kind)
+- ``placement``: accelerator, accelerated and fallback (counts of operators, null where the runtime does not tell), operators
+  (of the fallback, by kind)
 - ``prediction``: sample, ns, outputs (in mode ``predict``)
 - ``operators``: for each operator its kind, name, provider, runs and mean_ns (in mode ``operators``)
 - ``error``: kind (load, run, memory, missing_runtime, bad_job, fallback) and message; nothing follows it
