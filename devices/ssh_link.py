@@ -7,8 +7,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import paramiko
@@ -52,8 +52,13 @@ class Link:
 
     def send(self, data: bytes) -> int:
         """As a socket's."""
-        with self._watched():
+        try:
             count = self._pipe.send(data)
+        except TimeoutError:
+            raise
+        except OSError:
+            self.ended = True
+            raise
         self._sent += count
         if self._sent >= CARRIED_BYTES:
             self._sent = 0
@@ -62,8 +67,13 @@ class Link:
 
     def recv(self, count: int) -> bytes:
         """As a socket's."""
-        with self._watched():
+        try:
             data = self._pipe.recv(count)
+        except TimeoutError:
+            raise
+        except OSError:
+            self.ended = True
+            raise
         self.ended = self.ended or not data
         if data:
             self._sent = 0
@@ -85,16 +95,6 @@ class Link:
     def explain(self) -> str:
         """What the pipe itself said of its failure, or nothing; for a closed link."""
         return self._pipe.explain() if isinstance(self._pipe, _CommandPipe) else ""
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        try:
-            yield
-        except TimeoutError:
-            raise
-        except OSError:
-            self.ended = True
-            raise
 
 
 class Watchdog:

@@ -128,7 +128,7 @@ def test_a_server_that_sends_more_than_was_asked_for_is_refused() -> None:
     handle = struct.pack(">IBI", 9, 102, 0) + struct.pack(">I", 0)
     data = struct.pack(">IBII", 9 + 40_000, 103, 1, 40_000) + bytes(40_000)
     files = Sftp(Script(VERSION_3 + handle + data))
-    with pytest.raises(BadAnswer, match="40000 bytes where 32768"):
+    with pytest.raises(BadAnswer, match="40000 bytes where"):
         files.read(files.open("file", READ), io.BytesIO(), 10**6)
 
 
