@@ -10,6 +10,7 @@ import getpass
 import hashlib
 import os
 import platform
+import secrets
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
@@ -84,14 +85,16 @@ def _unreadable(path: Path) -> str:
 def _make(path: Path) -> Key:
     private = rsa.generate_private_key(65537, _BITS)
     pem = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    temporary = path.with_name(f".adbkey.{os.getpid()}")
+    temporary = path.with_name(f".adbkey.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(pem)
-        with suppress(FileExistsError):  # another run was faster: its key is the one
-            os.link(temporary, path)
-        temporary.unlink()
+        try:
+            with suppress(FileExistsError):  # another thread or run was faster: its key is the one
+                os.link(temporary, path)
+        finally:
+            temporary.unlink()
     except OSError as error:
         raise NotAuthorized(
             f"cannot keep an ADB key in {path.parent}",

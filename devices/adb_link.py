@@ -46,8 +46,12 @@ class Link:
             if not self._streams:
                 self.packets.heard = self._probed = time.monotonic()  # nobody asked before: that silence means nothing
             self._streams[stream.number] = stream
-        self.send(b"OPEN", stream.number, 0, name)
-        stream.wait_until_open(service)
+        try:
+            self.send(b"OPEN", stream.number, 0, name)
+            stream.wait_until_open(service)
+        except BaseException:
+            self.forget(stream.number)
+            raise
         return stream
 
     def send(self, command: bytes, arg0: int, arg1: int, data: bytes = b"") -> None:
@@ -97,9 +101,11 @@ class Link:
 
     def _dispatch(self, packet: Packet) -> None:
         stream = self._streams.get(packet.arg1)
-        if stream is None:  # of a stream that was closed meanwhile, or the answer to a probe
-            return
-        if packet.command == b"OKAY":
+        if stream is None:
+            # Of a stream that was closed here, maybe before the device had opened it; or the refusal of a probe.
+            if packet.command in (b"OKAY", b"WRTE"):
+                self.send(b"CLSE", packet.arg1, packet.arg0)
+        elif packet.command == b"OKAY":
             stream.acknowledged(packet.arg0)
         elif packet.command == b"WRTE":
             stream.came(packet.data)

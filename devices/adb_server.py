@@ -57,6 +57,9 @@ class ServerConnection:
             raise lost(self.url, "it was closed here")
         stream = SocketStream(self, _service(self._serial, service, self.url, DEAD_S))
         self._open.add(stream)
+        if self._closed:  # by another thread, just now
+            stream.close()
+            raise lost(self.url, "it was closed here")
         return stream
 
     def close(self) -> None:

@@ -162,6 +162,14 @@ def test_wireless_debugging_needs_a_server_that_is_paired() -> None:
         connect(f"adb://{wireless.address}", nobody)
 
 
+def test_wireless_debugging_goes_through_a_server_that_has_the_device(client: Client, adbd: Adbd) -> None:
+    client.attach(adbd.address)
+    adbd.tls = True  # for every further connection
+    with closing(connect(f"adb://{adbd.address}", nobody)) as found:
+        assert found.run(["echo", "paired"], timeout_s=QUICK_S).stdout == b"paired\n"
+    client("disconnect", adbd.address)
+
+
 def test_nobody_listening_is_unreachable() -> None:
     with pytest.raises(Unreachable, match="refused"):
         connect("adb://127.0.0.1:1", nobody)
