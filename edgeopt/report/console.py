@@ -25,11 +25,15 @@ def paragraph(console: Console, text: str, *, indent: int = 0, style: str = "") 
 
 
 def headed(console: Console, heading: str, style: str, notes: dict[str, list[str]]) -> None:
-    """Prints ``heading`` and below it each note with everything that it concerns; nothing where there are no notes."""
+    """Prints ``heading`` and the notes below what they concern; nothing where there are no notes."""
     if not notes:
         return
     console.print()
     paragraph(console, heading, style=style)
+    together: dict[tuple[str, ...], list[str]] = {}
     for note, labels in notes.items():
-        paragraph(console, ", ".join(labels), indent=2, style="bold")
-        paragraph(console, note, indent=4)
+        together.setdefault(tuple(labels), []).append(note)
+    for concerned, said in together.items():
+        paragraph(console, ", ".join(concerned), indent=2, style="bold")
+        for note in said:
+            paragraph(console, note, indent=4)

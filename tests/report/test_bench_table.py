@@ -145,6 +145,11 @@ def test_a_note_of_all_results_of_a_device_names_the_device_alone() -> None:
     assert "\n  pi5\n    warm in here" in re.sub(" +\n", "\n", text)
 
 
+def test_notes_of_the_same_results_stand_together() -> None:
+    text = shown(run("pi5", result("a", measured=measurement(6.7, notes=("it was hot", "it was loud")))))
+    assert "\n  pi5 (a/tflite x1)\n    it was hot\n    it was loud" in re.sub(" +\n", "\n", text)
+
+
 def test_warnings_skips_and_the_place_of_the_results_are_told() -> None:
     text = shown(*everything())
     assert "clocks of CPU 0 cannot be locked" in text
