@@ -54,7 +54,7 @@ class Link:
             raise
         return stream
 
-    def send(self, command: bytes, arg0: int, arg1: int, data: bytes = b"") -> None:
+    def send(self, command: bytes, arg0: int, arg1: int, data: bytes | memoryview = b"") -> None:
         """Sends a packet. Raises what ended the link, where it has ended: that says more than a socket that is closed."""
         try:
             self.packets.send(command, arg0, arg1, data)
@@ -169,13 +169,14 @@ class LinkStream:
 
     def write(self, data: bytes) -> None:
         """See Stream."""
-        for start in range(0, len(data), self._link.maxdata):
+        view = memoryview(data)
+        for start in range(0, len(view), self._link.maxdata):
             with self._changed:
                 self._consent(lambda: self._may_write or self._ended)
                 if self._ended:
                     return
                 self._may_write, self._written = False, time.monotonic()
-            self._link.send(b"WRTE", self.number, self._remote or 0, data[start : start + self._link.maxdata])
+            self._link.send(b"WRTE", self.number, self._remote or 0, view[start : start + self._link.maxdata])
 
     def pending(self) -> bool:
         """See Stream."""

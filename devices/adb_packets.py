@@ -44,15 +44,15 @@ class PacketSocket:
         self.heard = time.monotonic()
         """When the device was last heard of."""
 
-    def send(self, command: bytes, arg0: int, arg1: int, data: bytes = b"", *, wait: bool = True) -> bool:
+    def send(self, command: bytes, arg0: int, arg1: int, data: bytes | memoryview = b"", *, wait: bool = True) -> bool:
         """Sends a packet; ``wait=False``: only where no other thread sends just now. Returns whether it was sent."""
         if not self._sending.acquire(blocking=wait):
             return False
         try:
             number = int.from_bytes(command, "little")
-            check = checksum(data) if self.checksums else 0
+            check = checksum(bytes(data)) if self.checksums else 0
             head = struct.pack(constants.MESSAGE_FORMAT, number, arg0, arg1, len(data), check, number ^ 0xFFFFFFFF)
-            self._send_all(head + data)
+            self._send_all(head, memoryview(data))
             return True
         except OSError as error:
             raise lost(self.url, str(error)) from error
@@ -76,19 +76,22 @@ class PacketSocket:
             self._link.shutdown(socket.SHUT_RDWR)
         self._link.close()
 
-    def _send_all(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
+    def _send_all(self, head: bytes, data: memoryview) -> None:
+        rest, begun = [memoryview(head), data], False
+        while rest := [view for view in rest if view]:
             try:
-                sent = self._link.send(view)
+                sent = self._link.sendmsg(rest)  # not joined: that would copy a megabyte for each packet
             except TimeoutError:
                 if time.monotonic() - self.heard > DEAD_S:
                     raise lost(self.url, f"it has taken nothing for {DEAD_S:.0f} s") from None
                 continue
             # Only the rest of a packet says that the other side takes bytes: the first of it may lie in a buffer here.
-            if len(view) < len(data):
+            if begun:
                 self.heard = time.monotonic()
-            view = view[sent:]
+            begun = True
+            for i, view in enumerate(rest):
+                rest[i] = view[sent:]
+                sent = max(0, sent - len(view))
 
     def _receive_exactly(self, length: int, on_wait: Callable[[], None]) -> bytes:
         data = bytearray(length)

@@ -14,6 +14,7 @@ from edgeopt.devices.base import OnBytes
 from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, DeviceTimeout
 
 _PIECE = 64 * 1024
+_HEAD = 8
 _MODE = stat.S_IFREG | 0o600
 _STALL_S = 60.0
 """Time for the device to write what it was sent, or to read the next piece; flash memory can be busy for seconds."""
@@ -77,11 +78,12 @@ def _receive(stream: Stream, url: str, remote: str, sink: BinaryIO, limit: int) 
 
 
 def _pieces(source: BinaryIO, block: int) -> tuple[bytes, int]:
-    """About ``block`` bytes of messages, and how many bytes of the file they hold: none at its end."""
-    pieces, size = [], 0
-    while size + _PIECE <= max(block, _PIECE) and (data := source.read(min(_PIECE, block - 8))):
+    """Messages of at most ``block`` bytes, to be one packet, and how many bytes of the file they hold: none at its end."""
+    pieces, size, room = [], 0, block
+    while room > _HEAD and (data := source.read(min(_PIECE, room - _HEAD))):
         pieces += [struct.pack("<4sI", b"DATA", len(data)), data]
         size += len(data)
+        room -= _HEAD + len(data)
     return b"".join(pieces), size
 
 

@@ -29,7 +29,6 @@ from edgeopt.devices.base import Transport  # noqa: E402
 from edgeopt.devices.ssh_config import CONFIG_VARIABLE  # noqa: E402
 from tests.devices.adb_client import private_server  # noqa: E402
 from tests.devices.adb_fixtures import adb_server_transport  # noqa: E402
-from tests.devices.adbd import Adbd  # noqa: E402
 from tests.devices.sshd import sshd  # noqa: E402
 
 GOAL = 0.9
@@ -102,19 +101,28 @@ def ssh_contest(folder: Path, file: Path) -> Iterator[Contest]:
 
 
 @contextmanager
+def adbd_alone() -> Iterator[str]:
+    """The address of an emulated daemon in a process of its own: in ours it would slow us down only."""
+    command = [sys.executable, "-m", "tests.devices.adbd"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+
+
+@contextmanager
 def adb_contest(folder: Path, file: Path, through_server: bool = False) -> Iterator[Contest]:
     """`adb push` has its server running and connected to the same daemon."""
     os.environ["XDG_CONFIG_HOME"] = str(folder)
-    with private_server(folder) as client, Adbd() as daemon:
-        client.attach(daemon.address)
+    with private_server(folder) as client, adbd_alone() as address:
+        client.attach(address)
         os.environ["ANDROID_ADB_SERVER_PORT"] = str(client.port)
-        url, target = f"adb://{daemon.address}", folder / "arrived"
-        transport = adb_server_transport(daemon.address, url) if through_server else adb.connect(url, input)
+        url, target = f"adb://{address}", folder / "arrived"
+        transport = adb_server_transport(address, url) if through_server else adb.connect(url, input)
         try:
             yield Contest(
                 name=f"adb{'-server' * through_server}, {file.stat().st_size / 1e6:.0f} MB",
                 ours=lambda: push(transport, file, target),
-                theirs=lambda: client("-s", daemon.address, "push", file, target) and None,
+                theirs=lambda: client("-s", address, "push", file, target) and None,
                 file=file,
                 target=target,
             )

@@ -3,6 +3,8 @@
     with Adbd(root=folder, prefix=["chroot", folder]) as adbd:
         connect(f"adb://{adbd.address}", ask)
 
+``python -m tests.devices.adbd`` is one in a process of its own: prints its address, ends with its standard input.
+
 Protocol: packages/modules/adb/protocol.txt and daemon/auth.cpp of the Android source. Services stand in adbd_services.py.
 """
 
@@ -10,6 +12,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -177,3 +180,9 @@ class Adbd:
             with self._lock:
                 self._connections.add(connection)
             connection.start()
+
+
+if __name__ == "__main__":
+    with Adbd() as alone:
+        print(alone.address, flush=True)
+        sys.stdin.read()
