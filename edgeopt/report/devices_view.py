@@ -35,7 +35,7 @@ def print_devices(rows: "Iterable[DeviceRow]", console: Console | None = None) -
         row.error: [one_line(other.spec.name) for other in shown if other.error == row.error] for row in shown if row.error
     }
     away = sum(row.facts is None for row in shown)
-    paragraph(console, f"{counted(len(shown), 'device')}, {away or 'none'} not reachable", style="bold")
+    paragraph(console, f"{counted(len(shown), 'device')}, {f'{away} not' if away else 'all'} reachable", style="bold")
     headed(console, "Failed", "bold red", failures)
 
 

@@ -46,7 +46,7 @@ def test_a_device_is_shown_with_all_that_is_known_of_it() -> None:
     ):  # fmt: skip
         assert part in text, part
     assert "numpy" not in text
-    assert "1 device, none not reachable" in text
+    assert "1 device, all reachable" in text
 
 
 def test_clusters_stand_below_each_other() -> None:
