@@ -16,6 +16,7 @@ from pydantic import Field, StrictStr, ValidationError
 from tomlkit.exceptions import TOMLKitError
 
 from edgeopt.core import data_class, from_data
+from edgeopt.devices.native_job import TOOLS
 from edgeopt.errors import ConfigError, UnknownName, UsageError, did_you_mean
 from edgeopt.files import make_folder, write_atomic
 
@@ -30,8 +31,9 @@ Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 class DeviceSpec:
     """One device: what exists and how to reach it. Behaviour is the transport's.
 
-    ``targets``: what it is there for; empty means everything it can run. ``python``: the Python there that has the runtimes.
-    ``root``: another private folder than the usual one. ``tools``: native benchmark tools on this computer, pushed when needed.
+    ``targets``: what it is there for; empty means everything it can run. ``python``: the Python there that has the runtimes;
+    an empty text: none, so that native tools measure. ``root``: another private folder than the usual one. ``tools``: native
+    benchmark tools on this computer by name, pushed when needed.
     """
 
     name: str
@@ -116,9 +118,12 @@ def _read(path: Path) -> dict[str, DeviceSpec]:
             fix = did_you_mean(unknown[0], keys) or f"the keys are {', '.join(keys)}"
             raise ConfigError(f"{path}: device {name} has an unknown key {unknown[0]!r}", fix=fix)
         try:
-            found[name] = from_data(DeviceSpec, table | {"name": name})
+            found[name] = spec = from_data(DeviceSpec, table | {"name": name})
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
             raise ConfigError(f"{path}: device {name}: {key} does not fit", why=first["msg"], fix=f"correct {key}") from error
+        if unknown := [tool for tool in spec.tools if tool not in TOOLS.values()]:
+            fix = did_you_mean(unknown[0], TOOLS.values()) or f"the tools are {' and '.join(TOOLS.values())}"
+            raise ConfigError(f"{path}: device {name} has an unknown tool {unknown[0]!r}", fix=fix)
     return found

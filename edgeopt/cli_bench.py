@@ -171,9 +171,10 @@ def _request(
 
 def _inputs(artifact: Path) -> "tuple[TensorSpec, ...]":
     """The model's inputs as a bundle says them; none for a bare artifact."""
-    from edgeopt.bundle import MANIFEST_NAME, Bundle
+    from edgeopt.bench.artifacts import is_bundle
+    from edgeopt.bundle import Bundle
 
-    return Bundle.load(artifact).manifest.model.inputs if (artifact / MANIFEST_NAME).is_file() else ()
+    return Bundle.load(artifact).manifest.model.inputs if is_bundle(artifact) else ()
 
 
 def _run(request: "Request") -> "tuple[tuple[DeviceRun, ...], list[Path]]":

@@ -12,11 +12,11 @@ import numpy as np
 from edgeopt import evaluation, verify
 from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.inputs import Array
-from edgeopt.bench.launch import Place
+from edgeopt.bench.place import Place
 from edgeopt.bench.types import Agreement
 from edgeopt.converters.values import from_artifact, to_artifact
 from edgeopt.core import TensorSpec
-from edgeopt.errors import EvaluationError
+from edgeopt.errors import BadAnswer, EvaluationError
 from edgeopt.model import Evaluate
 
 BATCH_BYTES = 64 << 20
@@ -27,8 +27,15 @@ Host = Callable[[tuple[Array, ...]], tuple[Array, ...]]
 
 
 def agreement(runnable: Runnable, here: Sequence[tuple[Array, ...]], there: Sequence[Sequence[Array]]) -> Agreement:
-    """``there``: the artifact's own outputs on the device, for each sample; ``here``: what :data:`Host` gives for the same."""
+    """``there``: the artifact's own outputs on the device, for each sample; ``here``: what :data:`Host` gives for the same.
+
+    Raises BadAnswer where their shapes differ.
+    """
     found = [from_artifact(tuple(outputs), runnable.outputs) for outputs in there]
+    for one, other in zip(here, found, strict=True):
+        if (shapes := [array.shape for array in other]) != (due := [array.shape for array in one]):
+            fix = "try the same artifact on local, then compare lines.jsonl"
+            raise BadAnswer(f"{runnable.name} gave outputs of other shapes there", why=f"{shapes} instead of {due}", fix=fix)
     exact = all(
         a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
         for one, other in zip(here, found, strict=True)
@@ -73,8 +80,8 @@ def evaluated(
                 fix="fix its random seed, and let no input depend on a prediction",
             ) from None  # fmt: skip
 
-    numbers = evaluation.evaluate(function, replay, specs, place.session.device.name)
-    return numbers, agreement(runnable, list(answers.values()), there) if same_artifact else None
+    numbers = evaluation.evaluate(function, replay, specs, place.name)
+    return numbers, agreement(runnable, list(answers.values()), there) if same_artifact and there else None
 
 
 def _predictions(place: Place, runnable: Runnable, samples: list[tuple[Array, ...]]) -> list[list[Array]]:

@@ -29,7 +29,7 @@ def load(path: Path) -> list[Runnable]:
 
     Raises ReferenceNotFound, or ConfigError where the bundle's files are not those of its manifest.
     """
-    if (path / MANIFEST_NAME).is_file():
+    if is_bundle(path):
         return _of_bundle(Bundle.load(path))
     if not path.exists():
         raise ReferenceNotFound(f"there is no {path}", fix="give a bundle's folder, or an .onnx, .tflite, .mlpackage or .pt2")
@@ -39,18 +39,28 @@ def load(path: Path) -> list[Runnable]:
     return [_bare(path)]
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether the folder ``path`` is one. A Core ML package has a Manifest.json, the same name on disks without case."""
+    return path.suffix != ".mlpackage" and (path / MANIFEST_NAME).is_file()
+
+
 def selected(found: list[Runnable], targets: tuple[str, ...], device: DeviceSpec) -> list[Runnable]:
     """What ``device`` is asked to run: exactly ``targets``; without any, the device's own with their fp32 twins; else all.
 
-    Artifacts with the same bytes are run once. Raises UnknownName for a target that the bundle does not have.
+    Artifacts with the same bytes are run once. Raises UnknownName for a target that the bundle does not have, ConfigError
+    where it has none of the device's own.
     """
-    names = {one.subject.target for one in found}
+    names = {one.subject.target for one in found if one.subject.target}
+    has = f"it has: {', '.join(sorted(names))}" if names else "a bare file has no targets"
     for target in targets:
         if target not in names:
-            fix = did_you_mean(target, names) or "export that target first"
-            raise UnknownName(f"the bundle has no target {target!r}", why=f"it has: {', '.join(sorted(names))}", fix=fix)
+            fix = did_you_mean(target, names) or ("export that target first" if names else "leave out --target")
+            raise UnknownName(f"there is no target {target!r}", why=has, fix=fix)
     wanted = set(targets or device.targets)
     chosen = [one for one in found if not wanted or not one.subject.target or one.subject.target in wanted]
+    if not chosen:
+        fix = "export one of these, or say with --target what to run"
+        raise ConfigError(f"there is nothing for {device.name} among its targets {', '.join(device.targets)}", why=has, fix=fix)
     if wanted and not targets:
         formats = {one.subject.format for one in chosen}
         chosen = [one for one in found if one in chosen or (one.subject.target == TWIN and one.subject.format in formats)]
@@ -65,7 +75,7 @@ def _of_bundle(bundle: Bundle) -> list[Runnable]:
         if result.status != "ok" or artifact is None:
             continue
         path = bundle.artifact_path(result)
-        if not path.exists() or sha256_of(path) != artifact.sha256:
+        if not path.exists() or _sha256(path) != artifact.sha256:
             why = "its SHA-256 is another" if path.exists() else "the file is missing"
             raise ConfigError(f"{path} is not what the manifest says", why=why, fix="export again, or copy the whole bundle")
         subject = Subject(
@@ -82,7 +92,15 @@ def _bare(path: Path) -> Runnable:
     from edgeopt import registry
     from edgeopt.targets import loader
 
-    fmt = SUFFIXES[path.suffix]
+    fmt, digest = SUFFIXES[path.suffix], _sha256(path)
     inputs, outputs, _ = registry.converter(fmt).inspect(path, loader.load(TWIN))
-    subject = Subject(path=str(path), target="", format=fmt, sha256=sha256_of(path), bytes=size_of(path))
+    subject = Subject(path=str(path), target="", format=fmt, sha256=digest, bytes=size_of(path))
     return Runnable(subject, path, inputs, outputs)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        fix = "make it readable, or export again"
+        raise ConfigError(f"{path} cannot be read", why=error.strerror or str(error), fix=fix) from error

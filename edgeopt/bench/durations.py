@@ -5,9 +5,11 @@ import re
 from edgeopt.errors import UsageError
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([a-z]*)")
-_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*([a-z]*)")
+_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 MAX_CPUS = 1024
+MAX_SECONDS = 30 * 86400.0
+"""More is a slip of the finger, and more than some clocks can wait."""
 
 
 def seconds_of(text: str) -> float:
@@ -15,7 +17,10 @@ def seconds_of(text: str) -> float:
     found = _DURATION.fullmatch(text.strip().lower())
     if found is None or found[2] not in _UNITS:
         raise UsageError(f"{text!r} is no length of time", fix="write seconds, or 30s, 10m, 1h")
-    return float(found[1]) * _UNITS[found[2]]
+    seconds = float(found[1]) * _UNITS[found[2]]
+    if seconds > MAX_SECONDS:
+        raise UsageError(f"{text!r} is too long", fix="give at most 30 days")
+    return seconds
 
 
 def cpu_list(text: str) -> tuple[int, ...]:

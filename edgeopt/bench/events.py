@@ -1,7 +1,6 @@
 """Reads what a run prints, line by line, into a :class:`Launch`. The device may print anything: nothing here trusts it."""
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,18 +11,22 @@ from edgeopt.errors import BadAnswer, DeviceError, FellBack, RunFailed
 
 MAX_NS = 10**15
 MAX_SAMPLES = 2_000_000
+MAX_WINDOWS = 100_000
+"""Of a second each."""
 MAX_BYTES = 10**15
 MAX_ENTRIES = 5_000
 MAX_TEXT = 2_000
 _KILLED = 137
 """128 + SIGKILL: what the kernel's out-of-memory killer, Android's low-memory killer and ``kill -9`` leave."""
+_SIGNALS = 65
+_LARGEST = 2.0**63
 
 
 class Reader:
-    """Takes lines as they come; what they said so far is in ``launch``, also after a run that was cut off."""
+    """Takes lines, or events, as they come; what they said so far is in ``launch``, also after a run that was cut off."""
 
     def __init__(self, subject: str) -> None:
-        self.launch = Launch()
+        self._launch = Launch()
         self.operators: tuple[Operator, ...] = ()
         self.predictions: list[list[dict[str, Any]]] = []
         self.outputs: list[dict[str, Any]] = []
@@ -31,6 +34,7 @@ class Reader:
         self.failure: DeviceError | None = None
         self._subject = subject
         self._samples: list[int] = []
+        self._windows: list[Window] = []
         self._handlers: dict[str, Callable[[_Fields], None]] = {
             "runtime": self._runtime, "loaded": self._loaded, "first": self._first, "warm": self._warm,
             "samples": self._timed, "sustained": self._sustained, "memory": self._memory, "placement": self._placement,
@@ -38,18 +42,33 @@ class Reader:
             "prediction": self._prediction, "operators": self._operators, "error": self._error, "end": self._end,
         }  # fmt: skip
 
+    @property
+    def launch(self) -> Launch:
+        """What was measured so far."""
+        return replace(self._launch, samples_ns=tuple(self._samples), sustained=tuple(self._windows))
+
     def feed(self, line: str) -> None:
-        """One line; what is no event is passed over, since runtimes print what they like. An event that makes no sense is kept
-        as the failure."""
+        """One line; what is no event is passed over, since runtimes print what they like."""
         if not line.startswith("{") or len(line) > MAX_OUTPUT_BYTES:
             return
         try:
             data = json.loads(line, parse_constant=_refuse_constant)
-            handler = self._handlers.get(str(data.get("event"))) if isinstance(data, dict) else None
-            if handler is not None:
-                handler(_Fields(data))
         except (ValueError, RecursionError) as error:
             self.failure = self.failure or self._senseless(str(error))
+        else:
+            if isinstance(data, dict):
+                self.take(data)
+
+    def take(self, event: dict[str, Any]) -> None:
+        """One event. What makes no sense in it is kept as the failure; after a failure nothing is taken any more."""
+        name = event.get("event")
+        handler = self._handlers.get(name) if isinstance(name, str) else None
+        if handler is None or self.failure is not None:
+            return
+        try:
+            handler(_Fields(event))
+        except (ValueError, OverflowError, RecursionError) as error:
+            self.failure = self._senseless(str(error))
 
     def finish(self, exit_code: int, stderr: str) -> None:
         """Raises what went wrong: what the run said, or what its end says. ``launch`` is complete where this returns."""
@@ -58,62 +77,65 @@ class Reader:
         if self.ended and exit_code == 0:
             return
         last = stderr.strip()[-600:]
+        look = "look at lines.jsonl in the run's folder, and try the same artifact on local"
         if exit_code == _KILLED:
             raise RunFailed(
                 f"{self._subject} was killed on the device",
                 why=last or "SIGKILL: most often the system ran out of memory",
                 fix="free memory there, use fewer threads, or a smaller model",
             )
-        raise RunFailed(
-            f"{self._subject} ended with exit code {exit_code} before it was done", why=last or "it said nothing",
-            fix="look at lines.jsonl in the run's folder, and try the same artifact on local",
-        )  # fmt: skip
+        if 128 < exit_code < 128 + _SIGNALS:
+            what = f"{self._subject} crashed on the device with signal {exit_code - 128}"
+            raise RunFailed(what, why=last or "it said nothing", fix=look)
+        what = f"{self._subject} ended with exit code {exit_code} before it was done"
+        raise RunFailed(what, why=last or "it said nothing", fix=look)
 
     def _runtime(self, fields: "_Fields") -> None:
-        self.launch = replace(self.launch, runtime=fields.plain())
+        self._launch = replace(self._launch, runtime=fields.plain())
 
     def _loaded(self, fields: "_Fields") -> None:
-        self.launch = replace(self.launch, load_ns=fields.ns("ns"), import_ns=fields.maybe_ns("import_ns"))
+        self._launch = replace(self._launch, load_ns=fields.maybe_ns("ns"), import_ns=fields.maybe_ns("import_ns"))
 
     def _first(self, fields: "_Fields") -> None:
-        self.launch = replace(self.launch, first_ns=fields.ns("ns"))
+        self._launch = replace(self._launch, first_ns=fields.ns("ns"))
 
     def _warm(self, fields: "_Fields") -> None:
         runs, warm = fields.whole("runs", 0, MAX_NS), fields.maybe_flag("stable")
-        self.launch = replace(self.launch, warm_up_runs=runs, warm_up_ns=fields.maybe_ns("ns"), warm=warm)
+        self._launch = replace(self._launch, warm_up_runs=runs, warm_up_ns=fields.maybe_ns("ns"), warm=warm)
 
     def _timed(self, fields: "_Fields") -> None:
-        self._samples += fields.durations("ns")
-        if len(self._samples) > MAX_SAMPLES:
+        found = fields.durations("ns")
+        if len(self._samples) + len(found) > MAX_SAMPLES:
             raise ValueError(f"more than {MAX_SAMPLES} samples")
-        self.launch = replace(self.launch, samples_ns=tuple(self._samples))
+        self._samples += found
 
     def _sustained(self, fields: "_Fields") -> None:
         runs, total = fields.whole("runs", 1, MAX_NS), fields.ns("ns_total")
         window = Window(t_ns=fields.whole("t_ns", 0, MAX_NS), runs=runs, mean_ns=total / runs)
-        self.launch = replace(self.launch, sustained=(*self.launch.sustained[:MAX_ENTRIES], window))
+        if len(self._windows) >= MAX_WINDOWS:
+            raise ValueError(f"more than {MAX_WINDOWS} windows of the sustained phase")
+        self._windows.append(window)
 
     def _memory(self, fields: "_Fields") -> None:
         peak, delta = fields.maybe_whole("peak", MAX_BYTES), fields.maybe_whole("overall", MAX_BYTES)
-        self.launch = replace(
-            self.launch, peak_bytes=peak, peak_delta_bytes=delta, growth_bytes=fields.maybe_number("growth", MAX_BYTES)
+        self._launch = replace(
+            self._launch, peak_bytes=peak, peak_delta_bytes=delta, growth_bytes=fields.maybe_number("growth", MAX_BYTES)
         )
 
     def _placement(self, fields: "_Fields") -> None:
-        self.launch = replace(self.launch, placement=fields.plain())
+        self._launch = replace(self._launch, placement=fields.plain())
 
     def _environment(self, fields: "_Fields") -> None:
-        if len(self.launch.environment) < MAX_ENTRIES:
-            self.launch = replace(self.launch, environment=(*self.launch.environment, fields.plain()))
+        if len(self._launch.environment) < MAX_ENTRIES:
+            self._launch = replace(self._launch, environment=(*self._launch.environment, fields.plain()))
 
     def _summary(self, fields: "_Fields") -> None:
-        numbers = {name: value for name, value in fields.plain().items() if isinstance(value, int | float)}
-        self.launch = replace(self.launch, summary={name: float(value) for name, value in numbers.items()})
+        self._launch = replace(self._launch, summary=fields.numbers(MAX_NS))
 
     def _outputs(self, fields: "_Fields") -> None:
         self.outputs = fields.files("files")
-        self.launch = replace(
-            self.launch, same_outputs=fields.maybe_flag("same_at_end"), not_finite=fields.maybe_whole("not_finite", MAX_NS)
+        self._launch = replace(
+            self._launch, same_outputs=fields.maybe_flag("same_at_end"), not_finite=fields.maybe_whole("not_finite", MAX_NS)
         )
 
     def _prediction(self, fields: "_Fields") -> None:
@@ -132,7 +154,7 @@ class Reader:
 
     def _senseless(self, why: str) -> BadAnswer:
         fix = "check that nothing else on the device writes into the run's output"
-        return BadAnswer(f"what {self._subject} printed makes no sense", why=why[:MAX_TEXT], fix=fix)
+        return BadAnswer(f"what {self._subject} printed makes no sense", why=_clean(why, MAX_TEXT), fix=fix)
 
 
 class MissingRuntime(RunFailed):
@@ -140,6 +162,9 @@ class MissingRuntime(RunFailed):
 
 
 def _failure(subject: str, kind: str, message: str) -> DeviceError:
+    if kind == "bad_output":
+        fix = "look at lines.jsonl in the run's folder; perhaps this version of the tool is not known yet"
+        return BadAnswer(f"what {subject} printed makes no sense", why=message, fix=fix)
     if kind == "missing_runtime":
         what = f"the runtime for {subject} is not installed there"
         return MissingRuntime(what, why=message, fix="edgeopt devices setup NAME")
@@ -151,7 +176,7 @@ def _failure(subject: str, kind: str, message: str) -> DeviceError:
     if kind == "load":
         fix = "compare the runtime's version there with the bundle's"
         return RunFailed(f"{subject} could not be loaded", why=message, fix=fix)
-    return RunFailed(f"{subject} failed", why=message)
+    return RunFailed(f"{subject} failed", why=message, fix="try the same artifact on local")
 
 
 def _operator(fields: "_Fields") -> Operator:
@@ -184,9 +209,13 @@ class _Fields:
 
     def number(self, name: str, most: float) -> float:
         value = self._data.get(name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or abs(value) > most:
-            raise ValueError(f"{name} is {str(value)[:80]!r}: a number expected")
-        return float(value)
+        if isinstance(value, int | float) and _is_number(value, most):
+            return float(value)
+        raise ValueError(f"{name} is {str(value)[:80]!r}: a number expected")
+
+    def numbers(self, most: float) -> dict[str, float]:
+        """Every number of the event by its name; ValueError for one that cannot be."""
+        return {name: self.number(name, most) for name, value in self._data.items() if type(value) in (int, float)}
 
     def maybe_number(self, name: str, most: float) -> float | None:
         return None if self._data.get(name) is None else self.number(name, most)
@@ -196,8 +225,8 @@ class _Fields:
         return value if isinstance(value, bool) else None
 
     def text(self, name: str) -> str:
-        value = self._data.get(name, "")
-        return str(value)[:MAX_TEXT] if value is not None else ""
+        value = self._data.get(name)
+        return _clean(str(value), MAX_TEXT) if value is not None else ""
 
     def durations(self, name: str) -> list[int]:
         values = self._data.get(name)
@@ -219,18 +248,29 @@ class _Fields:
 
     def plain(self) -> dict[str, Any]:
         """Everything but the event's name, texts and lists cut to a bounded size."""
-        return {str(name)[:80]: _bounded(value) for name, value in list(self._data.items())[:200] if name != "event"}
+        return {_clean(name, 80): _bounded(value) for name, value in list(self._data.items())[:200] if name != "event"}
+
+
+def _is_number(value: Any, most: float) -> bool:
+    """Whether it is one, and its size at most ``most``: not NaN, and no true or false."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most
 
 
 def _bounded(value: Any, depth: int = 3) -> Any:
+    """``value`` as JSON can hold it and bring it back: a number beyond all measure becomes None."""
     if isinstance(value, str):
-        return value[:MAX_TEXT]
+        return _clean(value, MAX_TEXT)
     if isinstance(value, list):
         return [_bounded(item, depth - 1) for item in value[:MAX_ENTRIES]] if depth else []
     if isinstance(value, dict):
         items = list(value.items())[:MAX_ENTRIES] if depth else []
-        return {str(name)[:200]: _bounded(item, depth - 1) for name, item in items}
-    return value
+        return {_clean(name, 200): _bounded(item, depth - 1) for name, item in items}
+    return value if value is None or isinstance(value, bool) or _is_number(value, _LARGEST) else None
+
+
+def _clean(text: str, length: int) -> str:
+    """The beginning of ``text``, with escapes in place of what no UTF-8 file can hold (a lone half of a pair)."""
+    return text[:length].encode("utf-8", "backslashreplace").decode()
 
 
 def _refuse_constant(name: str) -> float:

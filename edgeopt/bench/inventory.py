@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import field, replace
 
 from edgeopt import registry
-from edgeopt.bench.python import python_of
+from edgeopt.bench.python import find_python, python_of
 from edgeopt.core import data_class
 from edgeopt.devices.base import Ask, Transport
 from edgeopt.devices.device import Device
@@ -140,9 +140,10 @@ class _Asking:
 def _installed(device: Device, spec: DeviceSpec, facts: DeviceFacts) -> dict[str, str]:
     """What the Python that a benchmark would start has; where there is none, the native tools."""
     tools = dict(facts.tools) | spec.tools
-    if not facts.python and not spec.python and tools:
+    python = find_python(device, spec, facts) if tools else python_of(device, spec, facts)
+    if python is None:
         return tools
-    command = (*python_of(device, spec, facts), "-c", _VERSIONS, *_RUNTIMES)
+    command = (*python, "-c", _VERSIONS, *_RUNTIMES)
     done = device.transport.run(command, timeout_s=_PYTHON_S, limit=_MOST_BYTES)
     if done.exit_code != 0:
         raise failed(device.name, "say which runtimes it has", done)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from edgeopt.bench.rounds import Configuration
 from edgeopt.bench.types import Agreement, BenchResult, BenchSettings, Launch, Mark, Measurement, Operator
 from edgeopt.devices.doubts import differences
-from edgeopt.stats import AUTOCORRELATED, Comparison, Summary, compare, spread, summarize
+from edgeopt.stats import AUTOCORRELATED, UNSTABLE_STDEV, Comparison, Summary, compare, spread, summarize
 
 MANY_LAUNCHES_APART = 0.10
 LEAK_BYTES, LEAK_SHARE = 1 << 20, 0.02
@@ -64,12 +64,12 @@ def _measurement(
     launches = tuple(configuration.launches)
     times = [sample for launch in launches for sample in launch.samples_ns]
     latency = summarize(times) if times else None
-    medians = [summarize(launch.samples_ns).median.value or 0.0 for launch in launches if launch.samples_ns]
+    medians = [typical for launch in launches if (typical := _typical_ns(launch)) is not None]
     apart = spread(medians) if len(medians) > 1 else None
     sustained = _sustained_ns(launches)
     middle = latency.median.value if latency else None
     doubts = tuple(_doubts(configuration, settings, latency, apart))
-    notes = tuple(_notes(configuration, latency))
+    notes = [note for _, note in doubts] + list(_notes(configuration, latency))
     return Measurement(
         launches=launches, latency=latency, launch_spread=apart,
         throughput_per_s=latency.throughput if latency else None,
@@ -77,8 +77,15 @@ def _measurement(
         sustained_ratio=sustained / middle if sustained and middle else None,
         before=configuration.before, after=configuration.after, waited_s=configuration.waited_s,
         discarded=configuration.discarded, agreement=agreement, accuracy=accuracy, operators=operators,
-        marks=tuple(dict.fromkeys(mark for mark, _ in doubts)), notes=(*(note for _, note in doubts), *notes),
+        marks=tuple(dict.fromkeys(mark for mark, _ in doubts)), notes=tuple(dict.fromkeys(notes)),
     )  # fmt: skip
+
+
+def _typical_ns(launch: Launch) -> float | None:
+    """The median of a launch; a native tool may give only the mean. None where there are too few samples to tell."""
+    if launch.samples_ns:
+        return summarize(launch.samples_ns).median.value
+    return launch.summary.get("median_ns", launch.summary.get("avg_ns"))
 
 
 def _sustained_ns(launches: tuple[Launch, ...]) -> float | None:
@@ -100,6 +107,8 @@ def _doubts(
             yield "noisy", reason
     if apart is not None and apart >= MANY_LAUNCHES_APART:
         yield "noisy", f"the medians of {len(launches)} launches lie {apart:.0%} apart"
+    for reason in dict.fromkeys(reason for launch in launches for reason in _unsteady(launch)):
+        yield "noisy", reason
     if any(launch.warm is False for launch in launches):
         yield "cold", "the times were not stable when warming up was given up"
     if not configuration.runnable.subject.calibrated:
@@ -114,8 +123,16 @@ def _doubts(
             yield "noisy", "the same input gave other outputs at the end than at the start"
         if launch.not_finite:
             yield "noisy", f"{launch.not_finite} outputs are NaN or infinite"
-    if configuration.failure is not None:
-        yield "partial", f"only {len(launches)} of {settings.launches} launches were measured"
+    if configuration.whole < settings.launches:
+        part = ", and a part of one more" if configuration.cut else ""
+        yield "partial", f"only {configuration.whole} of {settings.launches} launches were measured{part}"
+
+
+def _unsteady(launch: Launch) -> Iterator[str]:
+    """Why a native tool's figures are doubtful: its samples are not known, only how far they spread."""
+    stdev, mean = launch.summary.get("std_ns"), launch.summary.get("avg_ns")
+    if stdev and mean and stdev >= UNSTABLE_STDEV * mean:
+        yield f"the standard deviation is {stdev / mean:.0%} of the mean"
 
 
 def _notes(configuration: Configuration, latency: Summary | None) -> Iterator[str]:

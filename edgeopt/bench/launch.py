@@ -1,11 +1,10 @@
-"""One process on the device: its job, its inputs, its lines. What needs a session and a runnable artifact, and nothing else."""
+"""One process of the runner on the device: its job, its inputs, its lines. Needs a session, an artifact, and nothing else."""
 
 import json
 import math
-import tarfile
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,25 @@ import numpy as np
 from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.events import Reader
 from edgeopt.bench.inputs import Array, synthetic
-from edgeopt.bench.types import BenchSettings, Launch, Operator
+from edgeopt.bench.place import Measured, OnLine, Shelf, patience
+from edgeopt.bench.types import BenchSettings, Operator
+from edgeopt.core import TensorSpec
+from edgeopt.devices.base import OnBytes
+from edgeopt.devices.environment import Environment, read_environment
 from edgeopt.devices.runner_archive import archive
 from edgeopt.devices.session import Session, text
-from edgeopt.errors import BadAnswer
+from edgeopt.errors import BadAnswer, EdgeoptError
+from edgeopt.evaluation import DTYPES
 
 JOB_SCHEMA = 1
 OUTPUTS = "out"
-START_S = 120.0
-"""For a slow board to start Python and import a runtime, beyond what the runs themselves may take."""
 MAX_OUTPUT_BYTES = 1 << 31
 _LINES_BYTES = 1 << 28
 
-OnLine = Callable[[str], None]
-
 
 @dataclass(slots=True)
-class Place:
-    """A session on a device with all that a launch needs there."""
+class PythonPlace:
+    """A session on a device with all that the runner needs there. See :class:`edgeopt.bench.place.Place`."""
 
     session: Session
     settings: BenchSettings
@@ -39,43 +39,66 @@ class Place:
     """The command that starts Python with the runtimes."""
     on_line: OnLine = lambda line: None
     """Gets every line of every run, to be kept."""
-    on_bytes: Callable[[int], None] = lambda count: None
+    on_bytes: OnBytes = lambda count: None
     _runner: str = ""
-    _pushed: dict[str, str] = field(default_factory=dict)
+    _shelf: Shelf | None = None
     _count: int = 0
 
-    def measure(self, runnable: Runnable, threads: int) -> tuple[Launch, list[Array]]:
-        """One launch in mode measure, and the outputs of its first inference. Raises what :meth:`Reader.finish` raises."""
-        inputs = self._inputs(synthetic(runnable.inputs), runnable)
-        reader = self._run(runnable, threads, {"mode": "measure", "inputs": inputs})
-        return reader.launch, self._tensors(reader.outputs)
+    gives_outputs = True
+
+    @property
+    def name(self) -> str:
+        return self.session.device.name
+
+    def environment(self) -> Environment:
+        return read_environment(self.session.device.transport, self.session.device.root)
+
+    def path_of(self, runnable: Runnable) -> str:
+        if self._shelf is None:
+            self._shelf = Shelf(self.session, self.settings.timeout_s, self.on_bytes)
+        return self._shelf.path_of(runnable)
+
+    def measure(self, runnable: Runnable, threads: int) -> Measured:
+        reader = self._reader(runnable)
+        try:
+            inputs = self._write([synthetic(runnable.inputs)], runnable)[0]
+            self._run(reader, runnable, threads, {"mode": "measure", "inputs": inputs})
+            return Measured(reader.launch, self._tensors(reader.outputs, runnable))
+        except EdgeoptError as error:
+            return Measured(reader.launch, failure=error)
 
     def operators(self, runnable: Runnable, threads: int) -> tuple[Operator, ...]:
-        """Mean times of the operators, from a launch of their own: a profiler slows down what it watches."""
-        inputs = self._inputs(synthetic(runnable.inputs), runnable)
-        return self._run(runnable, threads, {"mode": "operators", "inputs": inputs}).operators
+        inputs = self._write([synthetic(runnable.inputs)], runnable)[0]
+        reader = self._reader(runnable)
+        self._run(reader, runnable, threads, {"mode": "operators", "inputs": inputs})
+        return reader.operators
 
     def predict(self, runnable: Runnable, samples: Sequence[tuple[Array, ...]]) -> list[list[Array]]:
-        """The artifact's own outputs for each of ``samples``, arrays in the artifact's own dtypes."""
-        described, content = [], bytearray()
-        for sample in samples:
-            described.append(_described(sample, runnable, content))
-        self.session.write("samples.bin", bytes(content))
-        for tensor in (tensor for sample in described for tensor in sample):
-            tensor["file"] = "samples.bin"
-        reader = self._run(runnable, self.settings.threads[0], {"mode": "predict", "samples": described})
-        if len(reader.predictions) != len(samples):
+        reader = self._reader(runnable)
+        job = {"mode": "predict", "samples": self._write(samples, runnable)}
+        self._run(reader, runnable, self.settings.threads[0], job)
+        if len(reader.predictions) != len(samples) or not all(reader.predictions):
             raise BadAnswer(f"{runnable.name} gave {len(reader.predictions)} predictions for {len(samples)} samples")
         files: dict[str, bytes] = {}
-        return [self._tensors(outputs, files) for outputs in reader.predictions]
+        return [self._tensors(outputs, runnable, files) for outputs in reader.predictions]
 
-    def _inputs(self, arrays: tuple[Array, ...], runnable: Runnable) -> list[dict[str, Any]]:
-        content = bytearray()
-        described = _described(arrays, runnable, content)
-        self.session.write("inputs.bin", bytes(content))
+    def _reader(self, runnable: Runnable) -> Reader:
+        return Reader(f"{runnable.name} on {self.name}")
+
+    def _write(self, samples: Sequence[tuple[Array, ...]], runnable: Runnable) -> list[list[dict[str, Any]]]:
+        """Puts ``samples`` on the device, a file for each input, and says where each tensor is."""
+        described: list[list[dict[str, Any]]] = [[] for _ in samples]
+        for number, spec in enumerate(runnable.inputs):
+            name, content = f"input-{number}.bin", bytearray()
+            for sample, tensors in zip(samples, described, strict=True):
+                array = sample[number]
+                place = {"file": name, "offset": len(content)}
+                tensors.append({"name": spec.name, "dtype": str(array.dtype), "shape": list(array.shape), **place})
+                content += np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+            self.session.write(name, bytes(content))
         return described
 
-    def _run(self, runnable: Runnable, threads: int, job: dict[str, Any]) -> Reader:
+    def _run(self, reader: Reader, runnable: Runnable, threads: int, job: dict[str, Any]) -> None:
         settings = self.settings
         job |= {
             "schema": JOB_SCHEMA, "format": runnable.subject.format, "artifact": self.path_of(runnable), "outputs": OUTPUTS,
@@ -86,42 +109,16 @@ class Place:
         self._count += 1
         name = f"job-{self._count}.json"
         self.session.write(name, json.dumps(job).encode())
-        reader = Reader(f"{runnable.name} on {self.session.device.name}")
 
         def on_line(line: str) -> None:
             self.on_line(line)
             reader.feed(line)
 
         done = self.session.run(
-            f"launch-{self._count}", (*self.python, self._runner_path(), name), timeout_s=self.patience, on_line=on_line,
+            f"launch-{self._count}", (*self.python, self._runner_path(), name), timeout_s=patience(settings), on_line=on_line,
             limit=_LINES_BYTES,
         )  # fmt: skip
         reader.finish(done.exit_code, text(done.stderr))
-        return reader
-
-    @property
-    def patience(self) -> float:
-        """Seconds that one launch may take: the user's limit, or what was asked of it where that is longer."""
-        asked = self.settings.max_seconds + self.settings.sustained_seconds + START_S
-        return max(self.settings.timeout_s, asked) if self.settings.sustained_seconds else self.settings.timeout_s
-
-    def path_of(self, runnable: Runnable) -> str:
-        """Where the artifact is on the device, pushed now where it is not there yet."""
-        digest = runnable.subject.sha256
-        if digest not in self._pushed:
-            self._pushed[digest] = self._push(runnable)
-        return self._pushed[digest]
-
-    def _push(self, runnable: Runnable) -> str:
-        if not runnable.path.is_dir():
-            return self.session.push(runnable.path, on_bytes=self.on_bytes)
-        with tempfile.TemporaryDirectory() as folder:
-            packed = Path(folder, "package.tar")
-            with tarfile.open(packed, "w") as tar:
-                tar.add(runnable.path, arcname=f"artifact{runnable.path.suffix}", filter=_anonymous)
-            stored = self.session.push(packed, on_bytes=self.on_bytes)
-        self.session.run("unpack", ("tar", "-xf", stored), timeout_s=self.settings.timeout_s)
-        return f"{self.session.folder}/artifact{runnable.path.suffix}"
 
     def _runner_path(self) -> str:
         if not self._runner:
@@ -131,37 +128,28 @@ class Place:
                 self._runner = self.session.push(path)
         return self._runner
 
-    def _tensors(self, described: list[dict[str, Any]], files: dict[str, bytes] | None = None) -> list[Array]:
-        """Output tensors from the files that hold them; ``files`` keeps what was fetched."""
+    def _tensors(
+        self, described: list[dict[str, Any]], runnable: Runnable, files: dict[str, bytes] | None = None
+    ) -> list[Array]:
+        """Output tensors from the files that hold them; ``files`` keeps what was fetched. None where none are described."""
         files = {} if files is None else files
-        return [self._tensor(entry, files) for entry in described]
-
-    def _tensor(self, entry: dict[str, Any], files: dict[str, bytes]) -> Array:
+        if described and len(described) != len(runnable.outputs):
+            raise self._cannot_be(f"{len(described)} outputs, the artifact has {len(runnable.outputs)}")
         try:
-            name, offset, shape = str(entry["file"]), int(entry["offset"]), tuple(int(size) for size in entry["shape"])
-            dtype = np.dtype(str(entry["dtype"]))
-            if name not in files:
-                files[name] = self.session.read(f"{OUTPUTS}/{name}", limit=MAX_OUTPUT_BYTES)
-            if offset < 0 or dtype.hasobject or any(size < 0 for size in shape):
-                raise ValueError(f"offset {offset}, dtype {dtype}, shape {shape}")
-            return np.frombuffer(files[name], dtype, math.prod(shape), offset).reshape(shape)
+            return [self._tensor(entry, spec, files) for entry, spec in zip(described, runnable.outputs, strict=False)]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise BadAnswer(f"{self.session.device.name} describes an output that cannot be", why=str(error)[:300]) from error
+            raise self._cannot_be(str(error)[:300]) from error
 
+    def _tensor(self, entry: dict[str, Any], spec: TensorSpec, files: dict[str, bytes]) -> Array:
+        name, offset, shape = str(entry["file"]), int(entry["offset"]), tuple(int(size) for size in entry["shape"])
+        dtype = str(entry["dtype"])
+        if offset < 0 or any(size < 0 for size in shape) or dtype != np.dtype(DTYPES.get(spec.dtype, spec.dtype)):
+            raise ValueError(f"{spec.name} as {dtype[:40]} of shape {list(shape)} at byte {offset}: it is {spec.dtype}")
+        if name not in files:
+            files[name] = self.session.read(f"{OUTPUTS}/{name}", limit=MAX_OUTPUT_BYTES)
+        little = np.dtype(dtype).newbyteorder("<")
+        return np.frombuffer(files[name], little, math.prod(shape), offset).reshape(shape).astype(dtype, copy=False)
 
-def _described(arrays: tuple[Array, ...], runnable: Runnable, content: bytearray) -> list[dict[str, Any]]:
-    """``arrays`` appended to ``content``, and where each of them is."""
-    described = []
-    for array, spec in zip(arrays, runnable.inputs, strict=True):
-        little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
-        place = {"file": "inputs.bin", "offset": len(content)}
-        described.append({"name": spec.name, "dtype": str(array.dtype), "shape": list(array.shape), **place})
-        content += little.tobytes()
-    return described
-
-
-def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    entry.uid = entry.gid = 0
-    entry.uname = entry.gname = ""
-    entry.mtime = 0
-    return entry
+    def _cannot_be(self, why: str) -> BadAnswer:
+        fix = "try the same artifact on local, then compare lines.jsonl"
+        return BadAnswer(f"{self.name} describes outputs that cannot be", why=why, fix=fix)

@@ -1,6 +1,7 @@
 """The whole of one benchmark on one device: connect, hold it, measure, evaluate, judge. Whatever fails is a result."""
 
 import threading
+import traceback
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,15 +13,19 @@ from edgeopt.bench import judge
 from edgeopt.bench.agreement import Host, agreement, evaluated
 from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.clocks import lock_clocks
-from edgeopt.bench.inputs import model_specs, synthetic
-from edgeopt.bench.launch import OnLine, Place
-from edgeopt.bench.python import python_of
+from edgeopt.bench.events import MissingRuntime
+from edgeopt.bench.inputs import Array, model_specs, synthetic
+from edgeopt.bench.launch import PythonPlace
+from edgeopt.bench.native_place import NativePlace
+from edgeopt.bench.place import OnLine, Place
+from edgeopt.bench.python import find_python
 from edgeopt.bench.rounds import Configuration, Rounds
 from edgeopt.bench.types import Agreement, BenchResult, DeviceRun, Operator
 from edgeopt.core import TWIN
 from edgeopt.devices.device import Device
 from edgeopt.devices.facts import DeviceFacts, read_facts
 from edgeopt.devices.known import DeviceSpec
+from edgeopt.devices.session import Session
 from edgeopt.errors import DeviceError, EdgeoptError, LinkLost
 from edgeopt.options import Phase
 from edgeopt.progress import event
@@ -29,19 +34,21 @@ from edgeopt.worker.client import WorkerHost
 if TYPE_CHECKING:
     from edgeopt.bench.run import Request
 
-LINES_NAME = "lines.jsonl"
+LINES_NAME, HOST_LOG, FAULT_NAME = "lines.jsonl", "host.log", "fault.txt"
+INTERRUPTED = "interrupted"
 
 
 @dataclass(slots=True)
 class OnDevice:
-    """One device's part of a benchmark."""
+    """One device's part of a benchmark. ``host`` runs artifacts on this computer, for all devices."""
 
     request: "Request"
     spec: DeviceSpec
     artifacts: list[Runnable]
+    host: WorkerHost
     stop: threading.Event
     _device: Device | None = None
-    _place: Place | None = None
+    _session: Session | None = None
     _facts: DeviceFacts | None = None
     _warnings: list[str] = field(default_factory=list)
     _configurations: list[Configuration] = field(default_factory=list)
@@ -51,37 +58,46 @@ class OnDevice:
         started = _now()
         settings = self.request.settings
         self._configurations = [Configuration(one, threads) for one in self.artifacts for threads in settings.threads]
-        failure: EdgeoptError | None = None
         results: list[BenchResult] = []
-        try:
-            with (folder / LINES_NAME).open("w", encoding="utf-8") as lines:
-                self._connected(lines, results)
-        except EdgeoptError as error:
-            failure = error
-        known = {judge.key(result) for result in results}
+        failure = self._failure(folder, results)
+        known = {result.key for result in results}
         for configuration in self._configurations:
             one = judge.result(_ended(configuration, failure, self.stop.is_set(), settings.launches), settings)
-            if judge.key(one) not in known:
+            if one.key not in known:
                 results.append(one)
         self._tell(self.spec.name, "failed" if failure else "done", failure.what if failure else "")
         return DeviceRun(
             device=self.spec.name, url=self.spec.url, started=started, finished=_now(), settings=settings,
             edgeopt_version=__version__, facts=self._facts, results=tuple(results),
             comparisons=judge.comparisons(results, TWIN), error=type(failure).__name__ if failure else "",
-            reason=failure.message() if failure else "", warnings=tuple(self._warnings),
+            reason=failure.message() if failure else "", warnings=tuple(dict.fromkeys(self._warnings)),
         )  # fmt: skip
 
     def interrupt(self) -> None:
         """From another thread: clears the device, which ends what runs there."""
-        if self._place is not None:
-            self._place.session.end()
+        if self._session is not None:
+            self._session.end()
 
     def disconnect(self) -> None:
         """From another thread: closes the connection, which ends whatever waits for it."""
         if self._device is not None:
             self._device.close()
 
-    def _connected(self, lines: TextIO, results: list[BenchResult]) -> None:
+    def _failure(self, folder: Path, results: list[BenchResult]) -> EdgeoptError | None:
+        """Fills ``results``; why that ended early, or None."""
+        try:
+            with (folder / LINES_NAME).open("w", encoding="utf-8") as lines:
+                self._connected(folder, lines, results)
+        except EdgeoptError as error:
+            return error
+        except Exception as error:  # a fault of ours, or of another package's kind of device, is not the other devices'
+            (folder / FAULT_NAME).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            why = f"{type(error).__name__}: {error}"[:500]
+            fix = f"{folder / FAULT_NAME} says where: report it"
+            return DeviceError(f"edgeopt failed on {self.spec.name}", why=why, fix=fix)
+        return None
+
+    def _connected(self, folder: Path, lines: TextIO, results: list[BenchResult]) -> None:
         name, settings = self.spec.name, self.request.settings
         self._tell(name, "connect", self.spec.url)
         with ExitStack() as stack:
@@ -90,58 +106,97 @@ class OnDevice:
             self._device = device = Device.connect(name, transport, self.spec.root)
             self._facts = facts = read_facts(transport, device.root)
             waiting = lambda holder: self._tell(name, "wait", f"in use by {holder}")  # noqa: E731
-            session = stack.enter_context(device.session(wait_s=settings.wait_s, on_wait=waiting))
+            self._session = session = stack.enter_context(device.session(wait_s=settings.wait_s, on_wait=waiting))
             stack.callback(lambda: self._warnings.extend(session.warnings))
-            self._place = place = Place(session, settings, python_of(device, self.spec, facts), on_line=_keeping(lines))
+            place = self._place(session, facts, _keeping(lines))
             if settings.lock_clocks:
                 self._warnings += lock_clocks(session, facts)
-            for artifact in self.artifacts:
-                self._tell(self._subject(artifact.name), "push")
-                place.path_of(artifact)
+            self._push(place)
             Rounds(place, self._configurations, self._measuring, self.stop).go()
-            with WorkerHost(("edgeopt.tasks",)) as host:
-                results += [self._judged(place, one, host, lines) for one in self._configurations if not self.stop.is_set()]
+            for one in self._configurations:
+                if not self.stop.is_set():
+                    results.append(self._judged(place, one, folder))
 
-    def _judged(self, place: Place, configuration: Configuration, host: WorkerHost, lines: TextIO) -> BenchResult:
+    def _place(self, session: Session, facts: DeviceFacts, on_line: OnLine) -> Place:
+        """Python where there is one, else native tools; what those cannot do is a warning."""
+        request = self.request
+        python = find_python(session.device, self.spec, facts)
+        if python is not None:
+            return PythonPlace(session, request.settings, python, on_line=on_line)
+        cannot = [
+            *(["no accuracy: --evaluate needs Python there"] if request.evaluate is not None else []),
+            *(["no sustained times: --sustained needs Python there"] if request.settings.sustained_seconds else []),
+        ]
+        self._warnings += [f"{self.spec.name}: {one}" for one in cannot]
+        tools = {name: Path(path).expanduser() for name, path in self.spec.tools.items()}
+        return NativePlace(session, request.settings, facts.machine, facts.tools, tools, on_line=on_line)
+
+    def _push(self, place: Place) -> None:
+        """Everything before anything is measured; what cannot be pushed fails alone."""
+        for artifact in self.artifacts:
+            if self.stop.is_set():
+                return
+            self._tell(self._subject(artifact.name), "push")
+            try:
+                place.path_of(artifact)
+            except LinkLost:
+                raise
+            except DeviceError as error:
+                for one in self._configurations:
+                    if one.runnable is artifact:
+                        one.failure = error
+
+    def _judged(self, place: Place, configuration: Configuration, folder: Path) -> BenchResult:
         """The configuration's result with its outputs compared, the user's numbers, and the operators' times."""
         compared: Agreement | None = None
         accuracy: dict[str, float] = {}
         operators: tuple[Operator, ...] = ()
         try:
             if configuration.launches and configuration.failure is None:
-                compared, accuracy = self._proof(place, configuration, host)
+                if place.gives_outputs:
+                    compared, accuracy = self._proof(place, configuration, folder)
                 if self.request.settings.operators:
-                    operators = place.operators(configuration.runnable, configuration.threads)
+                    operators = self._operators(place, configuration)
         except LinkLost:
             raise
         except EdgeoptError as error:
-            configuration.failure = error
+            configuration.failure = None if self.stop.is_set() else error
         return judge.result(configuration, self.request.settings, agreement=compared, accuracy=accuracy, operators=operators)
 
-    def _proof(self, place: Place, one: Configuration, workers: WorkerHost) -> tuple[Agreement | None, dict[str, float]]:
+    def _operators(self, place: Place, one: Configuration) -> tuple[Operator, ...]:
+        try:
+            return place.operators(one.runnable, one.threads)
+        except MissingRuntime as error:  # the artifact was measured: its runtime only has no such times
+            self._warnings.append(f"{self.spec.name}: no times of operators of {one.runnable.name}: {error.why}")
+            return ()
+
+    def _proof(self, place: Place, one: Configuration, folder: Path) -> tuple[Agreement | None, dict[str, float]]:
         """Compared on the measured input, or, with ``evaluate``, on every input that it asks for."""
-        runnable = one.runnable
+        runnable, evaluate, settings = one.runnable, self.request.evaluate, self.request.settings
         stand_in = self._runs_here(runnable)
         if stand_in is None:
             return None, {}
-        log = Path(self.request.out) / "host.log"
         request = {"format": stand_in.subject.format, "out": str(stand_in.path), "threads": 1}
-        with workers.session("predict", request, timeout_s=self.request.settings.timeout_s, log=log) as here:
-            host: Host = here.call
-            if self.request.evaluate is not None and one.threads == self.request.settings.threads[0]:
+        with self.host.session("predict", request, timeout_s=settings.timeout_s, log=folder / HOST_LOG) as here:
+            same = stand_in is runnable
+            if evaluate is not None and one.threads == settings.threads[0]:
                 self._tell(self._subject(runnable.name), "evaluate")
-                accuracy, compared = evaluated(
-                    place,
-                    runnable,
-                    self.request.evaluate,
-                    self.request.specs or model_specs(runnable.inputs),
-                    host,
-                    stand_in is runnable,
-                )
+                specs = self.request.specs or model_specs(runnable.inputs)
+                accuracy, compared = evaluated(place, runnable, evaluate, specs, self._until_stopped(here.call), same)
                 return compared, accuracy
-            if stand_in is not runnable or not one.outputs:
+            if not same or not one.outputs:
                 return None, {}
-            return agreement(runnable, [host(synthetic(runnable.inputs))], [one.outputs]), {}
+            return agreement(runnable, [here.call(synthetic(runnable.inputs))], [one.outputs]), {}
+
+    def _until_stopped(self, host: Host) -> Host:
+        """Ends the user's ``evaluate``, which no other thread can end, at its next prediction."""
+
+        def predict(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+            if self.stop.is_set():
+                raise DeviceError(INTERRUPTED, fix="run it again")
+            return host(arrays)
+
+        return predict
 
     def _runs_here(self, runnable: Runnable) -> Runnable | None:
         """The artifact itself where this computer has its runtime, else a fp32 twin that stands in for it."""
@@ -159,11 +214,12 @@ class OnDevice:
 
 
 def _ended(configuration: Configuration, failure: EdgeoptError | None, stopped: bool, launches: int) -> Configuration:
-    """What never came to its end has the device's failure as its own."""
-    if configuration.failure is None and failure is not None:
+    """What never came to its end has the device's failure as its own; on purpose, that is the interruption."""
+    if configuration.failure is None and stopped:
+        if configuration.whole < launches:
+            configuration.failure = DeviceError(INTERRUPTED, fix="run it again")
+    elif configuration.failure is None:
         configuration.failure = failure
-    elif configuration.failure is None and stopped and len(configuration.launches) < launches:
-        configuration.failure = DeviceError("interrupted", fix="run it again")
     return configuration
 
 

@@ -11,10 +11,10 @@ from statistics import median
 
 from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.inputs import Array
-from edgeopt.bench.launch import Place
+from edgeopt.bench.place import Place
 from edgeopt.bench.types import Launch
-from edgeopt.devices.environment import Environment, read_environment
-from edgeopt.errors import BadAnswer, DeviceTimeout, EdgeoptError, RunFailed
+from edgeopt.devices.environment import Environment
+from edgeopt.errors import EdgeoptError, LinkLost
 from edgeopt.stats import THROTTLED_RATIO
 
 RETRIES = 2
@@ -32,6 +32,8 @@ class Configuration:
     runnable: Runnable
     threads: int
     launches: list[Launch] = field(default_factory=list)
+    cut: bool = False
+    """Whether the last of ``launches`` ended before its time: it has what was measured until then."""
     outputs: list[Array] = field(default_factory=list)
     """Of the first launch's first inference."""
     before: Environment | None = None
@@ -46,6 +48,11 @@ class Configuration:
     def name(self) -> str:
         """How progress calls it."""
         return f"{self.runnable.name} x{self.threads}"
+
+    @property
+    def whole(self) -> int:
+        """Launches that came to their end."""
+        return len(self.launches) - self.cut
 
 
 @dataclass(slots=True)
@@ -78,34 +85,44 @@ class Rounds:
         start = time.monotonic()
         try:
             self._launch(configuration)
-        except (RunFailed, DeviceTimeout, BadAnswer) as error:
-            configuration.failure = error
-            self.tell(configuration.name, f"failed: {error.what}")
+        except LinkLost:
+            raise
+        except EdgeoptError as error:
+            if not self.stop.is_set():  # else it was killed on purpose, which is no failure of its own
+                configuration.failure = error
+                self.tell(configuration.name, f"failed: {error.what}")
         self._spent_s.append(time.monotonic() - start)
 
     def _launch(self, configuration: Configuration) -> None:
         for attempt in range(RETRIES + 1):
-            before = self._environment()
-            launch, outputs = self.place.measure(configuration.runnable, configuration.threads)
-            after = self._environment()
-            reason = self._throttled(launch, after)
+            before = self.place.environment()
+            configuration.before = configuration.before or before
+            measured = self.place.measure(configuration.runnable, configuration.threads)
+            if measured.failure is not None:
+                self._keep_cut(configuration, measured.launch)
+                raise measured.failure
+            after = self.place.environment()
+            reason = self._throttled(measured.launch, after)
             if reason and attempt < min(RETRIES, len(self.pauses_s)) and not self.stop.is_set():
-                self.tell(configuration.name, f"throttled ({reason}): waiting {self.pauses_s[attempt]:.0f} s")
-                start = time.monotonic()
-                self.stop.wait(self.pauses_s[attempt])
-                configuration.waited_s += time.monotonic() - start
-                configuration.discarded += 1
+                self._pause(configuration, reason, self.pauses_s[attempt])
                 continue
             configuration.throttled = configuration.throttled or reason
-            configuration.before = configuration.before or before
             configuration.after = after
-            configuration.outputs = configuration.outputs or outputs
-            configuration.launches.append(launch)
+            configuration.outputs = configuration.outputs or measured.outputs
+            configuration.launches.append(measured.launch)
             return
 
-    def _environment(self) -> Environment:
-        device = self.place.session.device
-        return read_environment(device.transport, device.root)
+    def _keep_cut(self, configuration: Configuration, launch: Launch) -> None:
+        if launch.samples_ns or launch.summary:
+            configuration.launches.append(launch)
+            configuration.cut = True
+
+    def _pause(self, configuration: Configuration, reason: str, seconds: float) -> None:
+        self.tell(configuration.name, f"throttled ({reason}): waiting {seconds:.0f} s")
+        start = time.monotonic()
+        self.stop.wait(seconds)
+        configuration.waited_s += time.monotonic() - start
+        configuration.discarded += 1
 
     def _throttled(self, launch: Launch, after: Environment) -> str:
         """Why the launch's times are those of a throttled device; empty where they are not."""

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgeopt.devices.known import DeviceSpec
 from edgeopt.files import make_folder, write_atomic
 from edgeopt.model import Evaluate
 from edgeopt.options import Listener, ignore
+from edgeopt.worker.client import WorkerHost
 
 RESULT_NAME = "result.json"
 _LEAVE_S = 15.0
@@ -48,6 +50,8 @@ class Benchmark:
     """Where each device's results are, in the order of the devices; known once it runs."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _jobs: list[OnDevice] = field(default_factory=list)
+    _host: WorkerHost = field(default_factory=lambda: WorkerHost(("edgeopt.tasks",)))
+    """Starts when the first device has been measured: before, it would disturb a measurement on this computer."""
 
     def run(self) -> tuple[DeviceRun, ...]:
         """Runs on every device; each result is written as soon as its device is done. In the order of the devices asked for.
@@ -57,9 +61,12 @@ class Benchmark:
         """
         request = self.request
         chosen = [(device, selected(list(request.artifacts), request.targets, device)) for device in request.devices]
-        self._jobs = [OnDevice(request, device, artifacts, self._stop) for device, artifacts in chosen]
+        self._jobs = [OnDevice(request, device, artifacts, self._host, self._stop) for device, artifacts in chosen]
         self.folders = _folders(request)
-        with ThreadPoolExecutor(max_workers=max(1, len(self._jobs)), thread_name_prefix="device") as pool:
+        with (
+            closing(self._host),
+            ThreadPoolExecutor(max_workers=max(1, len(self._jobs)), thread_name_prefix="device") as pool,
+        ):
             pending = [pool.submit(_one, job, folder) for job, folder in zip(self._jobs, self.folders, strict=True)]
             try:
                 _wait(pending)
@@ -79,6 +86,7 @@ class Benchmark:
             thread.join(max(0.0, until - time.monotonic()))
         for job in self._jobs:
             job.disconnect()
+        self._host.close()
         wait(pending, timeout=_LEAVE_S)
 
 
