@@ -83,13 +83,14 @@ class Device:
 
     @contextmanager
     def session(
-        self, *, wait_s: float = 0.0, on_wait: Callable[[str], None] | None = None, silence_s: int = SILENCE_S
+        self, *, wait_s: float = 0.0, on_wait: Callable[[str], None] | None = None, silence_s: int | None = None
     ) -> Iterator[Session]:
         """The device for oneself. What the block leaves there (processes, files, settings) is cleared at its end.
 
         Waits ``wait_s`` seconds for somebody else's session, whose owner ``on_wait`` is told once; then raises DeviceBusy.
-        Where the link is gone, or this process dies, the device clears it all itself after ``silence_s`` seconds.
+        Where the link is gone, or this process dies, the device clears it all itself after ``silence_s`` seconds (SILENCE_S).
         """
+        silence_s = SILENCE_S if silence_s is None else silence_s
         identifier = f"{int(time.time())}-{secrets.token_hex(4)}"
         self._open(identifier, time.monotonic() + wait_s, on_wait, silence_s)
         session = Session(self, identifier, silence_s)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BEATS_PER_SILENCE = 5
 ROOM_TO_SPARE = 1 << 20
 MAX_FILE_BYTES = 1 << 31
+MAX_LINE_BYTES = 8 << 20
+"""More than half a second of the fastest runs, each with its time."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 _NOT_PERMITTED = 77
 _PUSH_ATTEMPTS = 2
@@ -134,7 +136,8 @@ class Session:
     ) -> Finished:
         """Runs ``command`` in the session's folder and, whatever happens, leaves no process of it.
 
-        ``on_line`` gets each line of its standard output as it comes. Raises DeviceTimeout after ``timeout_s`` seconds.
+        ``on_line`` gets each line of its standard output as it comes. Raises DeviceTimeout after ``timeout_s`` seconds,
+        BadAnswer beyond ``limit`` bytes in all or MAX_LINE_BYTES in a line.
         """
         lines = _Lines(on_line) if on_line else None
         whole = ("sh", self.device.script, self.device.root, "run", self.identifier, _checked_name(name), *command)
@@ -200,15 +203,24 @@ class _Lines:
         self._on_line, self._rest = on_line, bytearray()
 
     def feed(self, piece: bytes) -> None:
-        self._rest += piece
-        *lines, rest = self._rest.split(b"\n")
-        self._rest = bytearray(rest)
-        for line in lines:
-            self._on_line(text(bytes(line)))
+        """Looks only at what is new: a line that came in many pieces is not searched again with each of them."""
+        first, *others = piece.split(b"\n")
+        self._rest += first
+        for other in others:
+            self._end()
+            self._rest += other
+        if len(self._rest) > MAX_LINE_BYTES:
+            why = f"a line of it is longer than {MAX_LINE_BYTES} bytes"
+            raise BadAnswer("the output of a run was cut off", why=why, fix="look at what it prints on the device")
 
     def finish(self) -> None:
+        """Nothing more comes: the last line may have no end."""
         if self._rest:
-            self._on_line(text(bytes(self._rest)))
+            self._end()
+
+    def _end(self) -> None:
+        line, self._rest = bytes(self._rest), bytearray()
+        self._on_line(text(line))
 
 
 def text(content: bytes) -> str:
