@@ -156,6 +156,13 @@ set_value() { # ID FILE VALUE
     write_setting "$2" "$3" 2>/dev/null || exit 77
 }
 
+close() { # ID; a reaper that sleeps would see only at its next look that nothing is left to do
+    reaper=$(cat "$root/sessions/$1/reaper" 2>/dev/null)
+    finish "$1"
+    [ -z "$reaper" ] || ! is_reaper "$reaper" "$1" || kill -9 "-$reaper" 2>/dev/null
+    return 0
+}
+
 finish() { # ID; the first to rename the folder does it
     [ -d "$root/sessions/$1" ] && mv "$root/sessions/$1" "$root/sessions/.$1" 2>/dev/null
     ended=$root/sessions/.$1
@@ -172,10 +179,9 @@ finish() { # ID; the first to rename the folder does it
 }
 
 case $action in
-    have | keep | run | reap) "$action" "$@" ;;
+    have | keep | run | reap | close) "$action" "$@" ;;
     open) open_session "$@" ;;
     stop) kill_group "$root/sessions/$1/groups/$2" ;;
     set) set_value "$@" ;;
-    close) finish "$1" ;;
     *) exit 64 ;;
 esac

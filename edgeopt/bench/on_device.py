@@ -66,11 +66,12 @@ class OnDevice:
             if one.key not in known:
                 results.append(one)
         self._tell(self.spec.name, "failed" if failure else "done", failure.what if failure else "")
+        warnings = [*self._warnings, *(self._session.warnings if self._session else ())]
         return DeviceRun(
             device=self.spec.name, url=self.spec.url, started=started, finished=_now(), settings=settings,
             edgeopt_version=__version__, facts=self._facts, results=tuple(results),
             comparisons=judge.comparisons(results, TWIN), error=type(failure).__name__ if failure else "",
-            reason=failure.message() if failure else "", warnings=tuple(dict.fromkeys(self._warnings)),
+            reason=failure.message() if failure else "", warnings=tuple(dict.fromkeys(warnings)),
         )  # fmt: skip
 
     def interrupt(self) -> None:
@@ -107,7 +108,6 @@ class OnDevice:
             self._facts = facts = read_facts(transport, device.root)
             waiting = lambda holder: self._tell(name, "wait", f"in use by {holder}")  # noqa: E731
             self._session = session = stack.enter_context(device.session(wait_s=settings.wait_s, on_wait=waiting))
-            stack.callback(lambda: self._warnings.extend(session.warnings))
             place = self._place(session, facts, _keeping(lines))
             if settings.lock_clocks:
                 self._warnings += lock_clocks(session, facts)
