@@ -1,0 +1,168 @@
+"""devices.toml: what is in it, what is wrong with it, and what is added to it."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeopt.devices import known
+from edgeopt.devices.known import DeviceSpec, add, resolve
+from edgeopt.errors import ConfigError, EdgeoptError, UnknownName, UsageError
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project folder, and an empty configuration folder of the user's."""
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path
+
+
+def written(text: str, path: Path | None = None) -> Path:
+    path = path or Path("devices.toml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+PI = '[pi5]\nurl = "ssh://pi@192.168.1.20"\ntargets = ["arm-xnnpack", "arm-ort"]\n'
+
+
+def test_without_a_file_there_is_this_computer() -> None:
+    assert known.known() == {"local": DeviceSpec(name="local", url="local")}
+    assert resolve("local").url == "local"
+
+
+def test_a_device_has_all_that_its_table_says(folders: Path) -> None:
+    more = 'python = "/opt/python"\nroot = "/data/edgeopt"\ntools = { benchmark_model = "/opt/benchmark_model" }\n'
+    written(PI + more)
+    assert resolve("pi5") == DeviceSpec(
+        name="pi5", url="ssh://pi@192.168.1.20", targets=("arm-xnnpack", "arm-ort"), python="/opt/python",
+        root="/data/edgeopt", tools={"benchmark_model": "/opt/benchmark_model"},
+    )  # fmt: skip
+
+
+def test_the_projects_file_goes_before_the_users() -> None:
+    written('[pi5]\nurl = "ssh://user"\n[phone]\nurl = "adb://R58"\n', known.user_file())
+    written('[pi5]\nurl = "ssh://project"\n')
+    assert {name: spec.url for name, spec in known.known().items()} == {
+        "local": "local", "pi5": "ssh://project", "phone": "adb://R58",
+    }  # fmt: skip
+
+
+def test_a_relative_configuration_folder_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+    assert known.user_file() == Path.home() / ".config" / "edgeopt" / "devices.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "fix"),
+    [
+        ('[pi5]\nurll = "ssh://pi5"\n', "unknown key 'urll'", "did you mean 'url'?"),
+        ('[pi5]\nurl = "ssh://pi5"\nzzz = 1\n', "unknown key 'zzz'", "the keys are url, targets"),
+        ("[pi5]\n", "url does not fit", "correct url"),
+        ("[pi5]\nurl = 5\n", "url does not fit", "correct url"),
+        ('[pi5]\nurl = "ssh://a"\ntargets = "arm-ort"\n', "targets does not fit", "correct targets"),
+        ('[pi5]\nurl = "ssh://a"\ntargets = ["../x"]\n', "targets.0 does not fit", "correct targets.0"),
+        ('[pi5]\nurl = "ssh://a"\ntools = { benchmark_mode = "x" }\n', "unknown tool", "did you mean 'benchmark_model'?"),
+        ('[pi5]\nurl = "ssh://a"\ntools = { zzz = "x" }\n', "unknown tool", "the tools are"),
+        ('url = "ssh://pi5"\n', "'url' is no device", "url = "),
+        ('["../evil"]\nurl = "ssh://pi5"\n', "is no device", "["),
+        ('["a b"]\nurl = "ssh://pi5"\n', "is no device", "["),
+        ("[pi5\n", "is not TOML", "correct that line"),
+        ('[pi5]\nurl = "a"\n[pi5]\nurl = "b"\n', "is not TOML", "correct that line"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_file(text: str, said: str, fix: str) -> None:
+    written(text)
+    with pytest.raises(ConfigError, match=re.escape(said)) as refused:
+        known.known()
+    assert "devices.toml" in refused.value.what
+    assert fix in refused.value.fix
+
+
+def test_a_file_that_is_no_text_is_told() -> None:
+    Path("devices.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        known.known()
+
+
+@given(
+    st.text(max_size=80)
+    | st.sampled_from([PI]).flatmap(lambda text: st.integers(0, len(text)).map(lambda at: text[:at] + "[" + text[at:]))
+)
+def test_any_file_is_devices_or_an_error(text: str) -> None:
+    try:
+        known._read(written(text))
+    except EdgeoptError as error:
+        assert error.fix
+    except UnicodeEncodeError:
+        return
+
+
+def test_an_unknown_name_has_the_nearest_one() -> None:
+    written(PI)
+    with pytest.raises(UnknownName) as unknown:
+        resolve("pi4")
+    assert unknown.value.fix == "did you mean 'pi5'?"
+    assert unknown.value.why == "known devices: local, pi5"
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("ssh://pi@192.168.1.20", "192.168.1.20"), ("ssh://pi@host:2222", "host-2222"), ("adb://R58M123ABC", "R58M123ABC"),
+        ("adb://127.0.0.1:5555", "127.0.0.1-5555"), ("ssh://[::1]:22", "1-22"), ("ssh://", "device"),
+        ("ssh://user:p@ss@h", "h"), ("ssh://../../etc", "etc"), ("ssh://a/../b\x1b[2J", "a-..-b-2J"),
+    ],
+)  # fmt: skip
+def test_a_url_without_a_name_gets_one_that_a_folder_can_have(url: str, name: str) -> None:
+    assert (resolve(url).name, resolve(url).url) == (name, url)
+
+
+@given(st.text(max_size=40))
+def test_any_urls_name_is_a_plain_one(rest: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", resolve(f"ssh://{rest}").name)
+
+
+def test_adding_keeps_the_rest_of_the_file() -> None:
+    before = "# our devices\n[old]   # in the attic\nurl = 'ssh://attic'\n\n# the end\n"
+    path = written(before)
+    assert add(DeviceSpec(name="pi5", url="ssh://pi", targets=("arm-ort",))) == path
+    text = path.read_text()
+    assert text.startswith(before)
+    assert tomllib.loads(text)["pi5"] == {"url": "ssh://pi", "targets": ["arm-ort"]}
+    assert resolve("pi5").targets == ("arm-ort",)
+
+
+def test_without_a_projects_file_the_users_gets_it() -> None:
+    path = add(DeviceSpec(name="pi5", url="ssh://pi"))
+    assert path == known.user_file()
+    assert resolve("pi5").url == "ssh://pi"
+    assert not Path("devices.toml").exists()
+
+
+@pytest.mark.parametrize("name", ["local", "", "../x", "a b", "-x", ".x", "a\nb", "x" * 65, "a/b", "é", "a]\n[b"])
+def test_a_name_that_cannot_be_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be a device's name"):
+        add(DeviceSpec(name=name, url="ssh://pi"))
+    assert not known.user_file().exists()
+
+
+def test_a_taken_name_is_refused() -> None:
+    path = written(PI)
+    with pytest.raises(UsageError, match="already has a device pi5"):
+        add(DeviceSpec(name="pi5", url="ssh://other"))
+    assert path.read_text() == PI
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=30))
+def test_any_url_comes_back(url: str) -> None:
+    Path("devices.toml").unlink(missing_ok=True)
+    written("")
+    add(DeviceSpec(name="pi5", url=url))
+    assert known.known()["pi5"].url == url
