@@ -167,7 +167,9 @@ def _failure(subject: str, kind: str, message: str) -> DeviceError:
         return BadAnswer(f"what {subject} printed makes no sense", why=message, fix=fix)
     if kind == "missing_runtime":
         what = f"the runtime for {subject} is not installed there"
-        return MissingRuntime(what, why=message, fix="edgeopt devices setup NAME; a native tool must be for that system and processor")
+        return MissingRuntime(
+            what, why=message, fix="edgeopt devices setup NAME; a native tool must be for that system and processor"
+        )
     if kind == "fallback":
         fix = "leave out --fail-on-fallback to see its time"
         return FellBack(f"{subject} did not stay on the accelerator", why=message, fix=fix)

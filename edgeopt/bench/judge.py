@@ -8,6 +8,8 @@ from edgeopt.devices.doubts import differences
 from edgeopt.stats import AUTOCORRELATED, UNSTABLE_STDEV, Comparison, Summary, compare, spread, summarize
 
 MANY_LAUNCHES_APART = 0.10
+DIFFERENT_SQNR_DB = 20.0
+"""What an 8-bit artifact must reach against its own program (targets/schema.py): kernels that only round otherwise do."""
 LEAK_BYTES, LEAK_SHARE = 1 << 20, 0.02
 """Growth below both of these, in bytes and as a part of the peak, is an allocator settling."""
 
@@ -68,7 +70,7 @@ def _measurement(
     apart = spread(medians) if len(medians) > 1 else None
     sustained = _sustained_ns(launches)
     middle = latency.median.value if latency else None
-    doubts = tuple(_doubts(configuration, settings, latency, apart))
+    doubts = (*_doubts(configuration, settings, latency, apart), *_differs(agreement))
     notes = [note for _, note in doubts] + list(_notes(configuration, latency))
     return Measurement(
         launches=launches, latency=latency, launch_spread=apart,
@@ -133,6 +135,11 @@ def _unsteady(launch: Launch) -> Iterator[str]:
     stdev, mean = launch.summary.get("std_ns"), launch.summary.get("avg_ns")
     if stdev and mean and stdev >= UNSTABLE_STDEV * mean:
         yield f"the standard deviation is {stdev / mean:.0%} of the mean"
+
+
+def _differs(found: Agreement | None) -> Iterator[tuple[Mark, str]]:
+    if found is not None and found.sqnr_db is not None and found.sqnr_db < DIFFERENT_SQNR_DB:
+        yield "differs", f"its outputs are {found.sqnr_db:.1f} dB from those of the same artifact on this computer"
 
 
 def _notes(configuration: Configuration, latency: Summary | None) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from edgeopt import __version__, registry
 from edgeopt.bench import judge
-from edgeopt.bench.agreement import Host, agreement, evaluated
+from edgeopt.bench.agreement import Host, agreement, evaluated, refuse_noise
 from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.clocks import lock_clocks
 from edgeopt.bench.events import MissingRuntime
@@ -155,6 +155,7 @@ class OnDevice:
             if configuration.launches and configuration.failure is None:
                 if place.gives_outputs:
                     compared, accuracy = self._proof(place, configuration, folder)
+                refuse_noise(configuration.runnable, self.spec.name, compared)
                 if self.request.settings.operators:
                     operators = self._operators(place, configuration)
         except LinkLost:

@@ -9,7 +9,7 @@ from edgeopt.devices.facts import DeviceFacts
 from edgeopt.stats import Comparison, Summary
 
 SCHEMA_VERSION = 1
-Mark = Literal["noisy", "throttled", "uncalibrated", "cold", "fallback", "partial", "leak"]
+Mark = Literal["noisy", "throttled", "uncalibrated", "cold", "fallback", "partial", "leak", "differs"]
 """What makes a measurement less than it seems; each has a sentence in ``Measurement.notes``."""
 
 

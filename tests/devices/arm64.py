@@ -23,6 +23,9 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts" / "emulated-arm64"
 REQUIRED = "EDGEOPT_REQUIRE_ARM64"
 """With this variable set (as CI does) a machine that cannot emulate fails the tests instead of skipping them."""
+CPU = "cortex-a76"
+"""Of a Raspberry Pi 5. With the processor that qemu 7.2 emulates by default, XNNPACK takes its kernels for SVE and computes
+nonsense."""
 _START_S = 30.0
 # sshd reads an authorized_keys file as the session's user, who may not enter the tests' folders; a command may run as root.
 _SSHD_CONFIG = """
@@ -42,6 +45,7 @@ MaxStartups 100
 MaxSessions 100
 UseDNS no
 Subsystem sftp internal-sftp
+SetEnv QEMU_CPU={cpu}
 """
 _CLIENT_CONFIG = """
 Host 127.0.0.1
@@ -96,7 +100,8 @@ class Board:
         forget = (
             f"--unset={name}" for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "XDG_CACHE_HOME", "LD_LIBRARY_PATH")
         )
-        environment = ("env", *forget, f"HOME={home}", "PATH=/usr/local/bin:/usr/bin:/bin", "TMPDIR=/tmp")
+        path = "PATH=/usr/local/bin:/usr/bin:/bin"
+        environment = ("env", *forget, f"HOME={home}", path, "TMPDIR=/tmp", f"QEMU_CPU={CPU}")
         chroot = shutil.which("chroot", path="/usr/sbin:/sbin:/usr/bin:/bin") or "chroot"
         return (*enter, chroot, f"--userspec={uid}:{uid}", "--groups=", str(self.root), *environment)
 
@@ -156,7 +161,7 @@ class Board:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        values = {"port": self.port, "folder": self.folder, "root": self.root, "user": self.user}
+        values = {"cpu": CPU, "port": self.port, "folder": self.folder, "root": self.root, "user": self.user}
         (self.folder / "sshd_config").write_text(_SSHD_CONFIG.format(**values))
         self.ssh_config.write_text(_CLIENT_CONFIG.format(**values))
         (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {self.host_key}\n")
