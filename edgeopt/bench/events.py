@@ -81,7 +81,7 @@ class Reader:
         if exit_code == _KILLED:
             raise RunFailed(
                 f"{self._subject} was killed on the device",
-                why=last or "SIGKILL: most often the system ran out of memory",
+                why="SIGKILL: most often the system ran out of memory" + (f"; it said: {last}" if last else ""),
                 fix="free memory there, use fewer threads, or a smaller model",
             )
         if 128 < exit_code < 128 + _SIGNALS:

@@ -146,7 +146,9 @@ class Proxy:
     """Forwards TCP connections to a port, until it is told to lose them: with a word (cut) or without one (silence)."""
 
     def __init__(self, port: int, bytes_per_s: float = float("inf")) -> None:
-        self._target, self._bytes_per_s = port, bytes_per_s
+        self.bytes_per_s, self.cut_at = bytes_per_s, float("inf")
+        """How fast each direction is, and the value of ``forwarded`` at which connections end; both may be set at any time."""
+        self._target = port
         self._silent = threading.Event()
         self._server = socket.create_server((HOST, 0))
         self._connections: list[socket.socket] = []
@@ -185,7 +187,10 @@ class Proxy:
         with suppress(OSError):
             while (data := source.recv(16384)) and not self._silent.is_set():
                 sink.sendall(data)
-                time.sleep(len(data) / self._bytes_per_s)
+                time.sleep(len(data) / self.bytes_per_s)
                 self.forwarded += len(data)
+                if self.forwarded >= self.cut_at:
+                    self.cut_at = float("inf")
+                    self.cut()
             if not self._silent.is_set():
                 sink.shutdown(socket.SHUT_WR)
