@@ -38,8 +38,9 @@ class LinkFaults:
         assert_measured(fine)
         assert_lost(lost)
         assert samples(lost) == 0
+        lossy.mend()
         before = lossy.carried
-        bed.healed(faulty, artifact=artifact)
+        bed.healed(bed.device("faulty", lossy.url), artifact=artifact)
         again = lossy.carried - before
         assert again < SIZE if lossy.resumes else again > SIZE
 
@@ -66,7 +67,8 @@ class LinkFaults:
         assert_measured(fine)
         assert_lost(lost)
         assert samples(lost) >= bed.settings.min_runs
-        bed.healed(faulty, artifact=artifact)
+        lossy.mend()
+        bed.healed(bed.device("faulty", lossy.url), artifact=artifact)
 
     @pytest.mark.slow
     def test_a_dead_link_is_noticed_within_half_a_minute(self, bed: Bed, lossy: Lossy, healthy_url: str) -> None:
