@@ -6,63 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from edgeopt.devices import device as device_module
 from tests.bench.fault_contract import Lies, LinkFaults, RunFaults
-from tests.bench.faults import SILENCE_S, Bed, assert_clear, assert_measured
-from tests.devices.sshd import Proxy, Server, make_key, sshd
+from tests.bench.faults import Bed, assert_clear, assert_measured
+from tests.bench.faults_ssh import Way, bed, server
+from tests.devices.sshd import Server, make_key, sshd
 
-
-class Way:
-    """To a server, through a proxy. See :class:`tests.bench.faults.Lossy`."""
-
-    resumes = True
-
-    def __init__(self, server: Server, bytes_per_s: float = 8e6) -> None:
-        self._server, self._bytes_per_s = server, bytes_per_s
-        self.proxy = Proxy(server.port, bytes_per_s)
-        self.url = server.url.replace(str(server.port), str(self.proxy.port))
-
-    @property
-    def carried(self) -> int:
-        return self.proxy.forwarded
-
-    def cut(self) -> None:
-        self.proxy.cut()
-
-    def cut_after(self, count: int) -> None:
-        self.proxy.cut_at = self.proxy.forwarded + count
-
-    def silence(self) -> None:
-        self.proxy.silence()
-
-    def mend(self) -> None:
-        self.proxy.close()
-        self.__init__(self._server)  # type: ignore[misc]  # all of it anew
-
-    def slow(self, bytes_per_s: float) -> None:
-        self.proxy.bytes_per_s = bytes_per_s
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with sshd(tmp_path_factory.mktemp("sshd"), "MaxStartups 100", "MaxSessions 100", "PasswordAuthentication no") as found:
-        yield found
-
-
-@pytest.fixture
-def bed(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bed:
-    """``localhost`` is not among the known hosts, 127.0.0.1 is, at any port."""
-    config = server.client_config(
-        tmp_path / "config", "Host 127.0.0.1", "HostKeyAlias known", known=server.known_lines("known")
-    )
-    monkeypatch.setenv("EDGEOPT_SSH_CONFIG", str(config))
-    monkeypatch.setattr(device_module, "SILENCE_S", SILENCE_S)
-    return Bed(tmp_path)
+__all__ = ["bed", "server"]
 
 
 @pytest.fixture
 def lossy(server: Server) -> Iterator[Way]:
-    way = Way(server)
+    way = Way(server.url)
     yield way
     way.proxy.close()
 
