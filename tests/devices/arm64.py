@@ -66,6 +66,8 @@ class Board:
     user: str = "pi"
     uid: int = 1000
     home_bytes: int | None = None
+    cpu: str = CPU
+    """As ``qemu-aarch64 -cpu help`` lists them."""
     port: int = 0
     _view: "subprocess.Popen[bytes] | None" = None
     _inner: int = 0
@@ -101,7 +103,7 @@ class Board:
             f"--unset={name}" for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "XDG_CACHE_HOME", "LD_LIBRARY_PATH")
         )
         path = "PATH=/usr/local/bin:/usr/bin:/bin"
-        environment = ("env", *forget, f"HOME={home}", path, "TMPDIR=/tmp", f"QEMU_CPU={CPU}")
+        environment = ("env", *forget, f"HOME={home}", path, "TMPDIR=/tmp", f"QEMU_CPU={self.cpu}")
         chroot = shutil.which("chroot", path="/usr/sbin:/sbin:/usr/bin:/bin") or "chroot"
         return (*enter, chroot, f"--userspec={uid}:{uid}", "--groups=", str(self.root), *environment)
 
@@ -161,7 +163,7 @@ class Board:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        values = {"cpu": CPU, "port": self.port, "folder": self.folder, "root": self.root, "user": self.user}
+        values = {"cpu": self.cpu, "port": self.port, "folder": self.folder, "root": self.root, "user": self.user}
         (self.folder / "sshd_config").write_text(_SSHD_CONFIG.format(**values))
         self.ssh_config.write_text(_CLIENT_CONFIG.format(**values))
         (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {self.host_key}\n")
