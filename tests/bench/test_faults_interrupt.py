@@ -1,0 +1,76 @@
+"""Ctrl-C in the middle of ``edgeopt bench``: every device is cleared at once, and what was measured is kept."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tomlkit
+
+from edgeopt.bench.run import RESULT_NAME
+from edgeopt.bench.types import DeviceRun
+from edgeopt.cli_report import TERMINATED_EXIT_CODE
+from edgeopt.core import from_json
+from edgeopt.errors import INTERRUPTED_EXIT_CODE
+from tests.bench.faults import Bed, identity, samples, until
+from tests.bench.faults_ssh import bed, server
+from tests.devices.sshd import Server
+
+__all__ = ["bed", "server"]
+
+NAMES = ("first", "second")
+AT_ONCE_S = 10.0
+
+
+def start(bed: Bed, server: Server) -> "subprocess.Popen[str]":
+    """``edgeopt bench`` on two devices whose runs never end."""
+    document = tomlkit.document()
+    for name in NAMES:
+        device = bed.device(name, server.url, after="hang")
+        document[name] = {"url": device.url, "root": device.root, "python": device.python}
+    (bed.folder / "devices.toml").write_text(tomlkit.dumps(document))
+    identity(bed.folder / "identity.onnx")
+    command = [sys.executable, "-m", "edgeopt.cli", "bench", "identity.onnx", "--seconds", "0.2", "--runs", "150"]
+    command += [word for name in NAMES for word in ("--device", name)]
+    return subprocess.Popen(
+        command, cwd=bed.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"HOME": str(bed.folder), "XDG_CONFIG_HOME": str(bed.folder / "none")}, start_new_session=True,
+    )  # fmt: skip
+
+
+def measuring(folder: Path) -> bool:
+    found = list(folder.glob("runs/*/lines.jsonl"))
+    return len(found) == len(NAMES) and all('"event":"samples"' in path.read_text() for path in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "exit_code"), [(signal.SIGINT, INTERRUPTED_EXIT_CODE), (signal.SIGTERM, TERMINATED_EXIT_CODE)]
+)
+def test_ctrl_c_clears_every_device_and_keeps_what_was_measured(
+    bed: Bed, server: Server, sent: signal.Signals, exit_code: int
+) -> None:
+    process = start(bed, server)
+    try:
+        until(lambda: measuring(bed.folder) or process.poll() is not None, 60)
+        begin = time.monotonic()
+        process.send_signal(sent)
+        _, errors = process.communicate(timeout=60)
+        assert time.monotonic() - begin < AT_ONCE_S
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == exit_code, errors
+    assert "Traceback" not in errors
+    assert "nterrupted" in errors
+    for name in NAMES:
+        assert not bed.left(name)
+        (path,) = bed.folder.glob(f"runs/*-{name}/{RESULT_NAME}")
+        run = from_json(DeviceRun, path.read_text())
+        assert [one.status for one in run.results] == ["failed"]
+        assert "nterrupted" in run.results[0].reason
+        assert samples(run) > 0
+        assert run.warnings == ()
