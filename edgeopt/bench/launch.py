@@ -1,5 +1,6 @@
 """One process of the runner on the device: its job, its inputs, its lines. Needs a session, an artifact, and nothing else."""
 
+import hashlib
 import json
 import math
 import tempfile
@@ -26,7 +27,8 @@ from edgeopt.evaluation import DTYPES
 JOB_SCHEMA = 1
 OUTPUTS = "out"
 MAX_OUTPUT_BYTES = 1 << 31
-_LINES_BYTES = 1 << 28
+LINES_BYTES, PREDICTION_BYTES = 1 << 26, 1 << 10
+"""What a run may print in all, and besides for each output of each sample."""
 
 
 @dataclass(slots=True)
@@ -80,7 +82,7 @@ class PythonPlace:
         if len(reader.predictions) != len(samples) or not all(reader.predictions):
             raise BadAnswer(f"{runnable.name} gave {len(reader.predictions)} predictions for {len(samples)} samples")
         files: dict[str, bytes] = {}
-        return [self._tensors(outputs, runnable, files) for outputs in reader.predictions]
+        return [self._tensors(outputs, runnable, files, len(samples)) for outputs in reader.predictions]
 
     def _reader(self, runnable: Runnable) -> Reader:
         return Reader(f"{runnable.name} on {self.name}")
@@ -116,7 +118,7 @@ class PythonPlace:
 
         done = self.session.run(
             f"launch-{self._count}", (*self.python, self._runner_path(), name), timeout_s=patience(settings), on_line=on_line,
-            limit=_LINES_BYTES,
+            limit=LINES_BYTES + PREDICTION_BYTES * len(job.get("samples", ())) * len(runnable.outputs),
         )  # fmt: skip
         reader.finish(done.exit_code, text(done.stderr))
 
@@ -129,26 +131,35 @@ class PythonPlace:
         return self._runner
 
     def _tensors(
-        self, described: list[dict[str, Any]], runnable: Runnable, files: dict[str, bytes] | None = None
+        self, described: list[dict[str, Any]], runnable: Runnable, files: dict[str, bytes] | None = None, samples: int = 1
     ) -> list[Array]:
-        """Output tensors from the files that hold them; ``files`` keeps what was fetched. None where none are described."""
+        """Output tensors from the files that hold those of ``samples`` samples; ``files`` keeps what was fetched.
+
+        None where none are described.
+        """
         files = {} if files is None else files
         if described and len(described) != len(runnable.outputs):
             raise self._cannot_be(f"{len(described)} outputs, the artifact has {len(runnable.outputs)}")
         try:
-            return [self._tensor(entry, spec, files) for entry, spec in zip(described, runnable.outputs, strict=False)]
+            pairs = zip(described, runnable.outputs, strict=False)
+            return [self._tensor(entry, spec, files, samples) for entry, spec in pairs]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise self._cannot_be(str(error)[:300]) from error
 
-    def _tensor(self, entry: dict[str, Any], spec: TensorSpec, files: dict[str, bytes]) -> Array:
+    def _tensor(self, entry: dict[str, Any], spec: TensorSpec, files: dict[str, bytes], samples: int) -> Array:
         name, offset, shape = str(entry["file"]), int(entry["offset"]), tuple(int(size) for size in entry["shape"])
         dtype = str(entry["dtype"])
         if offset < 0 or any(size < 0 for size in shape) or dtype != np.dtype(DTYPES.get(spec.dtype, spec.dtype)):
             raise ValueError(f"{spec.name} as {dtype[:40]} of shape {list(shape)} at byte {offset}: it is {spec.dtype}")
-        if name not in files:
-            files[name] = self.session.read(f"{OUTPUTS}/{name}", limit=MAX_OUTPUT_BYTES)
         little = np.dtype(dtype).newbyteorder("<")
-        return np.frombuffer(files[name], little, math.prod(shape), offset).reshape(shape).astype(dtype, copy=False)
+        if name not in files:
+            known = all(size >= 0 for size in spec.shape)
+            limit = samples * math.prod(spec.shape) * little.itemsize if known else MAX_OUTPUT_BYTES
+            files[name] = self.session.read(f"{OUTPUTS}/{name}", limit=limit)
+        found = np.frombuffer(files[name], little, math.prod(shape), offset)
+        if "sha256" in entry and hashlib.sha256(found).hexdigest() != entry["sha256"]:
+            raise ValueError(f"{spec.name} has another SHA-256 here than there")
+        return found.reshape(shape).astype(dtype, copy=False)
 
     def _cannot_be(self, why: str) -> BadAnswer:
         fix = "try the same artifact on local, then compare lines.jsonl"
