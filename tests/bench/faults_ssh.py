@@ -57,3 +57,13 @@ def bed(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bed:
     monkeypatch.setenv("EDGEOPT_SSH_CONFIG", str(config))
     monkeypatch.setattr(device_module, "SILENCE_S", SILENCE_S)
     return Bed(tmp_path)
+
+
+@pytest.fixture
+def liar_url(bed: Bed, server: Server) -> Iterator[str]:
+    """Another server with the same keys, whose sessions look for programs in ``lies`` first."""
+    folder = bed.folder / "liar"
+    path = f"{bed.folder / 'lies'}:/usr/local/bin:/usr/bin:/bin"
+    with sshd(folder, f"SetEnv PATH={path} HOME={folder}", f"HostKey {server.host_keys[0]}") as found:
+        found.authorized.write_text(server.authorized.read_text())
+        yield found.url

@@ -8,10 +8,10 @@ import pytest
 
 from tests.bench.fault_contract import Lies, LinkFaults, RunFaults
 from tests.bench.faults import Bed, assert_clear, assert_measured
-from tests.bench.faults_ssh import Way, bed, server
-from tests.devices.sshd import Server, make_key, sshd
+from tests.bench.faults_ssh import Way, bed, liar_url, server
+from tests.devices.sshd import Server, make_key
 
-__all__ = ["bed", "server"]
+__all__ = ["bed", "liar_url", "server"]
 
 
 @pytest.fixture
@@ -24,16 +24,6 @@ def lossy(server: Server) -> Iterator[Way]:
 @pytest.fixture
 def healthy_url(server: Server) -> str:
     return server.url
-
-
-@pytest.fixture
-def liar_url(bed: Bed, server: Server) -> Iterator[str]:
-    """Another server with the same keys, whose sessions look for programs in ``lies`` first."""
-    folder = bed.folder / "liar"
-    path = f"{bed.folder / 'lies'}:/usr/local/bin:/usr/bin:/bin"
-    with sshd(folder, f"SetEnv PATH={path} HOME={folder}", f"HostKey {server.host_keys[0]}") as found:
-        found.authorized.write_text(server.authorized.read_text())
-        yield found.url
 
 
 class TestLink(LinkFaults):
