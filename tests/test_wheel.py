@@ -30,13 +30,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expected() -> set[str]:
-    """Every Python file and TOML of the package's folders, as a wheel names them."""
+    """Every Python file, TOML and shell script of the package's folders, as a wheel names them."""
     own = {
         path for path in (ROOT / "edgeopt").rglob("*.py") if not {"targets", "converters", "devices"} & set(path.parts[-2:-1])
     }
     names = {path.relative_to(ROOT).as_posix() for path in own if "__pycache__" not in path.parts}
     for folder in ("targets", "converters", "devices"):
-        files = [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.toml")]
+        files = [path for kind in ("*.py", "*.toml", "*.sh") for path in (ROOT / folder).rglob(kind)]
         names |= {f"edgeopt/{path.relative_to(ROOT).as_posix()}" for path in files}
     return names | {"edgeopt/py.typed"}
 
@@ -56,7 +56,7 @@ def test_the_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "targets/arm-xnnpack.toml", "converters/onnx.py", "edgeopt/cli.py"} <= names
+    assert {"pyproject.toml", "targets/arm-xnnpack.toml", "converters/onnx.py", "devices/device.sh", "edgeopt/cli.py"} <= names
 
 
 def test_an_installed_wheel_finds_its_targets(built: Path, tmp_path: Path) -> None:
