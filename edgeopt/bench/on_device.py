@@ -6,15 +6,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from edgeopt import __version__, registry
 from edgeopt.bench import judge
-from edgeopt.bench.agreement import Host, agreement, evaluated, refuse_noise
+from edgeopt.bench.agreement import agreement, evaluated, refuse_noise
 from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.clocks import lock_clocks
 from edgeopt.bench.events import MissingRuntime
-from edgeopt.bench.inputs import Array, model_specs, synthetic
+from edgeopt.bench.inputs import model_specs, synthetic
 from edgeopt.bench.launch import PythonPlace
 from edgeopt.bench.native_place import NativePlace
 from edgeopt.bench.place import OnLine, Place
@@ -27,6 +27,7 @@ from edgeopt.devices.facts import DeviceFacts, read_facts
 from edgeopt.devices.known import DeviceSpec
 from edgeopt.devices.session import Session
 from edgeopt.errors import DeviceError, EdgeoptError, LinkLost
+from edgeopt.model import Evaluate, Predict
 from edgeopt.options import Phase
 from edgeopt.progress import event
 from edgeopt.worker.client import WorkerHost
@@ -183,21 +184,24 @@ class OnDevice:
             if evaluate is not None and one.threads == settings.threads[0]:
                 self._tell(self._subject(runnable.name), "evaluate")
                 specs = self.request.specs or model_specs(runnable.inputs)
-                accuracy, compared = evaluated(place, runnable, evaluate, specs, self._until_stopped(here.call), same)
+                accuracy, compared = evaluated(place, runnable, self._until_stopped(evaluate), specs, here.call, same)
                 return compared, accuracy
             if not same or not one.outputs:
                 return None, {}
             return agreement(runnable, [here.call(synthetic(runnable.inputs))], [one.outputs]), {}
 
-    def _until_stopped(self, host: Host) -> Host:
-        """Ends the user's ``evaluate``, which no other thread can end, at its next prediction."""
+    def _until_stopped(self, evaluate: Evaluate) -> Evaluate:
+        """Ends the user's function, which no other thread can end, at its next prediction."""
 
-        def predict(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-            if self.stop.is_set():
-                raise DeviceError(INTERRUPTED, fix="run it again")
-            return host(arrays)
+        def stoppable(predict: Predict) -> dict[str, float]:
+            def checked(*arrays: Any) -> tuple[Any, ...]:
+                if self.stop.is_set():
+                    raise DeviceError(INTERRUPTED, fix="run it again")
+                return predict(*arrays)
 
-        return predict
+            return evaluate(checked)
+
+        return stoppable
 
     def _runs_here(self, runnable: Runnable) -> Runnable | None:
         """The artifact itself where this computer has its runtime, else a fp32 twin that stands in for it."""
