@@ -4,7 +4,7 @@ from typing import Protocol
 
 from edgeopt.errors import BadAnswer, LinkLost
 
-DEAD_S = 30.0
+DEAD_S = 28.0
 """A device from which nothing came for so long, although it was asked, is gone."""
 PROBE_S = 10.0
 """Silence after which a device is asked whether it is still there. A quiet command is no dead link."""

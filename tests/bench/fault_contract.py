@@ -81,7 +81,7 @@ class LinkFaults:
 
         with bed.when(bed.measuring("faulty"), silence):
             lost, fine = bed.bench(faulty, healthy)
-        assert time.monotonic() - silent[0] < 31
+        assert time.monotonic() - silent[0] < 30
         assert_measured(fine)
         assert_lost(lost)
         assert samples(lost) > 0

@@ -3,13 +3,13 @@
 import hashlib
 import io
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 from rich.console import Console
 
@@ -29,7 +29,7 @@ ESCAPES = "\x1b]0;owned\x07\x1b[2J\u202eevil\x9b31m\r"
 FLOOD_BYTES = 100_000_000
 MOST_GROWTH = 120_000_000
 """Of this process's memory, and of what it writes."""
-GOOD = [{"event": "first", "ns": 1000}, {"event": "samples", "ns": [1000, 1001, 1002]}]
+GOOD: list[dict[str, object]] = [{"event": "first", "ns": 1000}, {"event": "samples", "ns": [1000, 1001, 1002]}]
 END = {"event": "end"}
 FILE = {"name": "y", "file": "0.bin", "offset": 0, "bytes": 40, "dtype": "float32", "shape": [1, 10], "sha256": "0" * 64}
 
@@ -76,15 +76,19 @@ def test_whatever_a_run_prints_ends_in_a_clear_result(bed: Bed, server: Server) 
         assert not bed.left(run.device)
 
 
+def resident() -> int:
+    """Bytes of this process that are in memory (proc(5), statm)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 @contextmanager
 def growth() -> Iterator[list[int]]:
     """How many bytes of memory this process took more than before, at most, as the only item."""
-    process, over, found = psutil.Process(), threading.Event(), [0]
-    before = process.memory_info().rss
+    over, found, before = threading.Event(), [0], resident()
 
     def watch() -> None:
         while not over.wait(0.005):
-            found[0] = max(found[0], process.memory_info().rss - before)
+            found[0] = max(found[0], resident() - before)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -95,9 +99,10 @@ def growth() -> Iterator[list[int]]:
         thread.join()
 
 
+LONG = json.dumps(GOOD[0] | {"more": "x" * 1000})
 FLOODS = {
     "line": f"head -c {FLOOD_BYTES} /dev/zero",
-    "lines": f"yes '{json.dumps(GOOD[0] | {'more': 'x' * 1000})}' | head -c {FLOOD_BYTES}",
+    "lines": f"yes '{LONG}' | head -c {FLOOD_BYTES}",
     "errors": f"head -c {FLOOD_BYTES} /dev/zero >&2",
 }
 
