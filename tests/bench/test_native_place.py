@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from edgeopt.bench.artifacts import Runnable
+from edgeopt.bench.inventory import inventory
 from edgeopt.bench.types import DeviceRun, Measurement
 from edgeopt.core import from_json
 from edgeopt.devices.known import DeviceSpec
-from tests.bench.parts import QUICK, bench, here, onnx_file, tflite_file
+from tests.bench.parts import QUICK, bench, here, onnx_file, refuse, tflite_file
 from tests.devices.test_native_output import GOLDEN
 
 PERF_TEST = """
@@ -136,3 +137,10 @@ def test_what_native_tools_cannot_do_is_a_warning(tmp_path: Path) -> None:
     (run,) = bench(tmp_path, [tflite_file(tmp_path)], phone(tmp_path, path), **more)
     assert measurement(run).accuracy == {}
     assert [warning.split(": ")[1] for warning in run.warnings] == ["no accuracy", "no sustained times"]
+
+
+def test_the_list_of_devices_names_the_tools_of_one_without_python(tmp_path: Path) -> None:
+    path = tool(tmp_path, "exit 0")
+    with_tools, without = inventory([phone(tmp_path, path), phone(tmp_path)], refuse)
+    assert (with_tools.error, with_tools.installed["benchmark_model"]) == ("", str(path))
+    assert "has no Python" in without.error or without.installed, "unless this computer has tools of its own"
