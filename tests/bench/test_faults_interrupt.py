@@ -15,8 +15,8 @@ from edgeopt.bench.types import DeviceRun
 from edgeopt.cli_report import TERMINATED_EXIT_CODE
 from edgeopt.core import from_json
 from edgeopt.errors import INTERRUPTED_EXIT_CODE
-from tests.bench.faults import Bed, identity, samples, until
-from tests.bench.faults_ssh import bed, server
+from tests.bench.faults import SILENCE_S, Bed, identity, samples, until
+from tests.bench.faults_ssh import Way, bed, server
 from tests.devices.sshd import Server
 
 __all__ = ["bed", "server"]
@@ -25,14 +25,14 @@ NAMES = ("first", "second")
 AT_ONCE_S = 10.0
 
 
-def start(bed: Bed, server: Server) -> "subprocess.Popen[str]":
-    """``edgeopt bench`` on two devices whose runs never end."""
+def start(bed: Bed, url: str, padding: int = 0) -> "subprocess.Popen[str]":
+    """``edgeopt bench`` on two devices whose runs never end, with an artifact of at least ``padding`` bytes."""
     document = tomlkit.document()
     for name in NAMES:
-        device = bed.device(name, server.url, after="hang")
+        device = bed.device(name, url, after="hang")
         document[name] = {"url": device.url, "root": device.root, "python": device.python}
     (bed.folder / "devices.toml").write_text(tomlkit.dumps(document))
-    identity(bed.folder / "identity.onnx")
+    identity(bed.folder / "identity.onnx", padding=padding)
     command = [sys.executable, "-m", "edgeopt.cli", "bench", "identity.onnx", "--seconds", "0.2", "--runs", "150"]
     command += [word for name in NAMES for word in ("--device", name)]
     return subprocess.Popen(
@@ -53,7 +53,7 @@ def measuring(folder: Path) -> bool:
 def test_ctrl_c_clears_every_device_and_keeps_what_was_measured(
     bed: Bed, server: Server, sent: signal.Signals, exit_code: int
 ) -> None:
-    process = start(bed, server)
+    process = start(bed, server.url)
     try:
         until(lambda: measuring(bed.folder) or process.poll() is not None, 60)
         begin = time.monotonic()
@@ -74,3 +74,22 @@ def test_ctrl_c_clears_every_device_and_keeps_what_was_measured(
         assert "nterrupted" in run.results[0].reason
         assert samples(run) > 0
         assert run.warnings == ()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_push(bed: Bed, server: Server) -> None:
+    way = Way(server.url, bytes_per_s=500_000)
+    process = start(bed, way.url, padding=20_000_000)
+    try:
+        until(lambda: all(list(bed.root(name).glob("store/*.part")) for name in NAMES) or process.poll() is not None, 60)
+        begin = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert time.monotonic() - begin < AT_ONCE_S
+    finally:
+        process.kill()
+        process.communicate()
+        way.proxy.close()
+    assert process.returncode == INTERRUPTED_EXIT_CODE, errors
+    until(lambda: not any(map(bed.left, NAMES)), 2 * SILENCE_S)
+    assert len(list(bed.folder.glob(f"runs/*/{RESULT_NAME}"))) == len(NAMES)
