@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import median
 
 from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.inputs import Array
@@ -131,7 +130,7 @@ class Rounds:
         times = [event["workload_ns"] for event in launch.environment if isinstance(event.get("workload_ns"), int)]
         if not times:
             return ""
-        now = median(times)
+        now = min(times)  # heat slows down every time; neighbours only some
         if self._workload_ns is None:
             self._workload_ns = float(now)
         ratio = now / self._workload_ns if self._workload_ns > 0 else 1.0
