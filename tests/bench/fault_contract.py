@@ -15,6 +15,8 @@ from tests.bench.faults import SILENCE_S, Bed, Lossy, assert_clear, assert_measu
 
 SIZE = 6_000_000
 VALUES = 500_000
+SAID = ("\\033]0;owned\\007/tmp", "/tmp\\n/etc", "")
+"""What ``pwd`` says on a device that lies."""
 
 
 def assert_lost(run: DeviceRun) -> None:
@@ -50,7 +52,7 @@ class LinkFaults:
         with bed.when(bed.measuring("faulty"), lossy.cut):
             lost, fine = bed.bench(faulty, healthy)
         assert_measured(fine)
-        assert not bed.left("healthy")
+        bed.assert_cleared("healthy")
         assert_lost(lost)
         assert samples(lost) > 0
         assert lost.results[0].measurement is not None
@@ -101,7 +103,7 @@ class LinkFaults:
             assert measurement is not None
             assert measurement.agreement is not None
             assert measurement.agreement.bit_exact
-        assert not bed.left("faulty") + bed.left("healthy")
+        bed.assert_cleared("faulty", "healthy")
 
 
 class RunFaults:
@@ -118,7 +120,7 @@ class RunFaults:
         assert_clear(two.error, two.reason, "6 s")
         assert two.measurement is not None
         assert two.measurement.launches[0].samples_ns
-        assert not bed.left("faulty") + bed.left("healthy")
+        bed.assert_cleared("faulty", "healthy")
         assert endless.warnings == ()
 
     @pytest.mark.slow
@@ -131,7 +133,7 @@ class RunFaults:
         assert (killed.error, result.error) == ("", "RunFailed")
         assert_clear(result.error, result.reason, "memory", words)
         assert samples(killed) > 0
-        assert not bed.left("faulty") + bed.left("healthy")
+        bed.assert_cleared("faulty", "healthy")
         bed.healed(bed.device("faulty", lossy.url))
 
 
@@ -145,9 +147,9 @@ class Lies:
         (result,) = lying.results
         assert result.error == "BadAnswer"
         assert_clear(result.error, result.reason, "damaged")
-        assert not bed.left("liar")
+        bed.assert_cleared("liar")
 
-    @pytest.mark.parametrize("said", ["garbage", "\\033]0;owned\\007/tmp", "/tmp\\n/etc", ""])
+    @pytest.mark.parametrize("said", ["garbage", *(pytest.param(said, marks=pytest.mark.slow) for said in SAID)])
     def test_a_folder_that_is_none(self, bed: Bed, liar_url: str, healthy_url: str, said: str) -> None:
         bed.program("sh", f"""case "$*" in *pwd*) printf %b '{said}';; *) exec /bin/sh "$@";; esac""", "lies")
         lying, fine = bed.bench(bed.device("liar", liar_url), bed.device("healthy", healthy_url))

@@ -169,6 +169,10 @@ class Bed:
         until(lambda: not self.left(device.name), 2 * SILENCE_S + 2)
         return run
 
+    def assert_cleared(self, *names: str) -> None:
+        """Nothing is left on these devices: at once, not when their reapers would see to it. What was killed takes a moment."""
+        until(lambda: not any(map(self.left, names)), SILENCE_S / 2)
+
     def left(self, name: str) -> list[str]:
         """What is on the device besides its own half and its store, processes included."""
         root = self.root(name)

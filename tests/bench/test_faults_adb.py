@@ -112,7 +112,7 @@ def test_no_room_for_an_artifact_is_known_before_it_is_sent(bed: Bed, liar_url: 
     assert result.error == "DeviceFull"
     assert_clear(result.error, result.reason, "0.0 MB are free", "edgeopt devices clean full")
     assert not list((bed.root("full") / "store").iterdir())
-    assert not bed.left("full")
+    bed.assert_cleared("full")
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_a_device_that_gets_full_during_the_push_says_so(bed: Bed, adbd: Adbd, h
     (result,) = full.results
     assert result.error == "DeviceFull"
     assert_clear(result.error, result.reason, "No space left on device")
-    assert not bed.left("full")
+    bed.assert_cleared("full")
     adbd.faults.full_after = None
     bed.healed(faulty, artifact=artifact)
 
@@ -142,7 +142,7 @@ def test_a_reboot_in_the_middle_of_a_run_blocks_nobody(bed: Bed, adbd: Adbd, hea
     start = time.monotonic()
     bed.healed(bed.device("faulty", url(adbd)))
     assert time.monotonic() - start < bed.settings.wait_s / 2
-    assert not bed.left("faulty")
+    bed.assert_cleared("faulty")
 
 
 def test_a_key_that_was_never_allowed_is_told(bed: Bed, healthy_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

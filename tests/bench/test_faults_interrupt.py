@@ -67,7 +67,7 @@ def test_ctrl_c_clears_every_device_and_keeps_what_was_measured(
     assert "Traceback" not in errors
     assert "nterrupted" in errors
     for name in NAMES:
-        assert not bed.left(name)
+        bed.assert_cleared(name)
         (path,) = bed.folder.glob(f"runs/*-{name}/{RESULT_NAME}")
         run = from_json(DeviceRun, path.read_text())
         assert [one.status for one in run.results] == ["failed"]

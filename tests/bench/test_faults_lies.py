@@ -73,7 +73,7 @@ def test_whatever_a_run_prints_ends_in_a_clear_result(bed: Bed, server: Server) 
         (result,) = run.results
         assert (name, run.error, result.error) == (name, "", error), result.reason
         assert_clear(result.error, result.reason, words)
-        assert not bed.left(run.device)
+        bed.assert_cleared(run.device)
 
 
 def resident() -> int:
@@ -117,7 +117,7 @@ def test_a_hundred_megabytes_are_cut_off_in_bounded_memory(bed: Bed, server: Ser
     (result,) = lying.results
     assert result.error == "BadAnswer"
     assert_clear(result.error, result.reason, "cut off")
-    assert not bed.left("liar")
+    bed.assert_cleared("liar")
     assert most[0] < MOST_GROWTH
     assert sum(path.stat().st_size for path in bed.folder.glob("runs/*-liar/*")) < MOST_GROWTH
 
