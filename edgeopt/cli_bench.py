@@ -185,7 +185,11 @@ def _run(request: "Request") -> "tuple[tuple[DeviceRun, ...], list[Path]]":
 
     with progress() as listen:
         benchmark = Benchmark(replace(request, listen=listen))
-        return benchmark.run(), benchmark.folders
+        try:
+            return benchmark.run(), benchmark.folders
+        except KeyboardInterrupt:
+            typer.echo("\nwhat was measured is in " + ", ".join(map(str, benchmark.folders)), err=True)
+            raise
 
 
 def _show(runs: "tuple[DeviceRun, ...]", folders: list[Path], form: str) -> None:
