@@ -54,12 +54,12 @@ def test_version() -> None:
 
 def test_the_readme_s_options_and_commands_are_real() -> None:
     readme = (ROOT / "README.md").read_text()
-    known = "".join(
-        RUN.invoke(app, [*command, "--help"]).output for command in ([], ["export"], ["plan"], ["targets"], ["doctor"])
-    )
+    alone = ("export", "plan", "targets", "doctor", "bench", "devices")
+    commands = [[], *([name] for name in alone), *(["devices", name] for name in ("add", "setup", "clean"))]
+    known = "".join(RUN.invoke(app, [*command, "--help"]).output for command in commands)
     said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", readme))
     assert said <= set(re.findall(r"--[a-z][a-z-]+", known))
-    assert set(re.findall(r"^ {4}edgeopt ([a-z]+)", readme, re.MULTILINE)) <= {"export", "plan", "targets", "doctor"}
+    assert set(re.findall(r"^ {4}edgeopt ([a-z]+)", readme, re.MULTILINE)) <= set(alone)
 
 
 def test_targets_are_listed_and_one_is_shown_with_its_sources() -> None:
