@@ -13,8 +13,9 @@ from edgeopt.bench import judge
 from edgeopt.bench.agreement import agreement, evaluated, refuse_noise
 from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.clocks import lock_clocks
+from edgeopt.bench.computed import Computed
 from edgeopt.bench.events import MissingRuntime
-from edgeopt.bench.inputs import model_specs, synthetic
+from edgeopt.bench.inputs import Array, model_specs, synthetic
 from edgeopt.bench.launch import PythonPlace
 from edgeopt.bench.native_place import NativePlace
 from edgeopt.bench.place import OnLine, Place
@@ -30,6 +31,7 @@ from edgeopt.errors import DeviceError, EdgeoptError, LinkLost
 from edgeopt.model import Evaluate, Predict
 from edgeopt.options import Phase
 from edgeopt.progress import event
+from edgeopt.worker.client import Session as HostSession
 from edgeopt.worker.client import WorkerHost
 
 if TYPE_CHECKING:
@@ -41,13 +43,14 @@ INTERRUPTED = "interrupted"
 
 @dataclass(slots=True)
 class OnDevice:
-    """One device's part of a benchmark. ``host`` runs artifacts on this computer, for all devices."""
+    """One device's part of a benchmark. ``host`` runs artifacts on this computer, ``computed`` has what they gave, for all."""
 
     request: "Request"
     spec: DeviceSpec
     artifacts: list[Runnable]
     host: WorkerHost
     stop: threading.Event
+    computed: Computed = field(default_factory=Computed)
     _device: Device | None = None
     _session: Session | None = None
     _facts: DeviceFacts | None = None
@@ -179,16 +182,24 @@ class OnDevice:
         if stand_in is None:
             return None, {}
         request = {"format": stand_in.subject.format, "out": str(stand_in.path), "threads": 1}
-        with self.host.session("predict", request, timeout_s=settings.timeout_s, log=folder / HOST_LOG) as here:
-            same = stand_in is runnable
-            if evaluate is not None and one.threads == settings.threads[0]:
+        same = stand_in is runnable
+
+        def start() -> HostSession:
+            return self.host.session("predict", request, timeout_s=settings.timeout_s, log=folder / HOST_LOG)
+
+        def compute() -> tuple[Array, ...]:
+            with start() as here:
+                return here.call(synthetic(runnable.inputs))
+
+        if evaluate is not None and one.threads == settings.threads[0]:
+            with start() as here:
                 self._tell(self._subject(runnable.name), "evaluate")
                 specs = self.request.specs or model_specs(runnable.inputs)
                 accuracy, compared = evaluated(place, runnable, self._until_stopped(evaluate), specs, here.call, same)
                 return compared, accuracy
-            if not same or not one.outputs:
-                return None, {}
-            return agreement(runnable, [here.call(synthetic(runnable.inputs))], [one.outputs]), {}
+        if not same or not one.outputs:
+            return None, {}
+        return agreement(runnable, [self.computed.get(runnable.subject.sha256, compute)], [one.outputs]), {}
 
     def _until_stopped(self, evaluate: Evaluate) -> Evaluate:
         """Ends the user's function, which no other thread can end, at its next prediction."""

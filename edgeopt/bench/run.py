@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgeopt.bench.artifacts import Runnable, selected
+from edgeopt.bench.computed import Computed
 from edgeopt.bench.on_device import OnDevice
 from edgeopt.bench.types import BenchSettings, DeviceRun
 from edgeopt.core import TensorSpec, to_json
@@ -61,7 +62,8 @@ class Benchmark:
         """
         request = self.request
         chosen = [(device, selected(list(request.artifacts), request.targets, device)) for device in request.devices]
-        self._jobs = [OnDevice(request, device, artifacts, self._host, self._stop) for device, artifacts in chosen]
+        computed = Computed()
+        self._jobs = [OnDevice(request, device, found, self._host, self._stop, computed) for device, found in chosen]
         self.folders = _folders(request)
         with (
             closing(self._host),
