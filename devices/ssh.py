@@ -234,7 +234,8 @@ def _at_most(seconds: float, channel: paramiko.Channel) -> Iterator[None]:
 
     def give_up() -> None:
         late.set()
-        channel.close()
+        with suppress(paramiko.SSHException, EOFError, OSError):  # the link may be dead: then nobody waits for it either
+            channel.close()
 
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
