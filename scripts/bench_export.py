@@ -20,25 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from figures import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
 EDGEOPT = Path(sys.executable).with_name("edgeopt")
 MODEL = f"{ROOT / 'examples' / 'mobilenet_v2.py'}:model"
 SAMPLE_EVERY_S = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """One measured number and its goal, both in ``unit``; a goal of None is a number shown but not judged."""
-
-    name: str
-    value: float
-    unit: str
-    goal: float | None = None
-
-    def __str__(self) -> str:
-        judged = "" if self.goal is None else f"   goal {self.goal:g}: {'met' if self.value <= self.goal else 'MISSED'}"
-        return f"{self.name:<58} {self.value:8.2f} {self.unit:<4}{judged}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures import Figure
 
 from edgeopt.bundle import Bundle
 from edgeopt.core import Artifact
@@ -62,19 +63,7 @@ while time.perf_counter() < end:
 print(statistics.median(samples))
 """
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """One measured number and its goal, both in ``unit``; a goal of None is a number shown but not judged."""
-
-    name: str
-    value: float
-    unit: str
-    goal: float | None = None
-
-    def __str__(self) -> str:
-        judged = "" if self.goal is None else f"   goal {self.goal:g}: {'met' if self.value <= self.goal else 'MISSED'}"
-        return f"{self.name:<58} {self.value:8.3f} {self.unit:<4}{judged}"
+figure = partial(Figure, digits=3)
 
 
 def overhead(bundle: Path) -> Iterator[Figure]:
@@ -87,12 +76,12 @@ def overhead(bundle: Path) -> Iterator[Figure]:
             pairs = list(_pairs(bundle, artifact, Path(folder)))
         ratios = [runner / bare for runner, bare in pairs]
         name = f"{result.target} {artifact.format}"
-        yield Figure(name=f"{name}: bare loop, median", value=statistics.median(bare for _, bare in pairs) / 1e6, unit="ms")
-        yield Figure(name=f"{name}: runner, median", value=statistics.median(runner for runner, _ in pairs) / 1e6, unit="ms")
-        yield Figure(name=f"{name}: pairs' ratios, smallest", value=min(ratios), unit="x")
-        yield Figure(name=f"{name}: pairs' ratios, largest", value=max(ratios), unit="x")
+        yield figure(name=f"{name}: bare loop, median", value=statistics.median(bare for _, bare in pairs) / 1e6, unit="ms")
+        yield figure(name=f"{name}: runner, median", value=statistics.median(runner for runner, _ in pairs) / 1e6, unit="ms")
+        yield figure(name=f"{name}: pairs' ratios, smallest", value=min(ratios), unit="x")
+        yield figure(name=f"{name}: pairs' ratios, largest", value=max(ratios), unit="x")
         away = 100 * abs(statistics.median(ratios) - 1)
-        yield Figure(name=f"{name}: runner from bare loop, median of pairs", value=away, unit="%", goal=1)
+        yield figure(name=f"{name}: runner from bare loop, median of pairs", value=away, unit="%", goal=1)
 
 
 def _pairs(bundle: Path, artifact: Artifact, folder: Path) -> Iterator[tuple[float, float]]:

@@ -44,13 +44,8 @@ def comparisons(results: list[BenchResult], twin: str) -> dict[str, Comparison]:
     for one in results:
         own, other = samples(one), twins.get((one.subject.format, one.threads), [])
         if one.subject.target != twin and own and other:
-            found[key(one)] = compare(other, own)
+            found[one.key] = compare(other, own)
     return found
-
-
-def key(one: BenchResult) -> str:
-    """The name of a result among those of its device."""
-    return one.key
 
 
 def samples(one: BenchResult) -> list[int]:
