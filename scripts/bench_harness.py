@@ -4,7 +4,9 @@
     .venv/bin/python scripts/bench_harness.py overhead build/mobilenet_v2     # a bundle with ONNX and TFLite artifacts
 
 ``overhead``: the median that the runner reports over that of a bare loop around the same runtime call, in processes of the same
-settings (one thread, one CPU), which take turns: A B, B A, A B, ... What is judged is the median of the pairs' ratios.
+settings (one thread, one CPU), which take turns. Every round has the runner and two bare loops, in changing order: what is judged is
+the median over the rounds of the runner's ratio to the mean of both, and the ratio of the two bare loops is the control beside it:
+what two equal processes differ by.
 """
 
 import argparse
@@ -26,9 +28,9 @@ from edgeopt.bundle import Bundle
 from edgeopt.core import Artifact
 from edgeopt.devices.runner_archive import archive
 
-ROUNDS = 10
-SECONDS = 2.0
-WARM_UP_S = 1.0
+ROUNDS = 15
+SECONDS = 1.5
+WARM_UP_S = 0.5
 CPU = 0
 
 BARE = """
@@ -73,30 +75,31 @@ def overhead(bundle: Path) -> Iterator[Figure]:
         if artifact is None or artifact.format not in ("onnx", "tflite"):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            pairs = list(_pairs(bundle, artifact, Path(folder)))
-        ratios = [runner / bare for runner, bare in pairs]
+            _prepare(bundle, artifact, Path(folder))
+            rounds = [_round(Path(folder), number) for number in range(ROUNDS)]
         name = f"{result.target} {artifact.format}"
-        yield figure(name=f"{name}: bare loop, median", value=statistics.median(bare for _, bare in pairs) / 1e6, unit="ms")
-        yield figure(name=f"{name}: runner, median", value=statistics.median(runner for runner, _ in pairs) / 1e6, unit="ms")
-        yield figure(name=f"{name}: pairs' ratios, smallest", value=min(ratios), unit="x")
-        yield figure(name=f"{name}: pairs' ratios, largest", value=max(ratios), unit="x")
-        away = 100 * abs(statistics.median(ratios) - 1)
-        yield figure(name=f"{name}: runner from bare loop, median of pairs", value=away, unit="%", goal=1)
+        for what, values in zip(("bare loop", "the same again", "runner"), zip(*rounds, strict=True), strict=True):
+            yield figure(name=f"{name}: {what}, median", value=statistics.median(values) / 1e6, unit="ms")
+        yield from _compared(f"{name}: bare loop from itself", [second / first for first, second, _ in rounds], None)
+        yield from _compared(f"{name}: runner from bare loop", [2 * ours / (first + second) for first, second, ours in rounds], 1)
 
 
-def _pairs(bundle: Path, artifact: Artifact, folder: Path) -> Iterator[tuple[float, float]]:
-    """Medians of the runner and of the bare loop, in ns; the first of a pair is now the one, now the other."""
-    _prepare(bundle, artifact, folder)
-    for number in range(ROUNDS):
-        if number % 2:
-            bare = _bare(folder)
-            yield _runner(folder), bare
-        else:
-            runner = _runner(folder)
-            yield runner, _bare(folder)
+def _compared(name: str, ratios: list[float], goal: float | None) -> Iterator[Figure]:
+    yield figure(name=f"{name}, smallest and", value=100 * (min(ratios) - 1), unit="%")
+    yield figure(name=f"{name}, largest of {len(ratios)} rounds", value=100 * (max(ratios) - 1), unit="%")
+    yield figure(name=f"{name}, median", value=100 * abs(statistics.median(ratios) - 1), unit="%", goal=goal)
+
+
+def _round(folder: Path, number: int) -> tuple[float, float, float]:
+    """Medians of two bare loops and of the runner, in ns; in every third round another one is the first."""
+    runs = [_bare, _bare, _runner]
+    order = [(number + step) % 3 for step in range(3)]
+    found = {which: runs[which](folder) for which in order}
+    return found[0], found[1], found[2]
 
 
 def _prepare(bundle: Path, artifact: Artifact, folder: Path) -> None:
+    """Writes what both read: inputs, job, archive."""
     source = np.random.default_rng(0)
     inputs: list[dict[str, Any]] = []
     for number, spec in enumerate(artifact.inputs):

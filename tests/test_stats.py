@@ -162,43 +162,51 @@ def test_a_comparison_with_nothing_is_refused() -> None:
         stats.compare([], [1])
 
 
-def androids_rule(series: list[int], max_ns: int) -> tuple[int, bool] | None:
-    """Android's WarmupManager, written down once more from its documentation, with the runner's own limit of time."""
-    fast = slow = float(series[0])
-    close = total = 0
-    for run, duration in enumerate(series, 1):
-        total += duration
-        if run > 1:
-            fast = 0.1 * duration + 0.9 * fast
-            slow = 0.005 * duration + 0.995 * slow
-            close = close + 1 if 0.96 < fast / slow < 1.04 else 0
-        if close > 40 and run >= 30 and total >= 250_000_000:
-            return run, True
-        if total >= max_ns:
-            return run, False
-    return None
+LIMIT_NS = 8 * 10**9
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 100), st.integers(1_000, 100_000_000)), min_size=1, max_size=8),
-    st.integers(0, 20),
-    st.randoms(use_true_random=False),
-)
-def test_the_warm_up_ends_by_androids_rule(stretches: list[tuple[int, int]], noise: int, source: random.Random) -> None:
-    series = [
-        max(1, round(level * (1 + source.uniform(-noise, noise) / 100))) for count, level in stretches for _ in range(count)
-    ]
-    assert warm_up_end(series, 8 * 10**9) == androids_rule(series, 8 * 10**9)
+@given(st.integers(20_000, 100_000_000), st.integers(0, 5), st.integers(0, 1000))
+def test_steady_runs_are_warm_soon_and_never_before_250_ms(level: int, noise: int, seed: int) -> None:
+    source = random.Random(seed)
+    needed = max(250_000_000, 41 * level)
+    count = 4 * needed // level + 100
+    series = [round(level * (1 + source.uniform(-noise, noise) / 100)) for _ in range(count)]
+    end = warm_up_end(series, LIMIT_NS)
+    assert end is not None
+    runs, stable = end
+    assert stable
+    assert 250_000_000 <= sum(series[:runs]) < 2 * needed
+
+
+@given(st.integers(10, 1_500), st.integers(0, 1), st.integers(0, 1000))
+def test_slow_runs_are_warm_after_two_seconds_of_steady_ones(level_ms: int, noise: int, seed: int) -> None:
+    source = random.Random(seed)
+    series = [round(level_ms * 10**6 * (1 + source.uniform(-noise, noise) / 100)) for _ in range(250)]
+    end = warm_up_end(series, LIMIT_NS)
+    assert end is not None and end[1]
+    assert end[0] >= 5
+    assert sum(series[: end[0]]) < max(2 * 10**9 + 2 * series[0], 6 * series[0])
+
+
+def test_one_slow_run_at_the_start_is_forgotten_soon() -> None:
+    assert warm_up_end([40_000_000] + [20_000_000] * 1000, LIMIT_NS) == (64, True)
+
+
+@pytest.mark.parametrize(("level_ms", "factor"), [(10, 0.98), (100, 0.98), (300, 0.98), (500, 0.95), (1000, 0.9)])
+def test_runs_that_go_on_falling_are_not_warm(level_ms: int, factor: float) -> None:
+    series = [max(1, round(level_ms * 10**6 * factor**run)) for run in range(500)]
+    end = warm_up_end(series, LIMIT_NS)
+    assert end is None or not end[1]
 
 
 def test_a_warm_up_that_falls_takes_longer_than_a_steady_one() -> None:
-    steady_end = warm_up_end([10_000_000] * 1000, 8 * 10**9)
+    steady_end = warm_up_end([10_000_000] * 1000, LIMIT_NS)
     falling = [round(5_000_000 * (1 + 2 * 0.98**run)) for run in range(1000)]
-    falling_end = warm_up_end(falling, 8 * 10**9)
-    assert steady_end == (42, True)
+    falling_end = warm_up_end(falling, LIMIT_NS)
+    assert steady_end == (41, True)
     assert falling_end is not None and falling_end[1] and falling_end[0] > 200
 
 
 def test_a_warm_up_gives_up_when_its_time_is_over_even_after_few_runs() -> None:
-    assert warm_up_end([5 * 10**9] * 10, 8 * 10**9) == (2, False)
-    assert warm_up_end([1000] * 10, 8 * 10**9) is None
+    assert warm_up_end([5 * 10**9] * 10, LIMIT_NS) == (2, False)
+    assert warm_up_end([1000] * 10, LIMIT_NS) is None
