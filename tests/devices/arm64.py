@@ -195,9 +195,11 @@ def emulated_root() -> Path:
 
 
 @contextmanager
-def switched_on(folder: Path, *, user: str = "pi", uid: int = 1000, home_bytes: int | None = None) -> Iterator[Board]:
+def switched_on(
+    folder: Path, *, user: str = "pi", uid: int = 1000, home_bytes: int | None = None, cpu: str = CPU
+) -> Iterator[Board]:
     """A new board whose changes live in ``folder`` (which is removed afterwards)."""
-    board = Board(folder, emulated_root(), user, uid, home_bytes)
+    board = Board(folder, emulated_root(), user, uid, home_bytes, cpu)
     folder.mkdir(exist_ok=True)
     try:
         board.start()
