@@ -4,9 +4,9 @@
     .venv/bin/python scripts/bench_harness.py overhead build/mobilenet_v2     # a bundle with ONNX and TFLite artifacts
 
 ``overhead``: the median that the runner reports over that of a bare loop around the same runtime call, in processes of the same
-settings (one thread, one CPU), which take turns. Every round has the runner and two bare loops, in changing order: what is judged is
-the median over the rounds of the runner's ratio to the mean of both, and the ratio of the two bare loops is the control beside it:
-what two equal processes differ by.
+settings (one thread, one CPU), which take turns. Every round has the runner and two bare loops, in changing order: what is
+judged is the median over the rounds of the runner's ratio to the mean of both, and the ratio of the two bare loops is the
+control beside it: what two equal processes differ by.
 """
 
 import argparse
@@ -81,7 +81,9 @@ def overhead(bundle: Path) -> Iterator[Figure]:
         for what, values in zip(("bare loop", "the same again", "runner"), zip(*rounds, strict=True), strict=True):
             yield figure(name=f"{name}: {what}, median", value=statistics.median(values) / 1e6, unit="ms")
         yield from _compared(f"{name}: bare loop from itself", [second / first for first, second, _ in rounds], None)
-        yield from _compared(f"{name}: runner from bare loop", [2 * ours / (first + second) for first, second, ours in rounds], 1)
+        yield from _compared(
+            f"{name}: runner from bare loop", [2 * ours / (first + second) for first, second, ours in rounds], 1
+        )
 
 
 def _compared(name: str, ratios: list[float], goal: float | None) -> Iterator[Figure]:

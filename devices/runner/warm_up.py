@@ -1,8 +1,8 @@
-"""When a benchmark is warm: the rule of Android's microbenchmark library (androidx.benchmark, WarmupManager), for slow runs too.
+"""When a benchmark is warm: the rule of Android's library androidx.benchmark (WarmupManager), for slow runs too.
 
-Two moving averages, a fast and a slow one, must stay close to each other. Android's slow average weighs the first run for hundreds
-of runs, and asks for 40 runs even if each takes a second. Here both averages begin as means over the runs so far, and
-runs that are close for two seconds are enough.
+Two moving averages, a fast and a slow one, must stay close to each other. Android's slow average weighs the first run for
+hundreds of runs, and asks for 40 runs even if each takes a second. Here both averages begin as means over the runs so far,
+and runs that are close for two seconds are enough.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ MIN_NS = 250000000
 class WarmUp:
     """Fed with one duration after another, it says when they no longer fall or rise.
 
-    The averages lie within 4% of each other in more than 40 consecutive runs, or in 5 at least that take two seconds together; the
-    whole takes 250 ms or more. It gives up after ``max_ns``.
+    The averages lie within 4% of each other in more than 40 consecutive runs, or in 5 at least that take two seconds
+    together; the whole takes 250 ms or more. It gives up after ``max_ns``.
     """
 
     def __init__(self, max_ns: int) -> None:
