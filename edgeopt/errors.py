@@ -21,6 +21,9 @@
     │   │   └── NotApplicable 35  there is nothing for the target to do: it is skipped
     │   └── VerificationFailed 34 an artifact does not compute what its program computes
     ├── GateFailed           40   an artifact loses more accuracy than --max-drop allows
+    ├── CompressionError     41   a technique cannot do what it was asked to
+    │   ├── TrainingFailed   42   the user's training code raised, or its loss is NaN or infinite
+    │   └── BudgetUnmet      43   no way was found to meet the size, latency or accuracy asked for
     └── DeviceError          50   a device, or a run on it, failed; the others' results are written
         ├── Unreachable      51   there is no connection: wrong address, switched off, no route
         ├── HostKeyRefused   52   the SSH host's key is unknown or has changed
@@ -138,6 +141,18 @@ class VerificationFailed(TargetFailed):
 
 class GateFailed(EdgeoptError):
     exit_code = 40
+
+
+class CompressionError(EdgeoptError):
+    exit_code = 41
+
+
+class TrainingFailed(CompressionError):
+    exit_code = 42
+
+
+class BudgetUnmet(CompressionError):
+    exit_code = 43
 
 
 class DeviceError(EdgeoptError):

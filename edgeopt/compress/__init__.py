@@ -1,0 +1,1 @@
+"""Techniques that shrink a trained module before export, one file each: see :mod:`edgeopt.compress.technique`."""

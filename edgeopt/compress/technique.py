@@ -1,0 +1,93 @@
+"""What every compression technique is: settings that a recipe can say, applied to a module, giving a module and a record.
+
+    settings = Channels(amount=0.5)                      # the same fields as [[step]] in a recipe
+    compressed = settings.apply(module, Context(example_inputs=image))
+    compressed.module                                    # an ordinary nn.Module: no masks, no hooks
+    compressed.record                                    # what was done layer by layer, and why
+
+A technique never changes the module it is given.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from torch import nn
+
+from edgeopt.core import data_class
+from edgeopt.model import Batch, Calibration, Evaluate
+
+if TYPE_CHECKING:
+    from edgeopt.targets.schema import TargetProfile
+
+Action = Literal["changed", "left"]
+Fit = Callable[[nn.Module, int], None]
+"""Trains the module in place for a number of epochs: the user's function, or a Trainer's."""
+Keep = Callable[[nn.Module], Callable[[], None]]
+"""Looks at a module and returns what restores its pattern (zeros, shared values) after a training step changed it."""
+
+
+@data_class
+class LayerChange:
+    """What became of one layer. ``layer``: the module's path; ``before`` and ``after`` in a word (``64 channels``)."""
+
+    layer: str
+    action: Action
+    before: str = ""
+    after: str = ""
+    reason: str = ""
+
+
+@data_class
+class Record:
+    """What one technique did. ``settings`` are those it ran with, defaults included."""
+
+    technique: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    layers: tuple[LayerChange, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What concerns the whole: why nothing was done, what will not pay on the target."""
+
+    @property
+    def changed(self) -> tuple[LayerChange, ...]:
+        """The layers that are not as they were."""
+        return tuple(layer for layer in self.layers if layer.action == "changed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compressed:
+    """A new module and how it came about. ``keep`` holds what fine-tuning must not undo; None: it may change every weight."""
+
+    module: nn.Module
+    record: Record
+    keep: Keep | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a technique may use besides the module; None is "not given", and a technique that needs it says so.
+
+    ``example_inputs``: one call's arguments. ``batches``: data without labels is enough, as for calibration. ``fit``: fine-tuning.
+    ``profile``: the target that must gain from it. ``tell``: progress, in a line.
+    """
+
+    example_inputs: Batch
+    batches: Calibration | None = None
+    evaluate: Evaluate | None = None
+    fit: Fit | None = None
+    profile: "TargetProfile | None" = None
+    tell: Callable[[str], None] = lambda line: None
+
+    def data(self) -> Iterable[Batch]:
+        """The batches, or the example inputs alone where there are none."""
+        if self.batches is None:
+            return (self.example_inputs,)
+        return self.batches() if callable(self.batches) else self.batches
+
+
+class Technique(Protocol):
+    """A frozen data class (:func:`edgeopt.core.data_class`) whose fields are the settings."""
+
+    def apply(self, module: nn.Module, context: Context) -> Compressed:
+        """A compressed copy of ``module``. Raises CompressionError where the settings do not fit the model."""
+        ...
