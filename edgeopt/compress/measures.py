@@ -53,7 +53,7 @@ def macs(module: nn.Module, example_inputs: Batch) -> int:
 
 def macs_by_layer(module: nn.Module, example_inputs: Batch) -> dict[str, int]:
     """The same by the path of the innermost module that computes them; "" is the module itself."""
-    counter = FlopCounterMode(display=False, depth=None)
+    counter = FlopCounterMode(display=False)
     args, kwargs = call_arguments(example_inputs)
     training = module.training
     module.eval()

@@ -1,7 +1,7 @@
 """Compressed modules in files: the whole nn.Module, read back without running what a file says.
 
-A pickle can name any function. Here a file may name only what the user's own module (which their code has just built) is made of,
-and torch.nn: everything else is refused by ``torch.load(weights_only=True)``.
+A pickle can name any function. Here a file may name only what the user's own module (which their code has just built) is
+made of, and torch.nn: everything else is refused by ``torch.load(weights_only=True)``.
 """
 
 import io

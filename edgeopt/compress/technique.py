@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from edgeopt.core import data_class
 from edgeopt.model import Batch, Calibration, Evaluate
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 Action = Literal["changed", "left"]
 Fit = Callable[[nn.Module, int], None]
 """Trains the module in place for a number of epochs: the user's function, or a Trainer's."""
+TrainStep = Callable[[nn.Module, Batch], Tensor]
+"""The loss of one batch, a scalar with a gradient. It neither steps nor zeroes."""
+TrainBatches = Callable[[], Iterable[Batch]] | Iterable[Batch]
+"""One epoch of what ``train_step`` takes, labels included."""
 Keep = Callable[[nn.Module], Callable[[], None]]
 """Looks at a module and returns what restores its pattern (zeros, shared values) after a training step changed it."""
 
@@ -67,14 +71,17 @@ class Compressed:
 class Context:
     """What a technique may use besides the module; None is "not given", and a technique that needs it says so.
 
-    ``example_inputs``: one call's arguments. ``batches``: data without labels is enough, as for calibration. ``fit``: fine-tuning.
-    ``profile``: the target that must gain from it. ``tell``: progress, in a line.
+    ``example_inputs``: one call's arguments. ``batches``: data without labels is enough, as for calibration. ``fit``: fine-
+    tuning. ``train_step`` and ``train_batches``: what ``fit`` was made of, where the user gave these. ``profile``: the
+    target that must gain from it. ``tell``: progress, in a line.
     """
 
     example_inputs: Batch
     batches: Calibration | None = None
     evaluate: Evaluate | None = None
     fit: Fit | None = None
+    train_step: TrainStep | None = None
+    train_batches: TrainBatches | None = None
     profile: "TargetProfile | None" = None
     tell: Callable[[str], None] = lambda line: None
 

@@ -1,11 +1,11 @@
 """Fine-tuning: the user's ``fit(model, epochs)``, or a trainer around ``train_step(model, batch) -> loss``.
 
-Either way a pattern (zeros, shared weights) survives every optimizer step, a loss that is not finite stops the training with the
-module as it was before, and the module comes back in the mode it had.
+Either way a pattern (zeros, shared weights) survives every optimizer step, a loss that is not finite stops the training
+with the module as it was before, and the module comes back in the mode it had.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,31 +13,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from edgeopt.compress.technique import Fit, Keep
+from edgeopt.compress.technique import Fit, Keep, TrainBatches, TrainStep
 from edgeopt.errors import EdgeoptError, TrainingFailed
 from edgeopt.files import write_atomic
-from edgeopt.model import Batch
 from edgeopt.user_code import cause
-
-TrainStep = Callable[[nn.Module, Batch], Tensor]
-"""The loss of one batch, a scalar with a gradient. It neither steps nor zeroes."""
-Batches = Callable[[], Iterable[Batch]] | Iterable[Batch]
 
 
 @dataclass(slots=True, kw_only=True)
 class Trainer:
     """The built-in trainer: AdamW, cosine schedule over all epochs. ``batches`` are gone through once per epoch.
 
-    ``optimizer`` takes parameters and gives the optimizer. ``checkpoint``: a file written after every epoch, from which the same
-    training goes on after a crash; removed at the end. ``score`` (higher is better) after each epoch keeps the best weights, and with
-    ``patience`` ends the training after that many epochs without a better one.
+    ``optimizer`` takes parameters and gives the optimizer. ``checkpoint``: a file written after every epoch, from which the
+    same training goes on after a crash; removed at the end. ``score`` (higher is better) after each epoch keeps the best
+    weights, and with ``patience`` ends the training after that many epochs without a better one.
     """
 
     train_step: TrainStep
-    batches: Batches
+    batches: TrainBatches
     learning_rate: float = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None

@@ -1,0 +1,72 @@
+"""What a recipe came to, as plain data: ``DIR/outcome.json``."""
+
+from dataclasses import field
+from typing import Literal
+
+from edgeopt.compress.measures import Size
+from edgeopt.compress.technique import Record
+from edgeopt.core import Format, Status, data_class
+
+OUTCOME_SCHEMA_VERSION = 1
+
+
+@data_class
+class MadeFor:
+    """The artifact of one target, made of the module as it was: ``ms`` here, ``scores`` from ``evaluate`` on it."""
+
+    target: str
+    format: Format
+    status: Status
+    bytes: int | None = None
+    zstd_bytes: int | None = None
+    ms: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+
+@data_class
+class Measured:
+    """A module: its size, the user's numbers for it, and the artifacts made of it."""
+
+    size: Size
+    scores: dict[str, float] = field(default_factory=dict)
+    artifacts: tuple[MadeFor, ...] = ()
+
+    @property
+    def score(self) -> float | None:
+        """The number that the gate judges: the first that ``evaluate`` gives."""
+        return next(iter(self.scores.values()), None)
+
+
+@data_class
+class StepOutcome:
+    """One step. ``status`` stopped: it was done, and cost more than the gate allows; the module before it is the best."""
+
+    number: int
+    technique: str
+    epochs: int
+    record: Record
+    measured: Measured
+    status: Literal["kept", "stopped"]
+    reason: str = ""
+    seconds: float = 0.0
+
+
+@data_class
+class Outcome:
+    """A whole recipe. ``best`` is the number of the step whose module was kept, 0 for the original."""
+
+    schema_version: int = OUTCOME_SCHEMA_VERSION
+    edgeopt_version: str
+    model: str
+    target: str | None
+    max_drop: float | None
+    original: Measured
+    steps: tuple[StepOutcome, ...] = ()
+    best: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> Measured:
+        """The figures of the module that was kept."""
+        return next((step.measured for step in self.steps if step.number == self.best), self.original)

@@ -1,0 +1,120 @@
+"""The recipe's references made into what techniques take: the module, its data, its training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from edgeopt.compress.technique import Context, Fit, Technique
+from edgeopt.compress.techniques import technique
+from edgeopt.compress.training import Trainer
+from edgeopt.core import from_data
+from edgeopt.errors import ConfigError, ModelError, UsageError, did_you_mean
+from edgeopt.evaluation import evaluate
+from edgeopt.model import Model
+from edgeopt.recipe.schema import Recipe, Step
+from edgeopt.references import load_model, resolve
+from edgeopt.targets import loader
+from edgeopt.targets.schema import TargetProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Everything that a recipe names, loaded; nothing of it is changed by compressing."""
+
+    recipe: Recipe
+    model: Model
+    module: nn.Module
+    techniques: tuple[Technique, ...]
+    profile: TargetProfile | None
+    fit: Fit | None
+    train_step: Callable[..., Any] | None
+    train_batches: Callable[..., Any] | None
+
+    def context(self, tell: Callable[[str], None], step: Step, checkpoint: Path | None) -> Context:
+        """What a technique of ``step`` may use."""
+        return Context(
+            example_inputs=self.model.example_inputs, batches=self.model.calibration, evaluate=self.model.evaluate,
+            fit=self.training(step, checkpoint), profile=self.profile, tell=tell,
+            train_step=self.train_step, train_batches=self.train_batches,
+        )  # fmt: skip
+
+    def training(self, step: Step, checkpoint: Path | None = None) -> Fit | None:
+        """Fine-tuning with the step's learning rate; None where the recipe has no training."""
+        if self.train_step is None or self.train_batches is None:
+            return self.fit
+        said = self.recipe.training
+        trainer = Trainer(
+            train_step=self.train_step, batches=self.train_batches, schedule=said.schedule, checkpoint=checkpoint,
+            learning_rate=step.learning_rate or said.learning_rate,
+        )  # fmt: skip
+        return trainer.fit
+
+    def scores(self, module: nn.Module) -> dict[str, float]:
+        """The user's numbers for ``module``, predicted by PyTorch; none without ``evaluate``. Raises EvaluationError."""
+        if self.model.evaluate is None:
+            return {}
+        from edgeopt.calling import Signature, flat_outputs
+
+        training = module.training
+        module.eval()
+        signature, _ = Signature.of(module.forward, self.model.example_inputs)
+
+        def run(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+            args, kwargs = torch.utils._pytree.tree_unflatten([torch.from_numpy(array) for array in arrays], signature.tree)
+            with torch.no_grad():
+                return tuple(value.numpy() for value in flat_outputs(module(*args, **kwargs))[1])
+
+        try:
+            return evaluate(self.model.evaluate, run, signature.specs, "the compressed model")
+        finally:
+            module.train(training)
+
+
+def load(recipe: Recipe) -> Subject:
+    """Loads all references and checks all settings before any work. Raises what loading raises, ConfigError with the step."""
+    techniques = tuple(_settings(number, step) for number, step in enumerate(recipe.steps, 1))
+    profile = loader.load(recipe.target) if recipe.target else None
+    model = load_model(recipe.model, calibration=recipe.calibration, evaluate=recipe.evaluate)
+    if not isinstance(model.module, nn.Module):
+        fix = "give the nn.Module itself: compression changes its layers"
+        raise ModelError(f"{recipe.model} is an exported program", fix=fix)
+    if recipe.max_drop is not None and model.evaluate is None:
+        raise UsageError("max_drop has nothing to judge", why="the model has no evaluate", fix='add evaluate = "file.py:name"')
+    functions = {name: _function(name, getattr(recipe.training, name)) for name in ("fit", "train_step", "batches")}
+    if any(step.epochs for step in recipe.steps) and not (functions["fit"] or functions["train_step"]):
+        fix = 'add [training] with fit = "file.py:fit", or train_step and batches'
+        raise ConfigError("a step has epochs, but the recipe has no training", fix=fix)
+    return Subject(
+        recipe=recipe, model=replace(model), module=model.module, techniques=techniques, profile=profile,
+        fit=functions["fit"], train_step=functions["train_step"], train_batches=functions["batches"],
+    )  # fmt: skip
+
+
+def _settings(number: int, step: Step) -> Technique:
+    kind = technique(step.technique)
+    known = list(getattr(kind, "__dataclass_fields__", {}))
+    for key in step.settings:
+        if key not in known:
+            fix = did_you_mean(key, known) or f"it has: {', '.join(known)}"
+            raise ConfigError(f"step {number}: {step.technique} has no setting {key!r}", fix=fix)
+    try:
+        return from_data(kind, step.settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        why = f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"step {number}: {step.technique} does not fit", why=why, fix="correct it") from error
+
+
+def _function(name: str, reference: str | None) -> Callable[..., Any] | None:
+    if reference is None:
+        return None
+    found = resolve(reference)
+    if not callable(found):
+        raise ConfigError(f"training.{name}: {reference} is a {type(found).__name__}, not a function", fix="name a function")
+    return found
