@@ -18,6 +18,7 @@ from edgeopt.core import data_class
 from edgeopt.model import Batch, Calibration, Evaluate
 
 if TYPE_CHECKING:
+    from edgeopt.compress.training import Batches, TrainStep
     from edgeopt.targets.schema import TargetProfile
 
 Action = Literal["changed", "left"]
