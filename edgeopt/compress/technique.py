@@ -10,6 +10,7 @@ A technique never changes the module it is given.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor, nn
@@ -18,7 +19,6 @@ from edgeopt.core import data_class
 from edgeopt.model import Batch, Calibration, Evaluate
 
 if TYPE_CHECKING:
-    from edgeopt.compress.training import Batches, TrainStep
     from edgeopt.targets.schema import TargetProfile
 
 Action = Literal["changed", "left"]
@@ -27,7 +27,7 @@ Fit = Callable[[nn.Module, int], None]
 TrainStep = Callable[[nn.Module, Batch], Tensor]
 """The loss of one batch, a scalar with a gradient. It neither steps nor zeroes."""
 TrainBatches = Callable[[], Iterable[Batch]] | Iterable[Batch]
-"""One epoch of what ``train_step`` takes, labels included."""
+"""What ``train_step`` takes, labels included; a function gives one epoch at each call."""
 Keep = Callable[[nn.Module], Callable[[], None]]
 """Looks at a module and returns what restores its pattern (zeros, shared values) after a training step changed it."""
 
@@ -73,8 +73,10 @@ class Context:
     """What a technique may use besides the module; None is "not given", and a technique that needs it says so.
 
     ``example_inputs``: one call's arguments. ``batches``: data without labels is enough, as for calibration. ``fit``: fine-
-    tuning. ``train_step`` and ``train_batches``: what ``fit`` was made of, where the user gave these. ``profile``: the
-    target that must gain from it. ``tell``: progress, in a line.
+    tuning. ``train_step`` and ``train_batches``: what ``fit`` was made of, where the user gave these. ``held_out``: batches
+    like these that nothing was trained on. ``student``: the network that learns from the module. ``checkpoint``: a file from
+    which a technique's own training goes on after a crash. ``profile``: the target that must gain from it. ``tell``:
+    progress, in a line.
     """
 
     example_inputs: Batch
@@ -83,6 +85,9 @@ class Context:
     fit: Fit | None = None
     train_step: TrainStep | None = None
     train_batches: TrainBatches | None = None
+    held_out: TrainBatches | None = None
+    student: nn.Module | None = None
+    checkpoint: Path | None = None
     profile: "TargetProfile | None" = None
     tell: Callable[[str], None] = lambda line: None
 
