@@ -1,5 +1,6 @@
 """The recipe's references made into what techniques take: the module, its data, its training."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,24 +36,32 @@ class Subject:
     train_step: Callable[..., Any] | None
     train_batches: Callable[..., Any] | None
 
-    def context(self, tell: Callable[[str], None], step: Step, checkpoint: Path | None) -> Context:
-        """What a technique of ``step`` may use."""
+    def context(self, tell: Callable[[str], None], step: Step, folder: Path) -> Context:
+        """What a technique of ``step`` may use; its training keeps checkpoints in ``folder``."""
         return Context(
             example_inputs=self.model.example_inputs, batches=self.model.calibration, evaluate=self.model.evaluate,
-            fit=self.training(step, checkpoint), profile=self.profile, tell=tell,
+            fit=self.training(step, folder), profile=self.profile, tell=tell,
             train_step=self.train_step, train_batches=self.train_batches,
         )  # fmt: skip
 
-    def training(self, step: Step, checkpoint: Path | None = None) -> Fit | None:
-        """Fine-tuning with the step's learning rate; None where the recipe has no training."""
-        if self.train_step is None or self.train_batches is None:
+    def training(self, step: Step, folder: Path) -> Fit | None:
+        """Fine-tuning with the step's learning rate; None where the recipe has no training.
+
+        A checkpoint is named after the weights that the training began with: a technique may train more than once.
+        """
+        train_step, batches = self.train_step, self.train_batches
+        if train_step is None or batches is None:
             return self.fit
         said = self.recipe.training
-        trainer = Trainer(
-            train_step=self.train_step, batches=self.train_batches, schedule=said.schedule, checkpoint=checkpoint,
-            learning_rate=step.learning_rate or said.learning_rate,
-        )  # fmt: skip
-        return trainer.fit
+
+        def fit(module: nn.Module, epochs: int) -> None:
+            Trainer(
+                train_step=train_step, batches=batches, schedule=said.schedule,
+                learning_rate=step.learning_rate or said.learning_rate,
+                checkpoint=folder / f"training-{_digest(module)}-{epochs}.pt",
+            ).fit(module, epochs)  # fmt: skip
+
+        return fit
 
     def scores(self, module: nn.Module) -> dict[str, float]:
         """The user's numbers for ``module``, predicted by PyTorch; none without ``evaluate``. Raises EvaluationError."""
@@ -95,15 +104,30 @@ def load(recipe: Recipe) -> Subject:
     )  # fmt: skip
 
 
+def owns(technique: Technique | type[Technique], setting: str) -> bool:
+    """Whether the technique itself has a setting that steps have as well: then it is the technique's."""
+    return setting in getattr(technique, "__dataclass_fields__", {})
+
+
+def _digest(module: nn.Module) -> str:
+    """Of all weights."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _settings(number: int, step: Step) -> Technique:
     kind = technique(step.technique)
+    shared = {name: getattr(step, name) for name in ("epochs", "learning_rate") if owns(kind, name) and getattr(step, name)}
     known = list(getattr(kind, "__dataclass_fields__", {}))
     for key in step.settings:
         if key not in known:
             fix = did_you_mean(key, known) or f"it has: {', '.join(known)}"
             raise ConfigError(f"step {number}: {step.technique} has no setting {key!r}", fix=fix)
     try:
-        return from_data(kind, step.settings)
+        return from_data(kind, step.settings | shared)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -1,0 +1,215 @@
+"""Runs a recipe: each technique on what the one before it left, fine-tuned, measured, judged; then the export."""
+
+import random
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgeopt import __version__
+from edgeopt.bundle import Bundle
+from edgeopt.calling import call_arguments
+from edgeopt.chatter import diverted
+from edgeopt.compress.technique import Compressed, Context, Keep, Technique
+from edgeopt.compress.training import fine_tune
+from edgeopt.core import to_json
+from edgeopt.files import make_folder, write_atomic
+from edgeopt.fingerprint import fingerprint
+from edgeopt.options import Listener, Options, Phase, ignore
+from edgeopt.pipeline import export
+from edgeopt.progress import event
+from edgeopt.recipe import goal
+from edgeopt.recipe.measure import measure
+from edgeopt.recipe.outcome import Measured, Outcome, StepOutcome
+from edgeopt.recipe.schema import Recipe, Step
+from edgeopt.recipe.subject import Subject, load, owns
+from edgeopt.recipe.workspace import ORIGINAL, Remembered, Workspace, keep_of, name_of
+
+
+def compress(recipe: Recipe, out: Path, listen: Listener = ignore, resume: bool = True) -> Outcome:
+    """Runs ``recipe`` in the folder ``out``; with ``resume``, steps that are done already and unchanged are taken from there.
+
+    Raises what loading and the user's code raise; what was done until then stays in ``out``, and the next run goes on there.
+    """
+    make_folder(out)
+    with diverted(out / "edgeopt.log"):
+        return _Run(load(recipe), out, listen, resume).go()
+
+
+class _Run:
+    """One run, step by step."""
+
+    def __init__(self, subject: Subject, out: Path, listen: Listener, resume: bool) -> None:
+        self._subject, self._out, self._listen = subject, out, listen
+        self._recipe = subject.recipe
+        self._workspace = Workspace(out, _key(subject) if resume else None, subject.module)
+        self._keeps: list[Keep] = []
+        self._steps: list[StepOutcome] = []
+        self._notes: list[str] = []
+        if resume and self._workspace.key is None:
+            self._notes.append("the model holds what cannot be compared with an earlier run: every step was done anew")
+
+    def go(self) -> Outcome:
+        original = self._original()
+        module, best = deepcopy(self._subject.module), 0
+        for number, (step, technique) in enumerate(zip(self._recipe.steps, self._subject.techniques, strict=True), 1):
+            next_module, done = self._step(number, step, technique, module, original)
+            self._steps.append(done)
+            if done.status == "stopped":
+                break
+            module, best = next_module, number
+            self._write(original, best)
+        outcome = self._write(original, best)
+        self._finish(module, outcome)
+        return outcome
+
+    def _original(self) -> Measured:
+        folder = self._workspace.step_folder(0, "original")
+        self._workspace.advance("original")
+        known = self._workspace.recall(folder, ORIGINAL)
+        if known is not None and known.measured is not None:
+            self._tell("original", "done", "from the run before")
+            return known.measured
+        self._tell("original", "measure")
+        measured = measure(self._subject, self._subject.module, folder / "bundle", ignore)
+        self._remember(folder, Remembered(key="", measured=measured), None, ORIGINAL)
+        self._tell("original", "done", _score(measured))
+        return measured
+
+    def _step(
+        self, number: int, step: Step, technique: Technique, module: nn.Module, original: Measured
+    ) -> tuple[nn.Module, StepOutcome]:
+        name, folder = f"{number} {step.technique}", self._workspace.step_folder(number, step.technique)
+        self._workspace.advance(to_json(step))
+        known = self._workspace.recall(folder)
+        stored = self._workspace.module_of(folder) if known is not None else None
+        if known is not None and known.outcome is not None and stored is not None:
+            self._tell(name, "done", "from the run before")
+            self._keeps += [keep] if (keep := keep_of(known.keep)) else []
+            return stored, self._judged(known.outcome, original)
+        start = time.monotonic()
+        compressed = self._compressed(name, step, technique, module, folder)
+        self._tell(name, "measure")
+        measured = measure(self._subject, compressed.module, folder / "bundle", ignore)
+        outcome = StepOutcome(
+            number=number, technique=step.technique, epochs=step.epochs, record=compressed.record, measured=measured,
+            status="kept", seconds=time.monotonic() - start,
+        )  # fmt: skip
+        keep_name = name_of(compressed.keep)
+        if keep_name is not None:
+            self._remember(folder, Remembered(key="", outcome=outcome, keep=keep_name), compressed.module)
+        outcome = self._judged(outcome, original)
+        self._tell(name, "failed" if outcome.reason else "done", outcome.reason or _score(measured))
+        return compressed.module, outcome
+
+    def _compressed(self, name: str, step: Step, technique: Technique, module: nn.Module, folder: Path) -> Compressed:
+        """``module`` after the technique and its fine-tuning."""
+        _seed(self._recipe.seed + len(self._steps) + 1)
+        context = self._context(name, step, folder)
+        self._tell(name, "plan", "applying")
+        if step.latency is not None:
+            technique = goal.reached(self._subject, technique, step.latency, module, context, folder)
+        compressed = technique.apply(module, context)
+        self._keeps += [compressed.keep] if compressed.keep else []
+        if step.epochs and context.fit is not None and not owns(technique, "epochs"):
+            self._tell(name, "plan", f"fine-tuning, {step.epochs} epochs")
+            context.fit(compressed.module, step.epochs)
+        return compressed
+
+    def _context(self, name: str, step: Step, folder: Path) -> Context:
+        """The step's; whatever a technique fine-tunes itself keeps the patterns of the steps before it too."""
+        context = self._subject.context(lambda line: self._tell(name, "plan", line), step, folder)
+        fit = context.fit
+        if fit is None:
+            return context
+
+        def kept(trained: nn.Module, epochs: int) -> None:
+            fine_tune(fit, trained, epochs, _together(self._keeps))
+
+        return replace(context, fit=kept)
+
+    def _judged(self, outcome: StepOutcome, original: Measured) -> StepOutcome:
+        """``outcome`` after the gate: what it remembers of an earlier one may have had another limit."""
+        allowed, before, after = self._recipe.max_drop, original.score, outcome.measured.score
+        if allowed is None or before is None or after is None or before - after <= allowed:
+            return replace(outcome, status="kept", reason="")
+        metric = next(iter(outcome.measured.scores))
+        reason = f"{metric} fell from {before:.4f} to {after:.4f}, by more than max_drop {allowed:g}"
+        return replace(outcome, status="stopped", reason=reason)
+
+    def _write(self, original: Measured, best: int) -> Outcome:
+        outcome = Outcome(
+            edgeopt_version=__version__, model=self._subject.model.name, target=self._recipe.target,
+            max_drop=self._recipe.max_drop, original=original, steps=tuple(self._steps), best=best, notes=tuple(self._notes),
+        )  # fmt: skip
+        write_atomic(self._out / "outcome.json", to_json(outcome))
+        return outcome
+
+    def _finish(self, module: nn.Module, outcome: Outcome) -> None:
+        """The program of the kept module, and the bundle where one is asked for."""
+        args, kwargs = call_arguments(self._subject.model.example_inputs)
+        program = torch.export.export(deepcopy(module).eval(), args, kwargs)
+        unfinished = self._out / "model.pt2.part"
+        torch.export.save(program, unfinished)
+        unfinished.replace(self._out / "model.pt2")
+        if self._recipe.export is not None:
+            self._bundle(module, outcome)
+
+    def _bundle(self, module: nn.Module, outcome: Outcome) -> Bundle:
+        """The whole loss counts: artifacts may lose what the steps have left of ``max_drop``."""
+        left = self._recipe.max_drop
+        if left is not None and outcome.original.score is not None and outcome.kept.score is not None:
+            left = max(0.0, left - (outcome.original.score - outcome.kept.score))
+        targets = self._recipe.export.targets if self._recipe.export else ()
+        options = Options(out=self._out / "bundle", targets=targets, max_drop=left)
+        return export(replace(self._subject.model, module=module), options, self._listen)
+
+    def _remember(self, folder: Path, what: Remembered, module: nn.Module | None, name: str = "step.json") -> None:
+        if (key := self._workspace.current) is not None:
+            self._workspace.remember(folder, replace(what, key=key), module, name)
+
+    def _tell(self, subject: str, phase: Phase, detail: str = "") -> None:
+        self._listen(event(subject, phase, detail))
+
+
+def _key(subject: Subject) -> str | None:
+    """A digest of the model, its data, all code, and what the recipe says besides its steps."""
+    model, recipe = subject.model, subject.recipe
+    told = to_json(replace(recipe, steps=(), max_drop=None, out=None, export=None, folder=Path()))
+    functions = (subject.fit, subject.train_step, subject.train_batches)
+    return fingerprint(model.module, model.example_inputs, model.calibration, model.evaluate, functions, told)
+
+
+def _together(keeps: list[Keep]) -> Keep | None:
+    """All patterns as one."""
+    if not keeps:
+        return None
+    several = tuple(dict.fromkeys(keeps))
+
+    def keep(module: nn.Module) -> Callable[[], None]:
+        restores = [one(module) for one in several]
+
+        def restore() -> None:
+            for one in restores:
+                one()
+
+        return restore
+
+    return keep
+
+
+def _seed(number: int) -> None:
+    """Every step begins with random numbers of its own: it comes out the same alone and resumed."""
+    torch.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number % 2**32)
+
+
+def _score(measured: Measured) -> str:
+    first = next(iter(measured.scores.items()), None)
+    return f"{first[0]} {first[1]:.4f}" if first else ""

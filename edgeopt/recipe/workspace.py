@@ -1,0 +1,97 @@
+"""The folder of a recipe's run: what was done stays, so that an interrupted run goes on where it was.
+
+DIR/outcome.json              everything, as plain data
+DIR/accuracy.svg              accuracy against size and latency, step by step
+DIR/model.pt2                 the module that was kept, as an exported program: `edgeopt export DIR/model.pt2`
+DIR/bundle/                   its artifacts, where the recipe has [export]
+DIR/steps/2-channels/         what a step left: module.pt, step.json, the target's bundle, checkpoints of its training
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+from torch import nn
+
+from edgeopt.compress import store
+from edgeopt.compress.technique import Keep
+from edgeopt.core import data_class, from_json, to_json
+from edgeopt.errors import EdgeoptError
+from edgeopt.files import make_folder, write_atomic
+from edgeopt.recipe.outcome import Measured, StepOutcome
+
+MODULE, STEP, ORIGINAL = "module.pt", "step.json", "original.json"
+
+
+@data_class
+class Remembered:
+    """A finished step. ``key`` covers all that led to it; ``keep`` names the pattern that later training must not undo."""
+
+    key: str
+    outcome: StepOutcome | None = None
+    measured: Measured | None = None
+    keep: str = ""
+
+
+@dataclass(slots=True)
+class Workspace:
+    """``key`` of the whole start, or None where it cannot be told whether something changed: then nothing is resumed."""
+
+    folder: Path
+    key: str | None
+    original: nn.Module
+    _keys: list[str] = field(default_factory=list)
+
+    def step_folder(self, number: int, technique: str) -> Path:
+        """Where a step leaves its files; made where missing."""
+        return make_folder(self.folder / "steps" / f"{number}-{technique}")
+
+    def advance(self, *facts: str) -> None:
+        """Takes what the next step consists of into the key."""
+        self._keys.append(hashlib.sha256("\0".join((*self._keys[-1:], *facts)).encode()).hexdigest())
+
+    @property
+    def current(self) -> str | None:
+        """The key of the step that is at work."""
+        return f"{self.key}-{self._keys[-1] if self._keys else ''}" if self.key else None
+
+    def recall(self, folder: Path, name: str = STEP) -> Remembered | None:
+        """What is known of the current step; None where it has to be done."""
+        try:
+            found = from_json(Remembered, (folder / name).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        return found if self.current is not None and found.key == self.current else None
+
+    def module_of(self, folder: Path) -> nn.Module | None:
+        """The module that a step left; None where it cannot be read: then the step is done again."""
+        try:
+            return store.load(folder / MODULE, like=self.original)
+        except EdgeoptError:
+            return None
+
+    def remember(self, folder: Path, remembered: Remembered, module: nn.Module | None = None, name: str = STEP) -> None:
+        """Writes a finished step; the module first, so that the step counts only when all of it is there."""
+        if module is not None:
+            store.save(module, folder / MODULE)
+        write_atomic(folder / name, to_json(remembered))
+
+
+def name_of(keep: Keep | None) -> str | None:
+    """How a pattern is written down: ``module:function``; "" for none, None for one that has no name of its own."""
+    if keep is None:
+        return ""
+    module, name = getattr(keep, "__module__", ""), getattr(keep, "__qualname__", "")
+    return f"{module}:{name}" if module.startswith("edgeopt.compress.") and name.isidentifier() else None
+
+
+def keep_of(name: str) -> Keep | None:
+    """The function behind :func:`name_of`'s text."""
+    from importlib import import_module
+
+    module, _, attribute = name.partition(":")
+    if not module.startswith("edgeopt.compress.") or not attribute.isidentifier():
+        return None
+    found: Keep = getattr(import_module(module), attribute)
+    return found
