@@ -110,7 +110,7 @@ class _Run:
     def _compressed(self, name: str, step: Step, technique: Technique, module: nn.Module, folder: Path) -> Compressed:
         """``module`` after the technique and its fine-tuning."""
         _seed(self._recipe.seed + len(self._steps) + 1)
-        context = self._context(name, step, folder)
+        context = self._context(len(self._steps) + 1, name, folder)
         self._tell(name, "plan", "applying")
         if step.latency is not None:
             technique = goal.reached(self._subject, technique, step.latency, module, context, folder)
@@ -121,9 +121,9 @@ class _Run:
             context.fit(compressed.module, step.epochs)
         return compressed
 
-    def _context(self, name: str, step: Step, folder: Path) -> Context:
+    def _context(self, number: int, name: str, folder: Path) -> Context:
         """The step's; whatever a technique fine-tunes itself keeps the patterns of the steps before it too."""
-        context = self._subject.context(lambda line: self._tell(name, "plan", line), step, folder)
+        context = self._subject.context(number, lambda line: self._tell(name, "plan", line), folder)
         fit = context.fit
         if fit is None:
             return context
@@ -181,7 +181,7 @@ def _key(subject: Subject) -> str | None:
     """A digest of the model, its data, all code, and what the recipe says besides its steps."""
     model, recipe = subject.model, subject.recipe
     told = to_json(replace(recipe, steps=(), max_drop=None, out=None, export=None, folder=Path()))
-    functions = (subject.fit, subject.train_step, subject.train_batches)
+    functions = (subject.fit, subject.train_step, subject.train_batches, subject.held_out, subject.students)
     return fingerprint(model.module, model.example_inputs, model.calibration, model.evaluate, functions, told)
 
 

@@ -17,11 +17,15 @@ _Count = Annotated[int, Strict(), Field(ge=0)]
 
 @data_class
 class Training:
-    """The user's training code: ``fit(model, epochs)``, or ``train_step(model, batch) -> loss`` with ``batches``."""
+    """The user's training code: ``fit(model, epochs)``, or ``train_step(model, batch) -> loss`` with ``batches``.
+
+    ``held_out``: batches like these that nothing was trained on, for what is calibrated after training.
+    """
 
     fit: StrictStr | None = None
     train_step: StrictStr | None = None
     batches: StrictStr | None = None
+    held_out: StrictStr | None = None
     learning_rate: _Rate = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
 
@@ -37,12 +41,14 @@ class Step:
     """One technique. ``settings`` are its own keys; ``epochs`` of fine-tuning follow it.
 
     ``latency``: instead of an amount, the share of the original's latency to reach on ``device`` with the recipe's target.
+    ``student``: the network that learns, for techniques that distil; a module or a function that gives one.
     """
 
     technique: StrictStr
     epochs: _Count = 0
     learning_rate: _Rate | None = None
     latency: _Share | None = None
+    student: StrictStr | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -129,8 +135,11 @@ def _relative_to(folder: Path, recipe: Recipe) -> Recipe:
         return str(folder / text) if is_file else text
 
     training = recipe.training
-    moved = {name: reference(getattr(training, name)) for name in ("fit", "train_step", "batches")}
-    steps = (replace(step, settings={key: reference(value) for key, value in step.settings.items()}) for step in recipe.steps)
+    moved = {name: reference(getattr(training, name)) for name in ("fit", "train_step", "batches", "held_out")}
+    steps = (
+        replace(step, student=reference(step.student), settings={key: reference(value) for key, value in step.settings.items()})
+        for step in recipe.steps
+    )
     target = recipe.target
     return replace(
         recipe,
