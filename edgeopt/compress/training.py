@@ -19,7 +19,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from edgeopt.compress.technique import Fit, Keep, TrainBatches, TrainStep
 from edgeopt.errors import EdgeoptError, TrainingFailed
 from edgeopt.files import write_atomic
-from edgeopt.user_code import cause
+from edgeopt.user_code import cause, summary
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Trainer:
 
     ``optimizer`` takes parameters and gives the optimizer. ``checkpoint``: a file written after every epoch, from which the
     same training goes on after a crash; removed at the end. ``score`` (higher is better) after each epoch keeps the best
-    weights, and with ``patience`` ends the training after that many epochs without a better one.
+    weights, and with ``patience`` ends the training after that many epochs without a better one. ``tell``: a line per epoch.
     """
 
     train_step: TrainStep
@@ -39,25 +39,34 @@ class Trainer:
     checkpoint: Path | None = None
     score: Callable[[nn.Module], float] | None = None
     patience: int | None = None
+    tell: Callable[[str], None] = lambda line: None
 
     def fit(self, module: nn.Module, epochs: int) -> None:
         """Trains ``module`` in place. Raises TrainingFailed where a loss is not finite or the user's code raises."""
         state = _State(self, module, epochs)
         state.resume()
         while state.epoch < epochs and not state.exhausted:
-            self._epoch(module, state)
-            state.after_epoch()
+            loss = self._epoch(module, state)
+            score = state.after_epoch()
+            self.tell(f"epoch {state.epoch} of {epochs}: loss {loss:.4g}" + ("" if score is None else f", score {score:.4g}"))
         state.finish()
 
-    def _epoch(self, module: nn.Module, state: "_State") -> None:
+    def _epoch(self, module: nn.Module, state: "_State") -> float:
+        """The mean loss."""
         module.train()
+        losses: list[float] = []
         for number, batch in enumerate(self.batches() if callable(self.batches) else self.batches):
             loss = self.train_step(module, batch)
-            if not math.isfinite(float(loss)):
-                raise _diverged(f"the loss of batch {number} in epoch {state.epoch + 1} is {float(loss)}")
+            losses.append(float(loss))
+            if not math.isfinite(losses[-1]):
+                raise _diverged(f"the loss of batch {number} in epoch {state.epoch + 1} is {losses[-1]}")
             state.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             state.optimizer.step()
+        if not losses:
+            fix = "give a list, or a function that gives the batches anew at each call: a generator is empty after one epoch"
+            raise TrainingFailed(f"epoch {state.epoch + 1} has no batches", fix=fix)
+        return sum(losses) / len(losses)
 
 
 class _State:
@@ -79,9 +88,11 @@ class _State:
         """Whether there were ``patience`` epochs without a better score."""
         return self._trainer.patience is not None and self._since_best >= self._trainer.patience
 
-    def after_epoch(self) -> None:
+    def after_epoch(self) -> float | None:
+        """Scores, remembers and writes; gives the score."""
         self.epoch += 1
         self._scheduler.step()
+        score = None
         if self._trainer.score is not None:
             self._module.eval()
             score = self._trainer.score(self._module)
@@ -92,13 +103,20 @@ class _State:
                 self._since_best += 1
         if self._trainer.checkpoint is not None:
             _write(self._trainer.checkpoint, self._data())
+        return score
 
     def resume(self) -> None:
-        """Goes on from the checkpoint where there is one."""
+        """Goes on from the checkpoint where there is one. Raises TrainingFailed where it is of another training, or damaged."""
         path = self._trainer.checkpoint
         if path is None or not path.exists():
             return
-        data = torch.load(path, weights_only=True)
+        try:
+            self._take(torch.load(path, weights_only=True))
+        except Exception as error:
+            fix = f"delete {path} to start this training anew"
+            raise TrainingFailed(f"{path} does not fit this training", why=summary(error), fix=fix) from error
+
+    def _take(self, data: dict[str, Any]) -> None:
         self._module.load_state_dict(data["module"])
         self.optimizer.load_state_dict(data["optimizer"])
         self._scheduler.load_state_dict(data["scheduler"])
