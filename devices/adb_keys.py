@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 
 from edgeopt.errors import NotAuthorized
+from edgeopt.files import config_folder
 
 _BITS = 2048
 
@@ -64,8 +65,7 @@ def _of_adb() -> Path:
 
 
 def _own() -> Path:
-    folder = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(folder) if folder else Path.home() / ".config") / "edgeopt" / "adbkey"
+    return config_folder() / "adbkey"
 
 
 def _read(path: Path) -> Key:

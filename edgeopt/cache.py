@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.errors import OutputError
-from edgeopt.files import copy_tree, files_below, safe_relative, sha256_of, size_of
+from edgeopt.files import cache_folder, copy_tree, files_below, safe_relative, sha256_of, size_of
 
 _LAYOUT = "v1"
 _FILES = "files"
@@ -34,12 +34,22 @@ _IN_USE_S = 3600.0
 
 
 def default_root() -> Path:
-    """``$EDGEOPT_CACHE``, else ``edgeopt`` below ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    if named := os.environ.get("EDGEOPT_CACHE"):
-        return Path(named)
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG base directory specification: a relative path there is to be ignored.
-    return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "edgeopt"
+    """``$EDGEOPT_CACHE``, else :func:`edgeopt.files.cache_folder`."""
+    named = os.environ.get("EDGEOPT_CACHE")
+    return Path(named) if named else cache_folder()
+
+
+def drop_oldest(folder: Path, max_bytes: int, *, in_use_s: float = _IN_USE_S) -> None:
+    """Removes the least recently used entries of ``folder`` (by their own times) until ``max_bytes`` are left, and what was
+    abandoned (a name that begins with a dot), but nothing touched in the last ``in_use_s`` seconds."""
+    entries = sorted((found for path in folder.iterdir() if (found := _measure(path))), reverse=True)
+    kept, oldest = 0, time.time() - in_use_s
+    for touched, size, path in entries:
+        abandoned = path.name.startswith(".")
+        kept += 0 if abandoned else size
+        if touched < oldest and (abandoned or kept > max_bytes):
+            kept -= 0 if abandoned else size
+            _discard(path)
 
 
 class Cache:
@@ -85,7 +95,7 @@ class Cache:
                 return None
         except (OSError, ValueError) as error:
             self._warn(f"the cache entry {entry} cannot be read: {error}")
-        self._discard(entry)
+        _discard(entry)
         return None
 
     @contextmanager
@@ -135,16 +145,8 @@ class Cache:
 
     def prune(self, max_bytes: int = _DEFAULT_MAX_BYTES, *, in_use_s: float = _IN_USE_S) -> None:
         """Removes the least recently used entries until ``max_bytes`` are left, but none touched in the last ``in_use_s``."""
-        if not self.enabled:
-            return
-        entries = sorted((found for path in self._folder.iterdir() if (found := _measure(path))), reverse=True)
-        kept, oldest = 0, time.time() - in_use_s
-        for touched, size, path in entries:
-            abandoned = path.name.startswith(".")
-            kept += 0 if abandoned else size
-            if touched < oldest and (abandoned or kept > max_bytes):
-                kept -= 0 if abandoned else size
-                self._discard(path)
+        if self.enabled:
+            drop_oldest(self._folder, max_bytes, in_use_s=in_use_s)
 
     def _open(self, root: Path | None) -> None:
         try:
@@ -164,15 +166,16 @@ class Cache:
             if self.get(entry.name) is None:
                 work.rename(entry)
 
-    def _discard(self, entry: Path) -> None:
-        # Renamed first, so that nobody finds half of it.
-        trash = entry.with_name(f".trash-{os.getpid()}-{secrets.token_hex(4)}")
-        with contextlib.suppress(OSError):
-            entry.rename(trash)
-            shutil.rmtree(trash, ignore_errors=True)
-
     def _warn(self, warning: str) -> None:
         self.warning = self.warning or warning
+
+
+def _discard(entry: Path) -> None:
+    # Renamed first, so that nobody finds half of it.
+    trash = entry.with_name(f".trash-{os.getpid()}-{secrets.token_hex(4)}")
+    with contextlib.suppress(OSError):
+        entry.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def _digests(folder: Path) -> dict[str, str]:

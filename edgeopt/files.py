@@ -1,4 +1,4 @@
-"""Writing files so that an interruption leaves the old one whole, and digests of files and folders."""
+"""Writing files so that an interruption leaves the old one whole, digests of files and folders, and the user's own folders."""
 
 import errno
 import hashlib
@@ -23,6 +23,22 @@ _CAUSES = {
     errno.ENAMETOOLONG: ("the name is too long for the file system", "choose a shorter path"),
     errno.ENOENT: ("the folder does not exist, or went away meanwhile", "make the folder, then run again"),
 }
+
+
+def config_folder() -> Path:
+    """edgeopt's part of the user's configuration: ``edgeopt`` below ``$XDG_CONFIG_HOME`` or ``~/.config``."""
+    return _user_folder("XDG_CONFIG_HOME", ".config")
+
+
+def cache_folder() -> Path:
+    """edgeopt's part of the user's cache: ``edgeopt`` below ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    return _user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def _user_folder(variable: str, usual: str) -> Path:
+    named = Path(os.environ.get(variable, ""))
+    # The XDG base directory specification: a relative path there is to be ignored.
+    return (named if named.is_absolute() else Path.home() / usual) / "edgeopt"
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeopt import __version__, registry
+from edgeopt import registry
 from edgeopt.bundle import BundleWriter
 from edgeopt.cache import Cache
 from edgeopt.calibrate import can_be_read_again, digest_of
@@ -42,7 +42,7 @@ class Memo:
         wanted = {"name": model.name, "max_drop": options.max_drop, "io_float": options.io_float}
         described: list[Any] = [to_data(profile) for profile in profiles]
         machine = f"{platform.machine()} {platform.node()}"  # latencies are this machine's
-        return cls(cache, Cache.key("memo", __version__, code, data, {"profiles": described}, tools, wanted, machine))
+        return cls(cache, Cache.key("memo", code, data, {"profiles": described}, tools, wanted, machine))
 
     def restore(self, writer: BundleWriter) -> Manifest | None:
         """Copies the remembered artifacts into ``writer``; None where nothing, or not everything, is there."""

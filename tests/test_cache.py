@@ -249,10 +249,6 @@ def test_the_root_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.delenv("EDGEOPT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_root() == tmp_path / "edgeopt"
-    for ignored in ("", "relative"):
-        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
-        monkeypatch.setenv("HOME", str(tmp_path))
-        assert default_root() == tmp_path / ".cache" / "edgeopt"
 
 
 def test_an_entry_is_laid_out_as_documented(cache: Cache, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt.errors import OutputError
-from edgeopt.files import make_folder, output_error, safe_relative, sha256_of, size_of, write_atomic
+from edgeopt.files import (
+    cache_folder,
+    config_folder,
+    make_folder,
+    output_error,
+    safe_relative,
+    sha256_of,
+    size_of,
+    write_atomic,
+)
 
 needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 
@@ -134,3 +144,20 @@ def test_an_accepted_path_always_stays_below_its_folder(path: str) -> None:
 def test_importing_files_imports_no_heavy_library() -> None:
     code = "import sys, edgeopt.files; assert not {'torch', 'numpy', 'onnxruntime'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("folder", "variable", "usual"),
+    [(config_folder, "XDG_CONFIG_HOME", ".config"), (cache_folder, "XDG_CACHE_HOME", ".cache")],
+)
+def test_the_users_folders_are_where_the_environment_says_and_a_relative_one_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Callable[[], Path], variable: str, usual: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(variable, str(tmp_path / "own"))
+    assert folder() == tmp_path / "own" / "edgeopt"
+    for ignored in ("", "relative", "./own"):
+        monkeypatch.setenv(variable, ignored)
+        assert folder() == tmp_path / usual / "edgeopt"
+    monkeypatch.delenv(variable)
+    assert folder() == tmp_path / usual / "edgeopt"

@@ -6,11 +6,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgeopt.core import Format, Manifest, TargetResult, Verdict
+from edgeopt.core import TWIN, Format, Manifest, TargetResult, Verdict
 from edgeopt.report.console import headed, output, paragraph
 from edgeopt.report.text import counted, plain, size
 
-TWIN = "portable-fp32"
 _NONE = "-"
 _STYLES = {"ok": "green", "failed": "bold red", "skipped": "dim"}
 _METRIC_WIDTH = 10

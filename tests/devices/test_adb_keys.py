@@ -35,6 +35,14 @@ def test_a_key_is_made_once_for_its_owner_only_and_signs(home: Path) -> None:
         assert not friend.offered
 
 
+def test_a_relative_configuration_folder_holds_no_key(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+    [key] = adb_keys.own_keys()
+    assert key.path == home / ".config" / "edgeopt" / "adbkey"
+    assert not (home / "relative").exists()
+
+
 def test_runs_that_begin_at_once_make_one_key(home: Path) -> None:
     found: list[bytes] = []
     threads = [threading.Thread(target=lambda: found.append(adb_keys.own_keys()[0].public())) for _ in range(4)]
