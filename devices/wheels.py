@@ -1,10 +1,12 @@
 """Wheels for another computer: chosen and fetched here by pip, packed into one archive for the device."""
 
+import os
 import shlex
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from email import message_from_bytes
 from hashlib import sha256
@@ -18,11 +20,14 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
+from edgeopt.cache import drop_oldest
 from edgeopt.devices.pythons import Python
 from edgeopt.errors import DeviceError, MissingExtra
 from edgeopt.files import make_folder, sha256_of, writing
 
 _PIP_S = 900
+_MAX_CACHE_BYTES = 2 << 30
+"""Of wheels that are kept here: those for a few Pythons, of all runtimes, in two versions."""
 _NOT_THERE = ("No matching distribution found", "Could not find a version that satisfies")
 _NO_CONNECTION = (
     "NewConnectionError", "NameResolutionError", "Temporary failure in name resolution", "Network is unreachable",
@@ -104,6 +109,9 @@ class Fetcher:
                     return None
                 fetched = next(Path(making).glob("*.whl"))
                 kept = fetched.rename(entry / fetched.name)
+            drop_oldest(self.cache, _MAX_CACHE_BYTES)
+        with suppress(OSError):  # a cache that may only be read
+            os.utime(entry)
         return Wheel(kept)
 
     def _options(self) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Wheels are chosen for the device's Python, not for this one; what a wheel holds stays in its folder."""
 
+import os
 import re
 import socket
 import subprocess
@@ -177,6 +178,22 @@ class TestChoice:
         first = fetcher.fetch("onnxruntime==1.31.1")
         monkeypatch.setenv("PIP_FIND_LINKS", "/nonexistent")
         assert fetcher.fetch("onnxruntime==1.31.1") == first is not None
+
+    def test_wheels_that_nobody_has_used_for_long_are_dropped_beyond_the_limit(
+        self, index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        size = 0
+        for number in range(4):
+            size = make_wheel(index, "onnxruntime", f"1.{number}").stat().st_size
+        monkeypatch.setattr(wheels, "_MAX_CACHE_BYTES", int(2.5 * size))
+        fetcher = Fetcher("pi", PI, cache)
+        for number in range(3):
+            kept = fetcher.fetch(f"onnxruntime==1.{number}")
+            assert kept is not None
+            os.utime(kept.path.parent, (number, number))
+        assert fetcher.fetch("onnxruntime==1.0") is not None  # used again
+        fetcher.fetch("onnxruntime==1.3")
+        assert sorted(path.name.split("-")[1] for path in cache.glob("*/*.whl")) == ["1.0", "1.3"]
 
     def test_no_connection_is_said_with_what_can_be_done(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket() as closed:
