@@ -83,7 +83,7 @@ def _common(job: NativeJob) -> list[str]:
         raise RunFailed(
             f"benchmark_model has no accelerator {job.accelerator!r} of its own",
             why=f"it knows {', '.join(_ACCELERATORS)}, and delegates given as a shared library",
-            fix="name the delegate's library for the device in devices.toml",
+            fix="name the library as delegate of the device in devices.toml, then use --accelerator delegate",
         )
     strict = ["--require_full_delegation=true"] if job.fail_on_fallback and job.accelerator not in _ON_CPU else []
     return [f"--graph={job.artifact}", f"--num_threads={job.threads}", *flags, *strict]
@@ -105,6 +105,10 @@ def _events(lines: Sequence[str], done: Finished, job: NativeJob) -> list[Event]
     if done.exit_code != 0 or len(counts) < 2:
         complaints = [line for line in lines if _COMPLAINT.match(line)][:10]
         return [*found, why_it_ended(job, done, complaints, loaded=bool(loaded))]
+    if job.delegate and not any(_APPLIED.search(line) or _NOT_APPLIED.search(line) for line in lines):
+        # Where the tool cannot load it, it goes on with the CPU.
+        said = "; ".join(line for line in lines if _COMPLAINT.match(line)) or "benchmark_model does not say that it applied it"
+        return [*found, error("delegate", f"{job.delegate}: {said}"[:600])]
     warm, run = _summary(counts[0]), _summary(counts[1])
     if run["count"] == 0:
         raise Nonsense("it counts no run")

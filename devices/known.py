@@ -5,9 +5,8 @@ url = "ssh://pi@192.168.1.20"
 targets = ["arm-xnnpack", "arm-ort"]
 """
 
-import os
 import re
-from dataclasses import field, fields
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,7 @@ from tomlkit.exceptions import TOMLKitError
 from edgeopt.core import data_class, from_data
 from edgeopt.devices.native_job import TOOLS
 from edgeopt.errors import ConfigError, UnknownName, UsageError, did_you_mean
-from edgeopt.files import make_folder, write_atomic
+from edgeopt.files import config_folder, make_folder, write_atomic
 
 FILE_NAME = "devices.toml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -32,8 +31,10 @@ class DeviceSpec:
     """One device: what exists and how to reach it. Behaviour is the transport's.
 
     ``targets``: what it is there for; empty means everything it can run. ``python``: the Python there that has the runtimes;
-    an empty text: none, so that native tools measure. ``root``: another private folder than the usual one. ``tools``: native
-    benchmark tools on this computer by name, pushed when needed.
+    an empty text: none, so that native tools measure. ``root``: another private folder than the usual one. ``delegate``: the
+    library of a LiteRT delegate there, for ``--accelerator delegate``: its path, or a name that the loader there finds;
+    ``delegate_options``: what it is told. ``tools``: native benchmark tools on this computer by name, pushed when needed; in
+    the file, paths relative to its folder.
     """
 
     name: str
@@ -41,13 +42,14 @@ class DeviceSpec:
     targets: tuple[Name, ...] = ()
     python: StrictStr | None = None
     root: StrictStr | None = None
+    delegate: StrictStr | None = None
+    delegate_options: dict[str, StrictStr] = field(default_factory=dict)
     tools: dict[str, StrictStr] = field(default_factory=dict)
 
 
 def user_file() -> Path:
-    """``edgeopt/devices.toml`` below ``$XDG_CONFIG_HOME`` or ``~/.config``."""
-    home = os.environ.get("XDG_CONFIG_HOME", "")
-    return (Path(home) if Path(home).is_absolute() else Path.home() / ".config") / "edgeopt" / FILE_NAME
+    """The user's own file: ``devices.toml`` in :func:`edgeopt.files.config_folder`."""
+    return config_folder() / FILE_NAME
 
 
 def known() -> dict[str, DeviceSpec]:
@@ -87,6 +89,8 @@ def add(spec: DeviceSpec, path: Path | None = None) -> Path:
     table["url"] = spec.url
     if spec.targets:
         table["targets"] = list(spec.targets)
+    if spec.delegate:
+        table["delegate"] = spec.delegate
     document[spec.name] = table
     make_folder(path.parent)
     write_atomic(path, tomlkit.dumps(document))
@@ -118,7 +122,7 @@ def _read(path: Path) -> dict[str, DeviceSpec]:
             fix = did_you_mean(unknown[0], keys) or f"the keys are {', '.join(keys)}"
             raise ConfigError(f"{path}: device {name} has an unknown key {unknown[0]!r}", fix=fix)
         try:
-            found[name] = spec = from_data(DeviceSpec, table | {"name": name})
+            spec = from_data(DeviceSpec, table | {"name": name})
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
@@ -126,4 +130,10 @@ def _read(path: Path) -> dict[str, DeviceSpec]:
         if unknown := [tool for tool in spec.tools if tool not in TOOLS.values()]:
             fix = did_you_mean(unknown[0], TOOLS.values()) or f"the tools are {' and '.join(TOOLS.values())}"
             raise ConfigError(f"{path}: device {name} has an unknown tool {unknown[0]!r}", fix=fix)
+        found[name] = replace(spec, tools={tool: _below(path.parent, file) for tool, file in spec.tools.items()})
     return found
+
+
+def _below(folder: Path, file: str) -> str:
+    """``file``, where it is relative, as seen from ``folder``."""
+    return str(folder.absolute() / Path(file).expanduser())

@@ -34,7 +34,12 @@ Targets = Annotated[
 ]
 Threads = Annotated[list[int] | None, typer.Option("--threads", metavar="N", min=1, help="Repeatable.  [default: 1]")]
 Cpus = Annotated[str | None, typer.Option(metavar="LIST", help="Only these CPUs, such as 4-7 for the big cores.")]
-Accelerator = Annotated[str, typer.Option(metavar="NAME", help="cpu, gpu, nnapi, npu, cuda, tensorrt, cpu_and_ne, all.")]
+Accelerator = Annotated[
+    str, typer.Option(metavar="NAME", help="cpu, gpu, nnapi, npu, cuda, tensorrt, cpu_and_ne, all, delegate.")
+]
+Delegate = Annotated[
+    str | None, typer.Option("--delegate", metavar="PATH", help="A LiteRT delegate there, for bench --accelerator delegate.")
+]
 Launches = Annotated[int, typer.Option(metavar="N", min=1, help="Processes per configuration.")]
 Runs = Annotated[int, typer.Option(metavar="N", min=1, help="At least so many timed runs per launch.")]
 Seconds = Annotated[str, typer.Option(metavar="TIME", help="At least so long per launch: 2, 30s, 5m.")]
@@ -48,6 +53,7 @@ Wait = Annotated[str, typer.Option(metavar="TIME", help="How long to wait for so
 Timeout = Annotated[str, typer.Option(metavar="TIME", help="Longest time of one launch.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where results go.")]
 Format = Annotated[str, typer.Option("--format", metavar="NAME", help="table, json, csv or markdown.")]
+Samples = Annotated[bool, typer.Option("--samples", help="With --format json: every raw sample too.")]
 Runtimes = Annotated[
     list[str] | None, typer.Option("--runtime", metavar="NAME", help="onnx or tflite; repeatable.  [default: both]")
 ]
@@ -58,7 +64,7 @@ def bench(
     accelerator: Accelerator = "cpu", launches: Launches = 3, runs: Runs = 100, seconds: Seconds = "2",
     max_seconds: MaxSeconds = "60", sustained: Sustained = "0", evaluate: Evaluate = None, lock_clocks: LockClocks = False,
     fail_on_fallback: FailOnFallback = False, operators: Operators = False, wait: Wait = "15m", timeout: Timeout = "10m",
-    out: Out = Path("runs"), form: Format = "table", debug: Debug = False,
+    out: Out = Path("runs"), form: Format = "table", samples: Samples = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Measure artifacts on devices."""
     with reported(debug):
@@ -68,6 +74,8 @@ def bench(
 
         if form not in FORMATS:
             raise UsageError(f"there is no format {form!r}", fix=did_you_mean(form, FORMATS) or f"one of {', '.join(FORMATS)}")
+        if samples and form != "json":
+            raise UsageError(f"--samples with --format {form}", why="only JSON holds every sample", fix="--format json")
         settings = BenchSettings(
             threads=tuple(dict.fromkeys(threads or (1,))), cpus=cpu_list(cpus) if cpus else None, accelerator=accelerator,
             launches=launches, min_runs=runs, min_seconds=seconds_of(seconds), max_seconds=seconds_of(max_seconds),
@@ -75,7 +83,7 @@ def bench(
             lock_clocks=lock_clocks, fail_on_fallback=fail_on_fallback, operators=operators,
         )  # fmt: skip
         found, folders = _run(_request(artifact, device or ["local"], target or [], evaluate, out, settings))
-        _show(found, folders, form)
+        _show(found, folders, form, samples)
         raise typer.Exit(_exit_code(found))
 
 
@@ -97,6 +105,7 @@ def add(
     name: Annotated[str, typer.Argument(metavar="NAME")],
     url: Annotated[str, typer.Argument(metavar="URL", help="ssh://user@host:port, adb://SERIAL or adb://host:port.")],
     target: Targets = None,
+    delegate: Delegate = None,
     debug: Debug = False,
 ) -> None:
     """Give a device a name in devices.toml."""
@@ -108,7 +117,7 @@ def add(
         check_url(url)
         for one in target or ():
             loader.load(one)
-        path = known.add(known.DeviceSpec(name=name, url=url, targets=tuple(target or ())))
+        path = known.add(known.DeviceSpec(name=name, url=url, targets=tuple(target or ()), delegate=delegate))
         typer.echo(f"{name} is in {path}; edgeopt devices setup {name} puts the runtimes there")
 
 
@@ -192,15 +201,16 @@ def _run(request: "Request") -> "tuple[tuple[DeviceRun, ...], list[Path]]":
             raise
 
 
-def _show(runs: "tuple[DeviceRun, ...]", folders: list[Path], form: str) -> None:
+def _show(runs: "tuple[DeviceRun, ...]", folders: list[Path], form: str, samples: bool) -> None:
     from edgeopt.report import bench_formats
     from edgeopt.report.bench_table import print_runs
 
     if form == "table":
         print_runs(runs, folders)
+    elif form == "json":
+        sys.stdout.write(bench_formats.as_json(runs, samples))
     else:
-        text = {"csv": bench_formats.as_csv, "markdown": bench_formats.as_markdown}.get(form, bench_formats.as_json)(runs)
-        sys.stdout.write(text)
+        sys.stdout.write((bench_formats.as_csv if form == "csv" else bench_formats.as_markdown)(runs))
 
 
 def _exit_code(runs: "tuple[DeviceRun, ...]") -> int:

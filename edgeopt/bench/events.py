@@ -170,6 +170,9 @@ def _failure(subject: str, kind: str, message: str) -> DeviceError:
         return MissingRuntime(
             what, why=message, fix="edgeopt devices setup NAME; a native tool must be for that system and processor"
         )
+    if kind == "delegate":
+        fix = "name it as delegate of that device in devices.toml: its path there, built for that system and processor"
+        return RunFailed(f"{subject} cannot use the delegate", why=message, fix=fix)
     if kind == "fallback":
         fix = "leave out --fail-on-fallback to see its time"
         return FellBack(f"{subject} did not stay on the accelerator", why=message, fix=fix)

@@ -4,8 +4,8 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.events import Reader
 from edgeopt.bench.inputs import Array, synthetic
 from edgeopt.bench.place import Measured, OnLine, Shelf, patience
-from edgeopt.bench.types import BenchSettings, Operator
+from edgeopt.bench.types import DELEGATE, BenchSettings, Operator
 from edgeopt.core import TensorSpec
 from edgeopt.devices.base import OnBytes
 from edgeopt.devices.environment import Environment, read_environment
@@ -42,6 +42,9 @@ class PythonPlace:
     on_line: OnLine = lambda line: None
     """Gets every line of every run, to be kept."""
     on_bytes: OnBytes = lambda count: None
+    delegate: str = ""
+    """The LiteRT delegate on the device for the accelerator of that name, and what it takes."""
+    delegate_options: Mapping[str, str] = field(default_factory=dict)
     _runner: str = ""
     _shelf: Shelf | None = None
     _count: int = 0
@@ -108,6 +111,8 @@ class PythonPlace:
             "fail_on_fallback": settings.fail_on_fallback, "min_runs": settings.min_runs, "min_seconds": settings.min_seconds,
             "max_seconds": settings.max_seconds, "sustained_seconds": settings.sustained_seconds,
         }  # fmt: skip
+        if settings.accelerator == DELEGATE and self.delegate:
+            job["delegate"] = {"path": self.delegate, "options": dict(self.delegate_options)}
         self._count += 1
         name = f"job-{self._count}.json"
         self.session.write(name, json.dumps(job).encode())

@@ -11,7 +11,7 @@ from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.events import Reader
 from edgeopt.bench.inputs import Array
 from edgeopt.bench.place import Measured, OnLine, Shelf, patience
-from edgeopt.bench.types import BenchSettings, Operator
+from edgeopt.bench.types import DELEGATE, BenchSettings, Operator
 from edgeopt.devices import native
 from edgeopt.devices.base import MAX_OUTPUT_BYTES, QUICK_S, Finished, OnBytes
 from edgeopt.devices.environment import Environment, read_environment
@@ -41,6 +41,9 @@ class NativePlace:
     on_line: OnLine = lambda line: None
     """Gets every line that a tool prints, and every event that was read from them."""
     on_bytes: OnBytes = lambda count: None
+    delegate: str = ""
+    """The LiteRT delegate on the device for the accelerator of that name, and what it takes."""
+    delegate_options: Mapping[str, str] = field(default_factory=dict)
     _tools: dict[str, str] = field(default_factory=dict)
     _shelf: Shelf | None = None
 
@@ -87,7 +90,8 @@ class NativePlace:
             format=cast(NativeFormat, runnable.subject.format), tool=tool, artifact=self.path_of(runnable), mode=mode,
             threads=threads, cpus=settings.cpus, accelerator=settings.accelerator, fail_on_fallback=settings.fail_on_fallback,
             min_runs=settings.min_runs, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds,
-            timeout_s=patience(settings),
+            timeout_s=patience(settings), delegate=self.delegate if settings.accelerator == DELEGATE else "",
+            delegate_options=self.delegate_options,
         )  # fmt: skip
         for event in native.measure(_Kept(self.session, self.on_line), job):
             self.on_line(json.dumps(event))

@@ -124,16 +124,19 @@ class OnDevice:
     def _place(self, session: Session, facts: DeviceFacts, on_line: OnLine) -> Place:
         """Python where there is one, else native tools; what those cannot do is a warning."""
         request = self.request
+        delegate, options = self.spec.delegate or "", self.spec.delegate_options
         python = find_python(session.device, self.spec, facts)
         if python is not None:
-            return PythonPlace(session, request.settings, python, on_line=on_line)
+            return PythonPlace(session, request.settings, python, on_line, delegate=delegate, delegate_options=options)
         cannot = [
             *(["no accuracy: --evaluate needs Python there"] if request.evaluate is not None else []),
             *(["no sustained times: --sustained needs Python there"] if request.settings.sustained_seconds else []),
         ]
         self._warnings += [f"{self.spec.name}: {one}" for one in cannot]
-        tools = {name: Path(path).expanduser() for name, path in self.spec.tools.items()}
-        return NativePlace(session, request.settings, facts.machine, facts.tools, tools, on_line=on_line)
+        tools = {name: Path(path) for name, path in self.spec.tools.items()}
+        return NativePlace(
+            session, request.settings, facts.machine, facts.tools, tools, on_line, delegate=delegate, delegate_options=options
+        )
 
     def _push(self, place: Place) -> None:
         """Everything before anything is measured; what cannot be pushed fails alone."""

@@ -9,6 +9,8 @@ from edgeopt.devices.facts import DeviceFacts
 from edgeopt.stats import Comparison, Summary
 
 SCHEMA_VERSION = 1
+DELEGATE = "delegate"
+"""The accelerator that is a LiteRT delegate of the device's own, named in devices.toml."""
 Mark = Literal["noisy", "throttled", "uncalibrated", "cold", "fallback", "partial", "leak", "differs"]
 """What makes a measurement less than it seems; each has a sentence in ``Measurement.notes``."""
 

@@ -144,3 +144,15 @@ def test_the_list_of_devices_names_the_tools_of_one_without_python(tmp_path: Pat
     with_tools, without = inventory([phone(tmp_path, path), phone(tmp_path)], refuse)
     assert (with_tools.error, with_tools.installed["benchmark_model"]) == ("", str(path))
     assert "has no Python" in without.error or without.installed, "unless this computer has tools of its own"
+
+
+def test_the_devices_delegate_is_given_to_the_tool_where_it_is_asked_for(tmp_path: Path) -> None:
+    path = tool(tmp_path, f"echo \"$@\" >> {tmp_path}/said\ncat '{GOLDEN}/benchmark_model.gpu.txt'")
+    device = replace(phone(tmp_path, path), delegate="/vendor/lib64/libnpu.so", delegate_options={"power": "high"})
+    for accelerator in ("cpu", "delegate"):
+        settings = replace(QUICK, launches=1, accelerator=accelerator)
+        (run,) = bench(tmp_path, [tflite_file(tmp_path)], device, settings=settings)
+        assert measurement(run).launches[0].placement["accelerator"] == accelerator
+    given = ["--external_delegate_path=/vendor/lib64/libnpu.so --external_delegate_options=power:high" in line
+             for line in (tmp_path / "said").read_text().splitlines()]  # fmt: skip
+    assert given == [False, False, True, True], "twice per launch: times, then memory"

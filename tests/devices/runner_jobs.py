@@ -1,6 +1,7 @@
 """Jobs for the runner: tiny models made here, and the runner started as a device would start it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -19,6 +21,21 @@ from edgeopt.devices.runner_archive import archive
 
 Array = NDArray[Any]
 SHAPE = (4, 8)
+_DELEGATE_SOURCE = """
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+typedef struct D { void *data; int (*prepare)(void *, struct D *); void *from, *to, *free; int64_t flags; void *opaque; } D;
+static int prepare(void *context, D *self) { return 0; }
+D *tflite_plugin_create_delegate(char **keys, char **values, size_t count, void (*report)(const char *)) {
+    if (count && !strcmp(keys[0], "refuse")) { report(values[0]); return NULL; }
+    D *made = calloc(1, sizeof(D));
+    made->prepare = prepare;
+    return made;
+}
+void tflite_plugin_destroy_delegate(D *made) { free(made); }
+"""
 
 
 @dataclass(frozen=True)
@@ -130,3 +147,13 @@ def output(folder: Path, done: Done, number: int = 0) -> Array:
 def relu(folder: Path, **more: Any) -> dict[str, Any]:
     """A job of ONNX Runtime with one operator."""
     return job(onnx_model(folder / "model.onnx"), "onnx", [tensor(folder, "x", sample())], **more)
+
+
+def delegate_library(folder: Path) -> str:
+    """The path of a LiteRT delegate that takes no node at all; told to ``refuse``, it cannot be made, for that reason."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler for a delegate")
+    (folder / "nothing.c").write_text(_DELEGATE_SOURCE)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", "nothing.so", "nothing.c"], cwd=folder, check=True)
+    return str(folder / "nothing.so")

@@ -46,6 +46,17 @@ def test_a_device_has_all_that_its_table_says(folders: Path) -> None:
     )  # fmt: skip
 
 
+def test_tools_are_found_from_the_folder_of_the_file_that_names_them(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("tools/benchmark_model", "~/benchmark_model", "/opt/benchmark_model")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    user = written("".join(f"[d{i}]\nurl = 'local'\ntools.benchmark_model = '{path}'\n" for i, path in enumerate(names)),
+                   known.user_file())  # fmt: skip
+    written("[own]\nurl = 'local'\ntools.benchmark_model = 'benchmark_model'\n")
+    found = [resolve(name).tools["benchmark_model"] for name in ("d0", "d1", "d2", "own")]
+    project = folders / "project" / "benchmark_model"
+    assert found == [f"{user.parent}/{names[0]}", "/home/somebody/benchmark_model", names[2], str(project)]
+
+
 def test_the_projects_file_goes_before_the_users() -> None:
     written('[pi5]\nurl = "ssh://user"\n[phone]\nurl = "adb://R58"\n', known.user_file())
     written('[pi5]\nurl = "ssh://project"\n')

@@ -126,6 +126,17 @@ def test_no_warm_up_is_no_warm_event() -> None:
     assert found["summary"]["count"] == 2
 
 
+def test_a_tool_that_goes_on_without_the_delegate_has_measured_something_else() -> None:
+    said = b"ERROR: Failed to load /x/libnpu.so: cannot open shared object file\n"
+    output = golden("benchmark_model.xnnpack.txt").replace(b"Explicitly applied", b"")
+    found = tflite(said + output, accelerator="delegate", delegate="/x/libnpu.so")
+    assert found["error"]["kind"] == "delegate"
+    assert "/x/libnpu.so: ERROR: Failed to load" in found["error"]["message"]
+    assert "summary" not in found
+    named = golden("benchmark_model.gpu.txt")
+    assert tflite(named, accelerator="delegate", delegate="/x/libnpu.so")["placement"]["accelerator"] == "delegate"
+
+
 def test_a_delegate_that_takes_nothing_is_told() -> None:
     said = b"INFO: Though NNAPI delegate is explicitly applied, the model graph will not be executed by the delegate.\n"
     found = tflite(said + golden("benchmark_model.xnnpack.txt").replace(b"Explicitly applied", b""), accelerator="nnapi")

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,24 +16,7 @@ from edgeopt.devices.runner import tensors as runner_tensors
 from edgeopt.devices.runner.failures import Failure
 from edgeopt.devices.runner.runtimes import onnx_runtime
 from edgeopt.devices.runner.runtimes.onnx_runtime import from_profile, placement_in
-from tests.devices.runner_jobs import job, output, relu, run, sample, tensor, tflite_model
-
-DELEGATE_SOURCE = """
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-typedef struct D { void *data; int (*prepare)(void *, struct D *); void *from, *to, *free; int64_t flags; void *opaque; } D;
-static int prepare(void *context, D *self) { return 0; }
-D *tflite_plugin_create_delegate(char **keys, char **values, size_t count, void (*report)(const char *)) {
-    D *made = calloc(1, sizeof(D));
-    made->prepare = prepare;
-    return made;
-}
-void tflite_plugin_destroy_delegate(D *made) { free(made); }
-"""
-
-
-"""A delegate that takes no node at all."""
+from tests.devices.runner_jobs import delegate_library, job, output, relu, run, sample, tensor, tflite_model
 
 
 def test_litert_tells_what_xnnpack_took_and_what_it_left(tmp_path: Path) -> None:
@@ -52,13 +33,7 @@ def test_litert_tells_what_xnnpack_took_and_what_it_left(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def delegate(tmp_path_factory: pytest.TempPathFactory) -> str:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler for a delegate")
-    folder = tmp_path_factory.mktemp("delegate")
-    (folder / "nothing.c").write_text(DELEGATE_SOURCE)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", "nothing.so", "nothing.c"], cwd=folder, check=True)
-    return str(folder / "nothing.so")
+    return delegate_library(tmp_path_factory.mktemp("delegate"))
 
 
 def test_what_xnnpack_takes_beside_a_delegate_is_fallback_all_the_same(tmp_path: Path, delegate: str) -> None:

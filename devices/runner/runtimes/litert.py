@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import Any, Sequence
 
-from ..failures import Failure
-from ..job import Job
+from ..failures import Failure, failure_from
+from ..job import Delegate, Job
 from ..tensors import Tensor
 from .arrays import to_array, to_tensors
 from .interface import Call, by_name, module, package_version, placed
@@ -24,8 +25,10 @@ class LiteRt:
         self._job = job
         self._module, name = module(*_MODULES)
         self.name = _PACKAGES[name.split(".")[0]]
+        if job.accelerator == "delegate" and job.delegate is None:
+            raise Failure("delegate", "the shared library of none was named for this device")
         if job.accelerator not in _WITHOUT_DELEGATE and job.delegate is None:
-            message = f"accelerator {job.accelerator} needs the shared library of a LiteRT delegate, and none was named"
+            message = f"accelerator {job.accelerator} needs a LiteRT delegate: 'delegate' is that of devices.toml"
             raise Failure("missing_runtime", message)
         self._interpreter: Any = None
         self._nodes_before: int | None = None
@@ -37,7 +40,7 @@ class LiteRt:
 
     def load(self) -> None:
         delegate = self._job.delegate
-        delegates = [] if delegate is None else [self._module.load_delegate(delegate.path, delegate.options)]
+        delegates = [] if delegate is None else [self._loaded(delegate)]
         self._interpreter = self._module.Interpreter(
             model_path=self._job.artifact, num_threads=self._job.threads, experimental_delegates=delegates
         )
@@ -49,6 +52,15 @@ class LiteRt:
         placement = self.placement()
         if self._job.fail_on_fallback and delegate is not None and placement["fallback"]:
             raise Failure("fallback", f"{placement['fallback']} operators are left to the CPU: {placement['operators']}")
+
+    def _loaded(self, delegate: Delegate) -> Any:
+        """The delegate in the library; its own words where it refuses, and the loader's where that does."""
+        if os.sep in delegate.path and not os.path.exists(delegate.path):
+            raise Failure("delegate", f"there is no {delegate.path}")
+        try:
+            return self._module.load_delegate(delegate.path, delegate.options)
+        except Exception as error:  # OSError, AttributeError (it is another kind of library), ValueError
+            raise failure_from(error, "delegate") from error
 
     def threads(self) -> int | None:
         return None

@@ -1,0 +1,38 @@
+"""``edgeopt bench`` and ``edgeopt devices`` as they are typed: what an option does, and which do not go together."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from edgeopt import cli_bench
+from edgeopt.cli import app
+from edgeopt.devices.known import resolve
+from edgeopt.errors import UsageError
+from tests.report.bench_samples import everything
+from tests.test_cli import RUN
+
+
+def test_samples_are_in_the_json_where_they_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for samples in (False, True):
+        cli_bench._show(everything(), [tmp_path], "json", samples)
+        data = json.loads(capsys.readouterr().out)
+        assert bool(data[0]["results"][0]["measurement"]["launches"][0]["samples_ns"]) is samples
+
+
+def test_samples_without_json_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    for form in ("table", "csv", "markdown"):
+        done = RUN.invoke(app, ["bench", str(tmp_path / "none.onnx"), "--format", form, "--samples"])
+        assert done.exit_code == UsageError.exit_code
+        assert "--format json" in done.output
+
+
+def test_a_device_is_added_with_its_delegate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "devices.toml").touch()
+    done = RUN.invoke(app, ["devices", "add", "board", "ssh://pi@board", "--delegate", "/usr/lib/libnpu.so"])
+    assert done.exit_code == 0, done.output
+    table = {"url": "ssh://pi@board", "delegate": "/usr/lib/libnpu.so"}
+    assert tomllib.loads((tmp_path / "devices.toml").read_text()) == {"board": table}
+    assert resolve("board").delegate == "/usr/lib/libnpu.so"
