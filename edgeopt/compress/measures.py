@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 import zstandard
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeopt.calling import call_arguments
@@ -70,12 +71,13 @@ def macs_by_layer(module: nn.Module, example_inputs: Batch) -> dict[str, int]:
 
 @contextmanager
 def _unfused() -> Iterator[None]:
-    """Without the operators that hide what they multiply: attention's fast path, and whole recurrent layers in oneDNN."""
+    """Without the operators that hide what they multiply: attention in one, and whole recurrent layers in oneDNN."""
     attention, recurrent = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     torch._C._set_mkldnn_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(attention)
         torch._C._set_mkldnn_enabled(recurrent)
