@@ -11,6 +11,9 @@ from torch.fx import Node
 
 from edgeopt.kinds import kind_of, weight_shape
 
+MOST_ROWS = 1 << 14
+"""Input rows per layer that a second moment is summed over; of more, every n-th of each sample: neighbours tell little new."""
+
 
 class Replay:
     """Runs ``program`` once over all ``samples``; only values that a later layer needs are kept between two layers.
@@ -51,14 +54,28 @@ def rows(node: Node, value: Tensor) -> Tensor:
     if kind_of(node) == "linear":
         return value.reshape(-1, value.shape[-1])
     kernel = weight_shape(node)[2:]
-    value = value if value.ndim == 2 + len(kernel) else value[None]  # a batch axis may be left out
     stride, padding, dilation = (_setting(node, index, default, len(kernel)) for index, default in ((3, 1), (4, 0), (5, 1)))
+    return patches(value, kernel, stride, padding, dilation)
+
+
+def patches(value: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Any, dilation: Sequence[int]) -> Tensor:
+    """What a kernel sees at each of its positions on ``value``, [N, C, *size] or [C, *size]; rows as :func:`rows` gives them.
+
+    ``padding``: zeros on both sides of each axis, or "same" or "valid".
+    """
+    value = value if value.ndim == 2 + len(kernel) else value[None]  # a batch axis may be left out
     for axis, size in enumerate(kernel, start=2):
         before, after = _padded(padding, axis - 2, dilation[axis - 2] * (size - 1))
         value = torch.nn.functional.pad(value, [0, 0] * (value.ndim - 1 - axis) + [before, after])
         window = dilation[axis - 2] * (size - 1) + 1
         value = value.unfold(axis, window, stride[axis - 2])[..., :: dilation[axis - 2]]
     return value.movedim(1, -1).reshape(-1, math.prod(kernel) * value.shape[1])
+
+
+def thinned(found: Tensor, samples: int) -> Tensor:
+    """Some rows of one of ``samples`` samples, MOST_ROWS of all together; rows that are not finite tell nothing."""
+    found = found[:: 1 + len(found) * samples // MOST_ROWS]
+    return found[found.isfinite().all(1)]
 
 
 def matrix(weight: Tensor) -> Tensor:

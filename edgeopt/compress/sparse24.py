@@ -13,14 +13,11 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from edgeopt.capture import layer_of
-from edgeopt.compress.replay import Replay, from_matrix, matrix, rows
+from edgeopt.compress.replay import Replay, from_matrix, matrix, rows, thinned
 from edgeopt.compress.surgeon import prune_rows
 from edgeopt.core import SparseLayer
 from edgeopt.kinds import WEIGHTED, kind_of, weight_shape
 from edgeopt.targets.schema import Sparsity
-
-MOST_ROWS = 1 << 14
-"""Input rows per layer that the Hessian is summed over; of more, every n-th of each sample: neighbours tell little new."""
 
 
 def considered(program: ExportedProgram, sparsity: Sparsity) -> tuple[SparseLayer, ...]:
@@ -54,14 +51,12 @@ def prune(program: ExportedProgram, sparsity: Sparsity, samples: Sequence[tuple[
 
 
 def _hessian(node: Node, inputs: list[Tensor]) -> Tensor:
-    """The sum of x x^T over rows x of ``inputs``, float64; rows that are not finite tell nothing and are left out."""
+    """The sum of x x^T over rows x of ``inputs``, float64."""
     _, *reduction = weight_shape(node)
     size = torch.Size(reduction).numel()
     total = torch.zeros(size, size, dtype=torch.float64)
     for value in inputs:
-        found = rows(node, value)
-        found = found[:: 1 + len(found) * len(inputs) // MOST_ROWS]
-        found = found[found.isfinite().all(1)]
+        found = thinned(rows(node, value), len(inputs))
         total += found.T @ found
     return total
 
@@ -97,10 +92,15 @@ def _dense_reason(node: Node, sparsity: Sparsity) -> str:
         return "a transposed convolution: sparse kernels take convolutions and matrix products"
     if kind_of(node) == "conv" and len(node.args) > 6 and node.args[6] != 1:
         return "a grouped or depthwise convolution: its reduction axis is too short"
+    return gains_nothing(inputs, outputs, sparsity)
+
+
+def gains_nothing(inputs: int, outputs: int, sparsity: Sparsity) -> str:
+    """Why a layer of so many channels is not faster with zeros; "" where it is."""
     if inputs % sparsity.channel_multiple or outputs % sparsity.channel_multiple:
         return f"{inputs} -> {outputs} channels: not multiples of {sparsity.channel_multiple}"
     if inputs < sparsity.min_input_channels:
-        return f"{inputs} input channels: below {sparsity.min_input_channels}, 2:4 gains nothing"
+        return f"{inputs} input channels: below {sparsity.min_input_channels}, {sparsity.pattern} gains nothing"
     if outputs < sparsity.min_output_channels:
-        return f"{outputs} output channels: below {sparsity.min_output_channels}, 2:4 gains nothing"
+        return f"{outputs} output channels: below {sparsity.min_output_channels}, {sparsity.pattern} gains nothing"
     return ""

@@ -1,40 +1,59 @@
-"""2:4 pruning of one weight matrix that keeps what the layer computes: SparseGPT (Frantar & Alistarh, 2023, arXiv:2301.00774).
+"""N:M pruning of one weight matrix that keeps what the layer computes: SparseGPT (Frantar & Alistarh, 2023, arXiv:2301.00774).
 
 Columns are pruned from left to right. What a zeroed weight gave to the outputs is taken over by the weights right of it, in the
 proportions that are best for the layer's inputs: their second moment is the Hessian H of the squared output error (the Optimal
 Brain Surgeon of Hassibi & Stork, 1993).
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-GROUP, KEPT = 4, 2
+
+class Pattern(NamedTuple):
+    """At most ``kept`` of each ``group`` consecutive weights are not zero: N:M with N kept."""
+
+    kept: int
+    group: int
+
+    def __str__(self) -> str:
+        return f"{self.kept}:{self.group}"
+
+
+TWO_FOUR = Pattern(2, 4)
 DAMPENING = 0.01
 """Added to H's diagonal, as a share of its mean: the paper's value. It makes H invertible however few samples there are."""
 BLOCK = 128
-"""Columns whose updates to the rest of the matrix are applied at once, a multiple of GROUP: the paper's lazy batches."""
+"""Columns whose updates to the rest of the matrix are applied at once, whole groups only: the paper's lazy batches."""
 
 
-def prune_rows(weight: Tensor, hessian: Tensor) -> Tensor:
-    """``weight``, float [outputs, inputs], 2:4 along its inputs and corrected; float64.
+def prune_rows(weight: Tensor, hessian: Tensor, pattern: Pattern = TWO_FOUR) -> Tensor:
+    """``weight``, float [outputs, inputs], with the pattern along its inputs and corrected; float64.
 
     ``hessian``, float64 [inputs, inputs], is the sum of x x^T over inputs x of the layer. Where it is zero, or where the
-    correction does not help a row on exactly those inputs, the row keeps its two largest magnitudes of each four.
+    correction does not help a row on exactly those inputs, the row keeps its largest magnitudes of each group.
     """
     dense = weight.double()
-    largest = by_magnitude(dense)
-    corrected = _sweep(dense, _inverse_factor(hessian))
+    largest = by_magnitude(dense, pattern)
+    corrected = _sweep(dense, _inverse_factor(hessian), pattern)
     return torch.where(_error(dense - corrected, hessian) <= _error(dense - largest, hessian), corrected, largest)
 
 
-def by_magnitude(rows: Tensor) -> Tensor:
-    """``rows`` with zeros for all but the two largest magnitudes of each four consecutive columns (Mishra et al., 2021)."""
-    groups = rows.reshape(len(rows), -1, GROUP)
-    return torch.where(_kept(groups.abs(), -1), groups, 0.0).flatten(1)
+def by_magnitude(rows: Tensor, pattern: Pattern = TWO_FOUR) -> Tensor:
+    """``rows`` with zeros for all but the largest magnitudes of each group of consecutive columns (Mishra et al., 2021)."""
+    return by_saliency(rows, rows.abs(), pattern)
 
 
-def _kept(saliency: Tensor, axis: int) -> Tensor:
-    return torch.zeros_like(saliency, dtype=torch.bool).scatter_(axis, saliency.topk(KEPT, dim=axis).indices, True)
+def by_saliency(rows: Tensor, saliency: Tensor, pattern: Pattern) -> Tensor:
+    """``rows`` with zeros for all but the most salient of each group of consecutive columns."""
+    groups = rows.reshape(len(rows), -1, pattern.group)
+    return torch.where(_kept(saliency.reshape(groups.shape), -1, pattern), groups, 0.0).flatten(1)
+
+
+def _kept(saliency: Tensor, axis: int, pattern: Pattern) -> Tensor:
+    chosen = saliency.topk(pattern.kept, dim=axis).indices
+    return torch.zeros_like(saliency, dtype=torch.bool).scatter_(axis, chosen, True)
 
 
 def _inverse_factor(hessian: Tensor) -> Tensor:
@@ -46,21 +65,22 @@ def _inverse_factor(hessian: Tensor) -> Tensor:
     return factor
 
 
-def _sweep(dense: Tensor, factor: Tensor) -> Tensor:
+def _sweep(dense: Tensor, factor: Tensor, pattern: Pattern) -> Tensor:
     columns = dense.T.clone()  # [inputs, outputs]: the columns that the sweep walks through are contiguous
-    for start in range(0, len(columns), BLOCK):
-        stop = start + BLOCK
-        errors = _prune_block(columns[start:stop], factor[start:stop, start:stop])
+    block = max(BLOCK // pattern.group, 1) * pattern.group
+    for start in range(0, len(columns), block):
+        stop = start + block
+        errors = _prune_block(columns[start:stop], factor[start:stop, start:stop], pattern)
         columns[stop:] -= factor[start:stop, stop:].T @ errors
     return columns.T
 
 
-def _prune_block(columns: Tensor, factor: Tensor) -> Tensor:
+def _prune_block(columns: Tensor, factor: Tensor, pattern: Pattern) -> Tensor:
     """Prunes ``columns`` in place; for each the error it leaves to those behind it, scaled by the factor's diagonal."""
     errors, scale = torch.zeros_like(columns), factor.diagonal()[:, None]
-    for start in range(0, len(columns), GROUP):
-        stop = start + GROUP
-        kept = _kept((columns[start:stop] / scale[start:stop]) ** 2, 0)
+    for start in range(0, len(columns), pattern.group):
+        stop = start + pattern.group
+        kept = _kept((columns[start:stop] / scale[start:stop]) ** 2, 0, pattern)
         for column in range(start, stop):
             pruned = torch.where(kept[column - start], columns[column], 0.0)
             errors[column] = (columns[column] - pruned) / scale[column]
