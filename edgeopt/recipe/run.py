@@ -1,5 +1,6 @@
 """Runs a recipe: each technique on what the one before it left, fine-tuned, measured, judged; then the export."""
 
+import io
 import random
 import time
 from collections.abc import Callable
@@ -154,9 +155,9 @@ class _Run:
         """The program of the kept module, and the bundle where one is asked for."""
         args, kwargs = call_arguments(self._subject.model.example_inputs)
         program = torch.export.export(deepcopy(module).eval(), args, kwargs)
-        unfinished = self._out / "model.pt2.part"
-        torch.export.save(program, unfinished)
-        unfinished.replace(self._out / "model.pt2")
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+        write_atomic(self._out / "model.pt2", buffer.getvalue())
         if self._recipe.export is not None:
             self._bundle(module, outcome)
 

@@ -8,8 +8,12 @@ DIR/steps/2-channels/         what a step left: module.pt, step.json, the target
 """
 
 import hashlib
+import json
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from torch import nn
@@ -21,6 +25,7 @@ from edgeopt.errors import EdgeoptError
 from edgeopt.files import make_folder, write_atomic
 from edgeopt.recipe.outcome import Measured, StepOutcome
 
+_OURS = "edgeopt.compress."
 MODULE, STEP, ORIGINAL = "module.pt", "step.json", "original.json"
 
 
@@ -79,19 +84,30 @@ class Workspace:
 
 
 def name_of(keep: Keep | None) -> str | None:
-    """How a pattern is written down: ``module:function``; "" for none, None for one that has no name of its own."""
+    """How a pattern is written down: a function of edgeopt.compress and what it was bound to, as JSON.
+
+    "" for none; None for one that cannot be written down: its step is done again in the next run.
+    """
     if keep is None:
         return ""
-    module, name = getattr(keep, "__module__", ""), getattr(keep, "__qualname__", "")
-    return f"{module}:{name}" if module.startswith("edgeopt.compress.") and name.isidentifier() else None
-
-
-def keep_of(name: str) -> Keep | None:
-    """The function behind :func:`name_of`'s text."""
-    from importlib import import_module
-
-    module, _, attribute = name.partition(":")
-    if not module.startswith("edgeopt.compress.") or not attribute.isidentifier():
+    function = keep.func if isinstance(keep, partial) else keep
+    bound: dict[str, Any] = dict(keep.keywords) if isinstance(keep, partial) and not keep.args else {}
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    if not module.startswith(_OURS) or not name.isidentifier() or (isinstance(keep, partial) and keep.args):
         return None
-    found: Keep = getattr(import_module(module), attribute)
-    return found
+    try:
+        return json.dumps([module, name, bound])
+    except TypeError:
+        return None
+
+
+def keep_of(text: str) -> Keep | None:
+    """The pattern behind :func:`name_of`'s text; None where there is none."""
+    if not text:
+        return None
+    module, name, bound = json.loads(text)
+    if not module.startswith(_OURS) or not name.isidentifier():
+        return None
+    function: Keep = getattr(import_module(module), name)
+    # what was a tuple before it became JSON is one again
+    return partial(function, **{key: tuple(value) if isinstance(value, list) else value for key, value in bound.items()})
