@@ -57,7 +57,7 @@ class Trainer:
         losses: list[float] = []
         for number, batch in enumerate(self.batches() if callable(self.batches) else self.batches):
             loss = self.train_step(module, batch)
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
                 raise _diverged(f"the loss of batch {number} in epoch {state.epoch + 1} is {losses[-1]}")
             state.optimizer.zero_grad(set_to_none=True)
@@ -186,6 +186,11 @@ def _diverged(why: str) -> TrainingFailed:
 def _cosine(epoch: int, epochs: int) -> float:
     """Loshchilov & Hutter, 2017 (arXiv:1608.03983), without restarts; the last epoch still learns a little."""
     return 0.5 * (1 + math.cos(math.pi * epoch / max(epochs, 1)))
+
+
+def write_state(path: Path, module: nn.Module) -> None:
+    """The weights of ``module`` for ``torch.load(path, weights_only=True)``, all of them or none."""
+    _write(path, module.state_dict())
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
