@@ -5,7 +5,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -132,10 +132,13 @@ def sha256_of(path: Path) -> str:
     sorted by their bytes, which is what ``sha256sum`` prints: ``(cd FOLDER && find . -type f -printf '%P\\0' | LC_ALL=C sort -z
     | xargs -0 sha256sum | sha256sum)``. Empty folders, permissions and times do not count.
     """
-    if path.is_dir():
-        lines = [os.fsencode(f"{_file_sha256(path / name)}  {name}\n") for name in files_below(path)]
-        return hashlib.sha256(b"".join(lines)).hexdigest()
-    return _file_sha256(path)
+    return sha256_of_all(path, files_below(path)) if path.is_dir() else _file_sha256(path)
+
+
+def sha256_of_all(folder: Path, names: Iterable[str]) -> str:
+    """As :func:`sha256_of` for a folder, of its files ``names`` alone, in this order."""
+    lines = [os.fsencode(f"{_file_sha256(folder / name)}  {name}\n") for name in names]
+    return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 def size_of(path: Path) -> int:

@@ -1,22 +1,30 @@
 """What there is to run: the artifacts of a bundle, or one bare file; and which of them a device is asked to run."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from edgeopt.bench.external_data import external_files
 from edgeopt.bench.types import Subject
 from edgeopt.bundle import MANIFEST_NAME, Bundle
 from edgeopt.core import TWIN, Format, TensorSpec
 from edgeopt.devices.known import DeviceSpec
 from edgeopt.errors import ConfigError, ReferenceNotFound, UnknownName, did_you_mean
-from edgeopt.files import sha256_of, size_of
+from edgeopt.files import sha256_of, sha256_of_all, size_of
 
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite", ".mlpackage": "coreml", ".pt2": "pt2"}
 
 
 class Runnable:
-    """An artifact with its file and its interface: ``inputs`` and ``outputs`` are its own, with scale and zero point."""
+    """An artifact with its file and its interface: ``inputs`` and ``outputs`` are its own, with scale and zero point.
 
-    def __init__(self, subject: Subject, path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
-        self.subject, self.path, self.inputs, self.outputs = subject, path, inputs, outputs
+    ``beside``: files in the same folder, or below it, that go with it, relative to the folder; the subject's digest is of all.
+    """
+
+    def __init__(
+        self, subject: Subject, path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...],
+        beside: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
+        self.subject, self.path, self.inputs, self.outputs, self.beside = subject, path, inputs, outputs, beside
 
     @property
     def name(self) -> str:
@@ -82,7 +90,9 @@ def _of_bundle(bundle: Bundle) -> list[Runnable]:
             path=str(path), target=result.target, format=result.format, sha256=artifact.sha256, bytes=artifact.bytes,
             scheme=result.plan.scheme.describe() if result.plan else "", calibrated=result.calibrated,
         )  # fmt: skip
-        found.append(Runnable(subject, path, artifact.inputs, artifact.outputs))
+        one = Runnable(subject, path, artifact.inputs, artifact.outputs)
+        # The export's own name for them: where there are none, a bundle needs no ONNX library to be read.
+        found.append(_with_weights(one) if path.with_name(f"{path.name}.data").exists() else one)
     if not found:
         raise ConfigError(f"{bundle.path} has no artifact that could be run", fix="look at its manifest: every target failed")
     return found
@@ -95,12 +105,24 @@ def _bare(path: Path) -> Runnable:
     fmt, digest = SUFFIXES[path.suffix], _sha256(path)
     inputs, outputs, _ = registry.converter(fmt).inspect(path, loader.load(TWIN))
     subject = Subject(path=str(path), target="", format=fmt, sha256=digest, bytes=size_of(path))
-    return Runnable(subject, path, inputs, outputs)
+    return _with_weights(Runnable(subject, path, inputs, outputs))
 
 
-def _sha256(path: Path) -> str:
+def _with_weights(one: Runnable) -> Runnable:
+    """``one`` with the files that hold weights of it, which the digest and the size then count too."""
+    beside = external_files(one.path) if one.subject.format == "onnx" else ()
+    if not beside:
+        return one
+    names = (one.path.name, *beside)
+    size = sum(size_of(one.path.parent / name) for name in names)
+    subject = replace(one.subject, sha256=_sha256(one.path.parent, names), bytes=size)
+    return Runnable(subject, one.path, one.inputs, one.outputs, beside)
+
+
+def _sha256(path: Path, names: tuple[str, ...] = ()) -> str:
+    """Of the file or folder ``path``, or of its files ``names``."""
     try:
-        return sha256_of(path)
+        return sha256_of_all(path, names) if names else sha256_of(path)
     except OSError as error:
         fix = "make it readable, or export again"
         raise ConfigError(f"{path} cannot be read", why=error.strerror or str(error), fix=fix) from error

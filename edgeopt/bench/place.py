@@ -22,6 +22,9 @@ from edgeopt.errors import EdgeoptError
 START_S = 120.0
 """For a slow board to start Python and import a runtime, beyond what the runs themselves may take."""
 
+# No symbolic link: ONNX Runtime refuses weights to which one leads in another folder.
+_NAME = 'mkdir -p "${2%/*}" && { ln -f "$1" "$2" 2> /dev/null || cp "$1" "$2"; }'
+
 OnLine = Callable[[str], None]
 
 
@@ -79,8 +82,22 @@ class Shelf:
         """See :class:`Place`; a Core ML package travels as one file and is unpacked there."""
         digest = runnable.subject.sha256
         if digest not in self._paths:
-            self._paths[digest] = self._packed(runnable) if runnable.path.is_dir() else self._plain(runnable.path)
+            put = self._packed if runnable.path.is_dir() else self._together if runnable.beside else self._alone
+            self._paths[digest] = put(runnable)
         return self._paths[digest]
+
+    def _alone(self, runnable: Runnable) -> str:
+        return self._plain(runnable.path)
+
+    def _together(self, runnable: Runnable) -> str:
+        """The artifact and the files beside it under their own names, by which it finds them."""
+        folder = f"{self.session.folder}/artifact-{runnable.subject.sha256[:16]}"
+        for name in (*runnable.beside, runnable.path.name):
+            command = ("sh", "-c", _NAME, "sh", self._plain(runnable.path.parent / name), f"{folder}/{name}")
+            done = self.session.run("name", command, timeout_s=self.timeout_s)
+            if done.exit_code != 0:
+                raise failed(self.session.device.name, f"put {name} in its place", done)
+        return f"{folder}/{runnable.path.name}"
 
     def _plain(self, path: Path) -> str:
         return self.session.push(path, on_bytes=self.on_bytes)

@@ -1,0 +1,55 @@
+"""Weights that an ONNX file keeps in other files beside it (ONNX's external data): which they are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeopt.errors import ConfigError
+from edgeopt.files import safe_relative
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+_FIX = "save it again with its weights beside it: onnx.save_model(model, path, save_as_external_data=True)"
+
+
+def external_files(path: Path) -> tuple[str, ...]:
+    """The files that the ONNX file ``path`` names, relative to its folder, with ``/``, sorted; none for most models.
+
+    Raises ConfigError for one that is not there, or that is not inside that folder, where a link leads outside too.
+    """
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    return tuple(sorted({_checked(path, location) for location in _locations(model)}))
+
+
+def _checked(path: Path, location: str) -> str:
+    try:
+        name = safe_relative(location).as_posix()
+    except ValueError as error:
+        raise _outside(path, location) from error
+    found = path.parent / name
+    if not found.is_file():
+        why = f"it holds weights of the model, and is not in {path.parent}"
+        raise ConfigError(f"{path} needs the file {name}", why=why, fix="put it there, under that very name")
+    if not found.resolve().is_relative_to(path.parent.resolve()):
+        raise _outside(path, location)
+    return name
+
+
+def _outside(path: Path, location: str) -> ConfigError:
+    return ConfigError(f"{path} has weights outside its folder", why=f"in {location!r}", fix=_FIX)
+
+
+def _locations(message: "Message") -> Iterator[str]:
+    """Of every tensor, wherever it stands: initializers, attributes, subgraphs, functions."""
+    import onnx
+    from google.protobuf.message import Message
+
+    if isinstance(message, onnx.TensorProto) and onnx.external_data_helper.uses_external_data(message):
+        yield next((entry.value for entry in message.external_data if entry.key == "location"), "")
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in (value,) if isinstance(value, Message) else value:
+                yield from _locations(inner)
