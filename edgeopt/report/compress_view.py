@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from edgeopt.core import TWIN
 from edgeopt.report.console import output, paragraph
 from edgeopt.report.text import counted, one_line, plain, size
 
@@ -46,7 +47,7 @@ def _table(outcome: "Outcome") -> Table:
     table.add_column("step", no_wrap=True)
     headers = ["para-\nmeters", "MACs", "fp32\nzstd", *([one_line(metric)] if metric else [])]
     for target, kind in made:
-        headers += [f"{one_line(target)}\n{kind}", "ms", "of\noriginal", *([one_line(metric)] if metric else [])]
+        headers += [f"{one_line(target)}\n{kind}", "\nzstd", "ms", "of\noriginal", *([one_line(metric)] if metric else [])]
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("verdict")
@@ -67,6 +68,7 @@ def _made(outcome: "Outcome", measured: "Measured", made: Sequence[tuple[str, st
     for key in made:
         now, before = _artifact(measured, key), _artifact(outcome.original, key)
         yield size(now.bytes) if now and now.bytes is not None else (now.status if now else _NONE)
+        yield size(now.zstd_bytes) if now and now.zstd_bytes is not None else _NONE
         yield _number(now.ms if now else None, 3)
         yield f"{now.ms / before.ms:.2f}" if now and before and now.ms and before.ms else _NONE
         if metric:
@@ -118,6 +120,13 @@ def _print_summary(console: Console, outcome: "Outcome", out: Path) -> None:
         smaller = was.bytes / max(1, now.bytes)
         fewer = f", {was.macs / now.macs:.1f} times fewer MACs" if now.macs else ""
         paragraph(console, f"kept: step {outcome.best}, {smaller:.1f} times smaller in float32{fewer}", style="bold")
+    for made in outcome.kept.artifacts:
+        twin = _artifact(outcome.original, (TWIN, made.format))
+        if made.target == outcome.target and made.bytes and twin and twin.bytes:
+            faster = f", {twin.ms / made.ms:.1f} times as fast here" if made.ms and twin.ms else ""
+            against = f"against the original in float32 ({size(twin.bytes)} as {made.format})"
+            times = f"{twin.bytes / made.bytes:.1f} times smaller{faster}"
+            paragraph(console, f"{one_line(made.target)}: {size(made.bytes)}, {times}, {against}", style="bold")
     paragraph(console, f"{plain(str(out))}: outcome.json says everything, accuracy.svg draws it, model.pt2 is the model")
 
 
