@@ -86,7 +86,7 @@ class _Run:
         self, number: int, step: Step, technique: Technique, module: nn.Module, original: Measured
     ) -> tuple[nn.Module, StepOutcome]:
         name, folder = f"{number} {step.technique}", self._workspace.step_folder(number, step.technique)
-        self._workspace.advance(to_json(step), _told(self._subject.students[number - 1]))
+        self._workspace.advance(to_json(step))
         known = self._workspace.recall(folder)
         stored = self._workspace.module_of(folder) if known is not None else None
         if known is not None and known.outcome is not None and stored is not None:
@@ -184,11 +184,6 @@ def _key(subject: Subject) -> str | None:
     told = to_json(replace(recipe, steps=(), max_drop=None, out=None, export=None, folder=Path()))
     functions = (subject.fit, subject.train_step, subject.train_batches, subject.held_out)
     return fingerprint(model.module, model.example_inputs, model.calibration, model.evaluate, functions, told)
-
-
-def _told(student: nn.Module | None) -> str:
-    """What a step's key says of its student; something new each time where it cannot be compared."""
-    return "" if student is None else fingerprint(student) or str(time.time_ns())
 
 
 def _together(keeps: list[Keep]) -> Keep | None:

@@ -41,14 +41,12 @@ class Step:
     """One technique. ``settings`` are its own keys; ``epochs`` of fine-tuning follow it.
 
     ``latency``: instead of an amount, the share of the original's latency to reach on ``device`` with the recipe's target.
-    ``student``: the network that learns, for techniques that distil; a module or a function that gives one.
     """
 
     technique: StrictStr
     epochs: _Count = 0
     learning_rate: _Rate | None = None
     latency: _Share | None = None
-    student: StrictStr | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -136,10 +134,7 @@ def _relative_to(folder: Path, recipe: Recipe) -> Recipe:
 
     training = recipe.training
     moved = {name: reference(getattr(training, name)) for name in ("fit", "train_step", "batches", "held_out")}
-    steps = (
-        replace(step, student=reference(step.student), settings={key: reference(value) for key, value in step.settings.items()})
-        for step in recipe.steps
-    )
+    steps = (replace(step, settings={key: reference(value) for key, value in step.settings.items()}) for step in recipe.steps)
     target = recipe.target
     return replace(
         recipe,

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,6 @@ class Subject:
     train_step: Callable[..., Any] | None
     train_batches: Callable[..., Any] | None
     held_out: Callable[..., Any] | None
-    students: tuple[nn.Module | None, ...]
-    """For each step the network that its recipe names."""
 
     def context(self, number: int, tell: Callable[[str], None], folder: Path) -> Context:
         """What the technique of step ``number`` may use; its training keeps checkpoints in ``folder``."""
@@ -47,7 +44,7 @@ class Subject:
             example_inputs=self.model.example_inputs, batches=self.model.calibration, evaluate=self.model.evaluate,
             fit=self.training(step, folder), profile=self.profile, tell=tell,
             train_step=self.train_step, train_batches=self.train_batches, held_out=self.held_out,
-            student=deepcopy(self.students[number - 1]), checkpoint=folder / "technique.pt",
+            checkpoint=folder / "technique.pt",
         )  # fmt: skip
 
     def training(self, step: Step, folder: Path) -> Fit | None:
@@ -107,7 +104,7 @@ def load(recipe: Recipe) -> Subject:
     return Subject(
         recipe=recipe, model=replace(model), module=model.module, techniques=techniques, profile=profile,
         fit=functions["fit"], train_step=functions["train_step"], train_batches=functions["batches"],
-        held_out=functions["held_out"], students=tuple(_student(number, step) for number, step in enumerate(recipe.steps, 1)),
+        held_out=functions["held_out"],
     )  # fmt: skip
 
 
@@ -140,19 +137,6 @@ def _settings(number: int, step: Step) -> Technique:
         place = ".".join(map(str, first["loc"]))
         why = f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"step {number}: {step.technique} does not fit", why=why, fix="correct it") from error
-
-
-def _student(number: int, step: Step) -> nn.Module | None:
-    if step.student is None:
-        return None
-    found = resolve(step.student)
-    found = found() if callable(found) and not isinstance(found, nn.Module) else found
-    if not isinstance(found, nn.Module):
-        why = f"{step.student} gives a {type(found).__name__}"
-        raise ConfigError(
-            f"step {number}: the student is no nn.Module", why=why, fix="name a module, or a function that gives one"
-        )
-    return found
 
 
 def _function(name: str, reference: str | None) -> Callable[..., Any] | None:

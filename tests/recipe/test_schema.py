@@ -36,7 +36,7 @@ def written(folder: Path, text: str) -> Path:
 def test_a_steps_own_keys_are_told_from_its_techniques_settings(tmp_path: Path) -> None:
     first, second = read(written(tmp_path, WHOLE)).steps
     assert (first.technique, first.epochs, first.settings) == ("channels", 2, {"amount": 0.5})
-    assert (second.student, second.settings) == (f"{tmp_path}/net.py:student", {})
+    assert (second.epochs, second.settings) == (3, {"student": f"{tmp_path}/net.py:student"})
 
 
 def test_files_are_looked_for_beside_the_recipe(tmp_path: Path) -> None:
