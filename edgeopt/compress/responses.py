@@ -1,0 +1,73 @@
+"""How much a model's outputs change when a part of it is switched off: the measure behind dropping heads and layers."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeopt.calling import call_arguments
+from edgeopt.compress.technique import Context
+from edgeopt.errors import ForwardError
+from edgeopt.model import Batch
+from edgeopt.user_code import cause
+
+
+def samples(context: Context, most: int) -> list[Batch]:
+    """The first ``most`` batches of the context's data, without what follows the model's own inputs (labels)."""
+    args, kwargs = call_arguments(context.example_inputs)
+    found = []
+    for batch in islice(context.data(), most):
+        given_args, given_kwargs = call_arguments(batch)
+        found.append(
+            {name: given_kwargs[name] for name in kwargs if name in given_kwargs} if kwargs else given_args[: len(args)]
+        )
+    return found
+
+
+def outputs(module: nn.Module, batch: Batch) -> list[Tensor]:
+    """All floating outputs of one call in a fixed order. Raises ForwardError where it raises."""
+    args, kwargs = call_arguments(batch)
+    try:
+        return list(_tensors(module(*args, **kwargs)))
+    except Exception as error:
+        fix = "check that it runs on the example inputs and on the data"
+        raise ForwardError("the model raised in forward", why=cause(error), fix=fix) from error
+
+
+def change(found: list[Tensor], reference: list[Tensor]) -> float:
+    """Sum over the outputs of the squared difference, each relative to the reference's own square."""
+    total = 0.0
+    for value, wanted in zip(found, reference, strict=True):
+        wanted = wanted.double()
+        total += float((value.double() - wanted).square().sum() / wanted.square().sum().clamp_min(1e-30))
+    return total
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; every module's own mode comes back at the end."""
+    modes = [(module, module.training) for root in modules for module in root.modules()]
+    for root in modules:
+        root.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Key-value caches, which are objects of their own, and integers tell nothing and are left out."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
