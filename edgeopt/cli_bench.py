@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeopt.cli_report import Debug, reported
+from edgeopt.cli_report import Debug, exit_code_of, leave_threads, reported
 
 if TYPE_CHECKING:
     from edgeopt.bench.run import Request
@@ -196,7 +196,9 @@ def _run(request: "Request") -> "tuple[tuple[DeviceRun, ...], list[Path]]":
         benchmark = Benchmark(replace(request, listen=listen))
         try:
             return benchmark.run(), benchmark.folders
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            if benchmark.left_behind:
+                leave_threads(exit_code_of(stop))
             typer.echo("\nwhat was measured is in " + ", ".join(map(str, benchmark.folders)), err=True)
             raise
 

@@ -1,9 +1,10 @@
 """How every command ends: a message, and an exit code of its own."""
 
+import atexit
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -21,7 +22,7 @@ class Terminated(KeyboardInterrupt):
 @contextmanager
 def reported(debug: bool) -> Iterator[None]:
     """Ends the program with a message and the right exit code for whatever is raised inside."""
-    from edgeopt.errors import INTERRUPTED_EXIT_CODE, EdgeoptError
+    from edgeopt.errors import EdgeoptError
 
     try:
         yield
@@ -29,13 +30,34 @@ def reported(debug: bool) -> Iterator[None]:
         raise
     except KeyboardInterrupt as stop:
         typer.echo("\ninterrupted: nothing half-written is left behind", err=True)
-        raise typer.Exit(TERMINATED_EXIT_CODE if isinstance(stop, Terminated) else INTERRUPTED_EXIT_CODE) from None
+        raise typer.Exit(exit_code_of(stop)) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not raise again
         raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None
     except Exception as error:
         _tell(error, debug)
         raise typer.Exit(error.exit_code if isinstance(error, EdgeoptError) else 1) from None
+
+
+def exit_code_of(stop: KeyboardInterrupt) -> int:
+    """As a shell gives it for the signal that came."""
+    from edgeopt.errors import INTERRUPTED_EXIT_CODE
+
+    return TERMINATED_EXIT_CODE if isinstance(stop, Terminated) else INTERRUPTED_EXIT_CODE
+
+
+def leave_threads(exit_code: int) -> None:
+    """At the program's end, ends it before Python does, which kills a thread that is inside a library and so aborts."""
+
+    def end() -> None:
+        atexit.unregister(end)
+        atexit._run_exitfuncs()  # the others: ours, the last that was registered, comes first and does not return
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(exit_code)
+
+    atexit.register(end)
 
 
 def _tell(error: Exception, debug: bool) -> None:

@@ -23,6 +23,7 @@ from edgeopt.bench.python import find_python
 from edgeopt.bench.rounds import Configuration, Rounds
 from edgeopt.bench.types import Agreement, BenchResult, DeviceRun, Operator
 from edgeopt.core import TWIN
+from edgeopt.devices.base import Transport
 from edgeopt.devices.device import Device
 from edgeopt.devices.facts import DeviceFacts, read_facts
 from edgeopt.devices.known import DeviceSpec
@@ -51,28 +52,35 @@ class OnDevice:
     host: WorkerHost
     stop: threading.Event
     computed: Computed = field(default_factory=Computed)
-    _device: Device | None = None
+    _transport: Transport | None = None
     _session: Session | None = None
     _facts: DeviceFacts | None = None
     _warnings: list[str] = field(default_factory=list)
     _configurations: list[Configuration] = field(default_factory=list)
+    _results: list[BenchResult] = field(default_factory=list)
+    _evaluating: bool = False
+    _started: str = field(default_factory=lambda: _now())
+
+    def __post_init__(self) -> None:
+        self._configurations = [Configuration(one, n) for one in self.artifacts for n in self.request.settings.threads]
 
     def run(self, folder: Path) -> DeviceRun:
         """Everything; never raises for what the device does. Lines that runs print are kept in ``folder`` as they come."""
-        started = _now()
-        settings = self.request.settings
-        self._configurations = [Configuration(one, threads) for one in self.artifacts for threads in settings.threads]
-        results: list[BenchResult] = []
-        failure = self._failure(folder, results)
+        failure = self._failure(folder)
+        self._tell(self.spec.name, "failed" if failure else "done", failure.what if failure else "")
+        return self.result(failure)
+
+    def result(self, failure: EdgeoptError | None = None) -> DeviceRun:
+        """What is known, also from another thread while it runs; ``failure`` is why it ended early."""
+        settings, results = self.request.settings, list(self._results)
         known = {result.key for result in results}
         for configuration in self._configurations:
             one = judge.result(_ended(configuration, failure, self.stop.is_set(), settings.launches), settings)
             if one.key not in known:
                 results.append(one)
-        self._tell(self.spec.name, "failed" if failure else "done", failure.what if failure else "")
         warnings = [*self._warnings, *(self._session.warnings if self._session else ())]
         return DeviceRun(
-            device=self.spec.name, url=self.spec.url, started=started, finished=_now(), settings=settings,
+            device=self.spec.name, url=self.spec.url, started=self._started, finished=_now(), settings=settings,
             edgeopt_version=__version__, facts=self._facts, results=tuple(results),
             comparisons=judge.comparisons(results, TWIN), error=type(failure).__name__ if failure else "",
             reason=failure.message() if failure else "", warnings=tuple(dict.fromkeys(warnings)),
@@ -85,14 +93,19 @@ class OnDevice:
 
     def disconnect(self) -> None:
         """From another thread: closes the connection, which ends whatever waits for it."""
-        if self._device is not None:
-            self._device.close()
+        if self._transport is not None:
+            self._transport.close()
 
-    def _failure(self, folder: Path, results: list[BenchResult]) -> EdgeoptError | None:
-        """Fills ``results``; why that ended early, or None."""
+    @property
+    def stuck(self) -> bool:
+        """Whether it is where nothing can end it from outside: not connected yet, or in the user's function."""
+        return self._session is None or self._evaluating
+
+    def _failure(self, folder: Path) -> EdgeoptError | None:
+        """Fills the results; why that ended early, or None."""
         try:
             with (folder / LINES_NAME).open("w", encoding="utf-8") as lines:
-                self._connected(folder, lines, results)
+                self._connected(folder, lines)
         except EdgeoptError as error:
             return error
         except Exception as error:  # a fault of ours, or of another package's kind of device, is not the other devices'
@@ -102,13 +115,15 @@ class OnDevice:
             return DeviceError(f"edgeopt failed on {self.spec.name}", why=why, fix=fix)
         return None
 
-    def _connected(self, folder: Path, lines: TextIO, results: list[BenchResult]) -> None:
+    def _connected(self, folder: Path, lines: TextIO) -> None:
         name, settings = self.spec.name, self.request.settings
         self._tell(name, "connect", self.spec.url)
         with ExitStack() as stack:
-            transport = registry.transport(self.spec.url, self.request.ask)
+            self._transport = transport = registry.transport(self.spec.url, self.request.ask)
             stack.callback(transport.close)
-            self._device = device = Device.connect(name, transport, self.spec.root)
+            if self.stop.is_set():  # it came too late, when nobody waits any more
+                raise DeviceError(INTERRUPTED, fix="run it again")
+            device = Device.connect(name, transport, self.spec.root)
             self._facts = facts = read_facts(transport, device.root)
             waiting = lambda holder: self._tell(name, "wait", f"in use by {holder}")  # noqa: E731
             self._session = session = stack.enter_context(device.session(wait_s=settings.wait_s, on_wait=waiting))
@@ -119,7 +134,7 @@ class OnDevice:
             Rounds(place, self._configurations, self._measuring, self.stop).go()
             for one in self._configurations:
                 if not self.stop.is_set():
-                    results.append(self._judged(place, one, folder))
+                    self._results.append(self._judged(place, one, folder))
 
     def _place(self, session: Session, facts: DeviceFacts, on_line: OnLine) -> Place:
         """Python where there is one, else native tools; what those cannot do is a warning."""
@@ -213,7 +228,11 @@ class OnDevice:
                     raise DeviceError(INTERRUPTED, fix="run it again")
                 return predict(*arrays)
 
-            return evaluate(checked)
+            self._evaluating = True
+            try:
+                return evaluate(checked)
+            finally:
+                self._evaluating = False
 
         return stoppable
 

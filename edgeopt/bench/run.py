@@ -3,8 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +24,8 @@ from edgeopt.worker.client import WorkerHost
 RESULT_NAME = "result.json"
 _LEAVE_S = 15.0
 """After Ctrl-C: how long devices get to be cleared, before the rest is left to their own reapers."""
+_STUCK_S = 1.0
+"""After that: how long a thread is waited for that hangs where it cannot be ended, and has nothing more to tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class Benchmark:
     folders: list[Path] = field(default_factory=list)
     """Where each device's results are, in the order of the devices; known once it runs."""
     _stop: threading.Event = field(default_factory=threading.Event)
-    _jobs: list[OnDevice] = field(default_factory=list)
+    _working: "list[_Working]" = field(default_factory=list)
     _host: WorkerHost = field(default_factory=lambda: WorkerHost(("edgeopt.tasks",)))
     """Starts when the first device has been measured: before, it would disturb a measurement on this computer."""
 
@@ -63,46 +64,91 @@ class Benchmark:
         request = self.request
         chosen = [(device, selected(list(request.artifacts), request.targets, device)) for device in request.devices]
         computed = Computed()
-        self._jobs = [OnDevice(request, device, found, self._host, self._stop, computed) for device, found in chosen]
+        jobs = [OnDevice(request, device, found, self._host, self._stop, computed) for device, found in chosen]
         self.folders = _folders(request)
-        with (
-            closing(self._host),
-            ThreadPoolExecutor(max_workers=max(1, len(self._jobs)), thread_name_prefix="device") as pool,
-        ):
-            pending = [pool.submit(_one, job, folder) for job, folder in zip(self._jobs, self.folders, strict=True)]
+        self._working = [_Working(job, folder) for job, folder in zip(jobs, self.folders, strict=True)]
+        with closing(self._host):
             try:
-                _wait(pending)
+                for one in self._working:
+                    one.start()
+                for one in self._working:
+                    one.wait()
             except BaseException:
-                self.stop(pending)
+                self.stop()
                 raise
-        return tuple(future.result() for future in pending)
+        return tuple(one.result() for one in self._working)
 
-    def stop(self, pending: "Sequence[Future[DeviceRun]]" = ()) -> None:
-        """Ends every run and clears every device; one that does not answer is left to its own reaper."""
+    @property
+    def left_behind(self) -> bool:
+        """Whether a thread still runs that :meth:`stop` could not end."""
+        return any(one.is_alive() for one in self._working)
+
+    def stop(self) -> None:
+        """Ends every run and clears every device; one that does not answer is left to its own reaper.
+
+        A thread that still connects, or is in the user's ``evaluate``, is left behind with what its device has measured.
+        """
         self._stop.set()
-        closing = [threading.Thread(target=job.interrupt, daemon=True) for job in self._jobs]
+        closing = [threading.Thread(target=one.job.interrupt, daemon=True) for one in self._working]
         for thread in closing:
             thread.start()
         until = time.monotonic() + _LEAVE_S
         for thread in closing:
             thread.join(max(0.0, until - time.monotonic()))
-        for job in self._jobs:
-            job.disconnect()
+        for one in self._working:
+            one.job.disconnect()
         self._host.close()
-        wait(pending, timeout=_LEAVE_S)
+        start = time.monotonic()
+        for one in self._working:
+            one.leave(start)
 
 
-def _one(job: OnDevice, folder: Path) -> DeviceRun:
-    make_folder(folder)
-    found = job.run(folder)
-    write_atomic(folder / RESULT_NAME, to_json(found))
-    return found
+class _Working(threading.Thread):
+    """One device's part in a thread of its own, which the program's end does not wait for, as it does for those of a pool."""
 
+    def __init__(self, job: OnDevice, folder: Path) -> None:
+        super().__init__(name=f"device {job.spec.name}", daemon=True)
+        self.job = job
+        self._folder = folder
+        self._over = threading.Event()
+        self._keeping = threading.Lock()
+        self._found: DeviceRun | None = None
+        self._error: BaseException | None = None
 
-def _wait(pending: "Sequence[Future[DeviceRun]]") -> None:
-    """In slices, since a wait without an end would not let Ctrl-C through on every platform."""
-    while wait(pending, timeout=0.5).not_done:
-        pass
+    def run(self) -> None:
+        """Measures, and writes what was measured."""
+        self._finish(lambda: self.job.run(self._folder))
+
+    def wait(self) -> None:
+        """In slices, since a wait without an end would not let Ctrl-C through on every platform."""
+        while not self._over.wait(0.2):
+            pass
+
+    def leave(self, start: float) -> None:
+        """Waits for its end, from ``start`` on; what hangs is left behind, with what there is as its result."""
+        while not self._over.wait(0.05):
+            if time.monotonic() > start + (_STUCK_S if self.job.stuck else _LEAVE_S):
+                self._finish(self.job.result)
+
+    def result(self) -> DeviceRun:
+        """What it found; raises what it raised."""
+        if self._found is None:
+            assert self._error is not None
+            raise self._error
+        return self._found
+
+    def _finish(self, find: Callable[[], DeviceRun]) -> None:
+        try:
+            make_folder(self._folder)
+            found = find()
+            with self._keeping:  # the first result counts: a thread that was left behind has been answered for
+                if self._found is None:
+                    write_atomic(self._folder / RESULT_NAME, to_json(found))
+                    self._found = found
+        except BaseException as error:  # such as no room for the result: whoever asks for it is told
+            self._error = error
+        finally:
+            self._over.set()
 
 
 def _folders(request: Request) -> list[Path]:

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,20 @@ __all__ = ["bed", "server"]
 
 NAMES = ("first", "second")
 AT_ONCE_S = 10.0
+STUCK_S = 6.0
+"""Where a thread has to be left behind: it takes 2 s on a machine with nothing else to do."""
+EVALUATE = """
+import time, pathlib
+def sleep(predict): begin(); time.sleep(1000)
+def compute(predict):
+    begin()
+    while True: pass
+def torch(predict):
+    import torch
+    begin()
+    while True: torch.rand(500, 500) @ torch.rand(500, 500)
+def begin(): pathlib.Path("begun").touch()
+"""
 
 
 def start(bed: Bed, url: str, padding: int = 0) -> "subprocess.Popen[str]":
@@ -39,6 +56,33 @@ def start(bed: Bed, url: str, padding: int = 0) -> "subprocess.Popen[str]":
         command, cwd=bed.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"HOME": str(bed.folder), "XDG_CONFIG_HOME": str(bed.folder / "none")}, start_new_session=True,
     )  # fmt: skip
+
+
+@contextmanager
+def begun(folder: Path, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+    """``edgeopt bench`` in ``folder``, killed at the end of the block where it still runs."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "edgeopt.cli", "bench", *arguments], cwd=folder, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"HOME": str(folder)},
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def stopped(process: "subprocess.Popen[str]", folder: Path) -> DeviceRun:
+    """Ctrl-C, which must end it soon; the result that it has written."""
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - begin < STUCK_S
+    assert process.returncode == INTERRUPTED_EXIT_CODE, errors
+    assert "Traceback" not in errors
+    assert "what was measured is in" in errors
+    (path,) = folder.glob(f"runs/*/{RESULT_NAME}")
+    return from_json(DeviceRun, path.read_text())
 
 
 def measuring(folder: Path) -> bool:
@@ -93,3 +137,32 @@ def test_ctrl_c_ends_a_push(bed: Bed, server: Server) -> None:
     assert process.returncode == INTERRUPTED_EXIT_CODE, errors
     until(lambda: not any(map(bed.left, NAMES)), 2 * SILENCE_S)
     assert len(list(bed.folder.glob(f"runs/*/{RESULT_NAME}"))) == len(NAMES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["ssh://nobody@127.0.0.1:{}", "adb://127.0.0.1:{}"])
+def test_ctrl_c_does_not_wait_for_a_host_that_takes_the_connection_and_says_nothing(bed: Bed, url: str) -> None:
+    identity(bed.folder / "identity.onnx")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        with begun(bed.folder, "identity.onnx", "--device", url.format(silent.getsockname()[1])) as process:
+            taken, _ = silent.accept()
+            with taken:
+                run = stopped(process, bed.folder)
+    assert [(one.status, one.reason.splitlines()[0]) for one in run.results] == [("failed", "interrupted")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ["sleep", "compute", "torch"])
+def test_ctrl_c_ends_an_evaluate_that_never_predicts_and_keeps_what_was_measured(tmp_path: Path, function: str) -> None:
+    identity(tmp_path / "identity.onnx")
+    (tmp_path / "own.py").write_text(EVALUATE)
+    (tmp_path / "devices.toml").write_text(f'[here]\nurl = "local"\nroot = "{tmp_path}/device"\n')
+    quick = ("--seconds", "0.1", "--runs", "20", "--launches", "1", "--max-seconds", "1")
+    with begun(tmp_path, "identity.onnx", "--device", "here", "--evaluate", f"own.py:{function}", *quick) as process:
+        until((tmp_path / "begun").exists, 60)
+        run = stopped(process, tmp_path)
+    (result,) = run.results
+    assert result.status == "ok", result.reason
+    assert samples(run) >= 20
+    assert not list((tmp_path / "device" / "sessions").iterdir())

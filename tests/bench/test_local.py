@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -220,6 +221,39 @@ def test_stopping_ends_an_evaluation_that_would_never_end(tmp_path: Path) -> Non
     thread.join(PATIENCE_S)
     (result,) = found[0].results
     assert (result.status, result.measurement is not None) == ("ok", True), "what was measured is whole"
+    assert_clear(tmp_path)
+
+
+def test_stopping_leaves_a_connection_that_is_never_made_and_an_evaluation_that_never_predicts(tmp_path: Path) -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def silent(predict: Predict) -> dict[str, float]:
+        begun.set()
+        end.wait(PATIENCE_S)
+        return {"late": 1.0}
+
+    with socket.create_server(("127.0.0.1", 0)) as host:
+        devices = [DeviceSpec(name="mute", url=f"adb://127.0.0.1:{host.getsockname()[1]}"), here(tmp_path)]
+        settings = replace(QUICK, launches=1)
+        request = Request(
+            artifacts=[onnx_file(tmp_path)], devices=devices, settings=settings, out=tmp_path / "runs", ask=refuse,
+            evaluate=silent,
+        )  # fmt: skip
+        benchmark, thread, found = beside(tmp_path, request)
+        assert begun.wait(PATIENCE_S)
+        started = time.monotonic()
+        benchmark.stop()
+        thread.join(PATIENCE_S)
+        assert time.monotonic() - started < 8
+    assert benchmark.left_behind
+    assert [(run.results[0].status, run.results[0].measurement is not None) for run in found] == [
+        ("failed", False),
+        ("ok", True),
+    ]
+    end.set()
+    until(lambda: not benchmark.left_behind, "its threads end by themselves")
+    for run, folder in zip(found, benchmark.folders, strict=True):
+        assert from_json(DeviceRun, (folder / "result.json").read_bytes()) == run, "what was answered stays"
     assert_clear(tmp_path)
 
 
