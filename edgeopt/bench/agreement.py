@@ -80,7 +80,8 @@ def evaluated(
         return answers[digest]
 
     evaluation.evaluate(function, record, specs, "this computer")
-    there = _predictions(place, runnable, [to_artifact(arrays, runnable.inputs) for arrays in asked.values()])
+    sizes = [tuple(array.size for array in outputs) for outputs in answers.values()] if same_artifact else []
+    there = _predictions(place, runnable, [to_artifact(arrays, runnable.inputs) for arrays in asked.values()], sizes)
     device = dict(zip(asked, (from_artifact(tuple(outputs), runnable.outputs) for outputs in there), strict=True))
 
     def replay(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -96,17 +97,19 @@ def evaluated(
     return numbers, agreement(runnable, list(answers.values()), there) if same_artifact and there else None
 
 
-def _predictions(place: Place, runnable: Runnable, samples: list[tuple[Array, ...]]) -> list[list[Array]]:
+def _predictions(
+    place: Place, runnable: Runnable, samples: list[tuple[Array, ...]], sizes: list[tuple[int, ...]]
+) -> list[list[Array]]:
+    """``sizes``: elements of the same artifact's outputs here, for each sample; empty where it does not run here."""
     found: list[list[Array]] = []
-    batch: list[tuple[Array, ...]] = []
-    size = 0
-    for sample in samples:
-        batch.append(sample)
+    begin, size = 0, 0
+    for end, sample in enumerate(samples, start=1):
         size += sum(array.nbytes for array in sample)
-        if size >= BATCH_BYTES:
-            found += place.predict(runnable, batch)
-            batch, size = [], 0
-    return found + (place.predict(runnable, batch) if batch else [])
+        if size >= BATCH_BYTES or end == len(samples):
+            elements = tuple(map(sum, zip(*sizes[begin:end], strict=True))) or None
+            found += place.predict(runnable, samples[begin:end], elements)
+            begin, size = end, 0
+    return found
 
 
 def _digest(arrays: tuple[Array, ...]) -> bytes:

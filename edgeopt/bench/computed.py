@@ -20,3 +20,8 @@ class Computed:
             if sha256 not in self._outputs:
                 self._outputs[sha256] = make()
             return self._outputs[sha256]
+
+    def elements(self, sha256: str) -> tuple[int, ...] | None:
+        """How many elements each of these outputs has; None where they have not been computed yet."""
+        outputs = self._outputs.get(sha256)
+        return None if outputs is None else tuple(array.size for array in outputs)

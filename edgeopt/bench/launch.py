@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from edgeopt.bench.artifacts import Runnable
+from edgeopt.bench.computed import Computed
 from edgeopt.bench.events import Reader
 from edgeopt.bench.inputs import Array, synthetic
-from edgeopt.bench.place import Measured, OnLine, Shelf, patience
+from edgeopt.bench.place import Elements, Measured, OnLine, Shelf, patience
 from edgeopt.bench.types import DELEGATE, BenchSettings, Operator
 from edgeopt.core import TensorSpec
 from edgeopt.devices.base import OnBytes
@@ -45,6 +46,7 @@ class PythonPlace:
     delegate: str = ""
     """The LiteRT delegate on the device for the accelerator of that name, and what it takes."""
     delegate_options: Mapping[str, str] = field(default_factory=dict)
+    computed: Computed = field(default_factory=Computed)
     _runner: str = ""
     _shelf: Shelf | None = None
     _count: int = 0
@@ -68,7 +70,8 @@ class PythonPlace:
         try:
             inputs = self._write([synthetic(runnable.inputs)], runnable)[0]
             self._run(reader, runnable, threads, {"mode": "measure", "inputs": inputs})
-            return Measured(reader.launch, self._tensors(reader.outputs, runnable))
+            limits = _limits(runnable, 1, self.computed.elements(runnable.subject.sha256))
+            return Measured(reader.launch, self._tensors(reader.outputs, runnable, limits, {}))
         except EdgeoptError as error:
             return Measured(reader.launch, failure=error)
 
@@ -78,14 +81,15 @@ class PythonPlace:
         self._run(reader, runnable, threads, {"mode": "operators", "inputs": inputs})
         return reader.operators
 
-    def predict(self, runnable: Runnable, samples: Sequence[tuple[Array, ...]]) -> list[list[Array]]:
+    def predict(self, runnable: Runnable, samples: Sequence[tuple[Array, ...]], elements: Elements = None) -> list[list[Array]]:
         reader = self._reader(runnable)
         job = {"mode": "predict", "samples": self._write(samples, runnable)}
         self._run(reader, runnable, self.settings.threads[0], job)
         if len(reader.predictions) != len(samples) or not all(reader.predictions):
             raise BadAnswer(f"{runnable.name} gave {len(reader.predictions)} predictions for {len(samples)} samples")
         files: dict[str, bytes] = {}
-        return [self._tensors(outputs, runnable, files, len(samples)) for outputs in reader.predictions]
+        limits = _limits(runnable, len(samples), elements)
+        return [self._tensors(outputs, runnable, limits, files) for outputs in reader.predictions]
 
     def _reader(self, runnable: Runnable) -> Reader:
         return Reader(f"{runnable.name} on {self.name}")
@@ -136,31 +140,28 @@ class PythonPlace:
         return self._runner
 
     def _tensors(
-        self, described: list[dict[str, Any]], runnable: Runnable, files: dict[str, bytes] | None = None, samples: int = 1
+        self, described: list[dict[str, Any]], runnable: Runnable, limits: list[int], files: dict[str, bytes]
     ) -> list[Array]:
-        """Output tensors from the files that hold those of ``samples`` samples; ``files`` keeps what was fetched.
+        """Output tensors from the files that hold them, of at most ``limits`` elements; ``files`` keeps what was fetched.
 
         None where none are described.
         """
-        files = {} if files is None else files
         if described and len(described) != len(runnable.outputs):
             raise self._cannot_be(f"{len(described)} outputs, the artifact has {len(runnable.outputs)}")
         try:
-            pairs = zip(described, runnable.outputs, strict=False)
-            return [self._tensor(entry, spec, files, samples) for entry, spec in pairs]
+            found = zip(described, runnable.outputs, limits, strict=False)
+            return [self._tensor(entry, spec, limit, files) for entry, spec, limit in found]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise self._cannot_be(str(error)[:300]) from error
 
-    def _tensor(self, entry: dict[str, Any], spec: TensorSpec, files: dict[str, bytes], samples: int) -> Array:
+    def _tensor(self, entry: dict[str, Any], spec: TensorSpec, limit: int, files: dict[str, bytes]) -> Array:
         name, offset, shape = str(entry["file"]), int(entry["offset"]), tuple(int(size) for size in entry["shape"])
         dtype = str(entry["dtype"])
         if offset < 0 or any(size < 0 for size in shape) or dtype != np.dtype(DTYPES.get(spec.dtype, spec.dtype)):
             raise ValueError(f"{spec.name} as {dtype[:40]} of shape {list(shape)} at byte {offset}: it is {spec.dtype}")
         little = np.dtype(dtype).newbyteorder("<")
         if name not in files:
-            known = bool(spec.shape) and all(size >= 0 for size in spec.shape)  # a bare file may not say even the rank
-            limit = samples * math.prod(spec.shape) * little.itemsize if known else MAX_OUTPUT_BYTES
-            files[name] = self.session.read(f"{OUTPUTS}/{name}", limit=limit)
+            files[name] = self.session.read(f"{OUTPUTS}/{name}", limit=min(limit * little.itemsize, MAX_OUTPUT_BYTES))
         found = np.frombuffer(files[name], little, math.prod(shape), offset)
         if "sha256" in entry and hashlib.sha256(found.data).hexdigest() != entry["sha256"]:
             raise ValueError(f"{spec.name} has another SHA-256 here than there")
@@ -169,3 +170,12 @@ class PythonPlace:
     def _cannot_be(self, why: str) -> BadAnswer:
         fix = "try the same artifact on local, then compare lines.jsonl"
         return BadAnswer(f"{self.name} describes outputs that cannot be", why=why, fix=fix)
+
+
+def _limits(runnable: Runnable, samples: int, elements: Elements) -> list[int]:
+    """Elements that each output may have over ``samples``: what its shape says, else what this computer's run gave."""
+    # A bare file may not say even the rank.
+    known = [bool(spec.shape) and all(size >= 0 for size in spec.shape) for spec in runnable.outputs]
+    given = elements or (MAX_OUTPUT_BYTES,) * len(known)
+    pairs = zip(runnable.outputs, known, given, strict=True)
+    return [samples * math.prod(spec.shape) if fixed else most for spec, fixed, most in pairs]

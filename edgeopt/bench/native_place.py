@@ -10,7 +10,7 @@ from typing import cast
 from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.events import Reader
 from edgeopt.bench.inputs import Array
-from edgeopt.bench.place import Measured, OnLine, Shelf, patience
+from edgeopt.bench.place import Elements, Measured, OnLine, Shelf, patience
 from edgeopt.bench.types import DELEGATE, BenchSettings, Operator
 from edgeopt.devices import native
 from edgeopt.devices.base import MAX_OUTPUT_BYTES, QUICK_S, Finished, OnBytes
@@ -75,7 +75,7 @@ class NativePlace:
         self._run(reader, runnable, threads, "operators")
         return reader.operators
 
-    def predict(self, runnable: Runnable, samples: Sequence[tuple[Array, ...]]) -> list[list[Array]]:
+    def predict(self, runnable: Runnable, samples: Sequence[tuple[Array, ...]], elements: Elements = None) -> list[list[Array]]:
         """Raises DeviceError: no native tool gives its outputs."""
         fix = "leave out --evaluate for this device, or install Python there"
         raise DeviceError(f"predictions of {runnable.name} on {self.name} need Python there", fix=fix)

@@ -142,7 +142,9 @@ class OnDevice:
         delegate, options = self.spec.delegate or "", self.spec.delegate_options
         python = find_python(session.device, self.spec, facts)
         if python is not None:
-            return PythonPlace(session, request.settings, python, on_line, delegate=delegate, delegate_options=options)
+            return PythonPlace(
+                session, request.settings, python, on_line, delegate=delegate, delegate_options=options, computed=self.computed
+            )
         cannot = [
             *(["no accuracy: --evaluate needs Python there"] if request.evaluate is not None else []),
             *(["no sustained times: --sustained needs Python there"] if request.settings.sustained_seconds else []),

@@ -26,6 +26,8 @@ START_S = 120.0
 _NAME = 'mkdir -p "${2%/*}" && { ln -f "$1" "$2" 2> /dev/null || cp "$1" "$2"; }'
 
 OnLine = Callable[[str], None]
+Elements = tuple[int, ...] | None
+"""How many elements each output has, over all samples, on this computer: a device that gives more lies. None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Place(Protocol):
     def operators(self, runnable: Runnable, threads: int) -> tuple[Operator, ...]:
         """Mean times of the operators, from a launch of their own: a profiler slows down what it watches."""
 
-    def predict(self, runnable: Runnable, samples: Sequence[tuple[Array, ...]]) -> list[list[Array]]:
+    def predict(self, runnable: Runnable, samples: Sequence[tuple[Array, ...]], elements: Elements = None) -> list[list[Array]]:
         """The artifact's own outputs for each of ``samples``, arrays in the artifact's own dtypes."""
 
 

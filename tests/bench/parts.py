@@ -8,7 +8,7 @@ import numpy as np
 
 from edgeopt.bench.artifacts import Runnable, load
 from edgeopt.bench.inputs import Array
-from edgeopt.bench.place import Measured
+from edgeopt.bench.place import Elements, Measured
 from edgeopt.bench.run import Benchmark, Request
 from edgeopt.bench.types import BenchSettings, DeviceRun, Launch, Operator, Subject
 from edgeopt.core import Format, TensorSpec
@@ -65,6 +65,7 @@ class Pretend:
     gives_outputs: bool = True
     measured: list[str] = field(default_factory=list)
     predicted: list[int] = field(default_factory=list)
+    elements: list[Elements] = field(default_factory=list)
 
     def environment(self) -> Environment:
         return self.environments.pop(0) if self.environments else Environment()
@@ -82,6 +83,7 @@ class Pretend:
     def operators(self, artifact: Runnable, threads: int) -> tuple[Operator, ...]:
         return ()
 
-    def predict(self, artifact: Runnable, samples: Sequence[tuple[Array, ...]]) -> list[list[Array]]:
+    def predict(self, artifact: Runnable, samples: Sequence[tuple[Array, ...]], elements: Elements = None) -> list[list[Array]]:
+        self.elements.append(elements)
         self.predicted.append(len(samples))
         return [list(self.answer(sample)) for sample in samples]

@@ -97,6 +97,9 @@ def test_many_inputs_go_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
     numbers, _ = evaluated(place, runnable(), many, (X,), double, True)
     assert (numbers["sum"], place.predicted) == (42.0, [3, 3, 1])
+    assert place.elements == [(6,), (6,), (2,)], "what this computer's run of the same artifact gives"
+    evaluated(place, runnable(), many, (X,), double, False)
+    assert place.elements[3:] == [None] * 3, "another artifact says nothing of this one's outputs"
 
 
 def test_inputs_that_differ_the_second_time_are_told() -> None:
