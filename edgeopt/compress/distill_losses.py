@@ -95,6 +95,14 @@ def same_size(features: Tensor, other: Tensor) -> Tensor:
     return functional.adaptive_avg_pool2d(features, (height, width))
 
 
+def refuse_probabilities(scores: Tensor) -> None:
+    """Raises CompressionError where ``scores`` [..., classes] have been through a softmax already."""
+    if bool((scores >= 0).all()) and bool(((scores.sum(-1) - 1).abs() < 1e-3).all()):
+        why = "its outputs are positive and sum to one"
+        fix = "leave the softmax out of forward: temperature and confidence are taken from the scores before it"
+        raise CompressionError("the model gives probabilities, not scores", why=why, fix=fix)
+
+
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """The mean of ``values`` [N, steps, ...] over the steps at which ``mask`` [N, steps] is not zero; zero where it is none."""
     if mask is None:
