@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgeopt.compress.surgeon import BLOCK, by_magnitude, prune_rows
+from edgeopt.compress.surgeon import BLOCK, Pattern, by_magnitude, by_saliency, prune_rows
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, BLOCK // 4 + 9).map(lambda groups: 4 * groups))
 
@@ -50,3 +50,20 @@ def test_an_input_that_only_repeats_another_is_pruned_at_almost_no_cost() -> Non
     weight = torch.randn(3, 8, generator=generator)
     relative = error(weight, prune_rows(weight, inputs.T @ inputs), inputs).sum() / ((inputs @ weight.double().T) ** 2).sum()
     assert relative < 2e-3  # what the dampening leaves
+
+
+@given(st.integers(1, 6), st.integers(1, 150), st.integers(1, 4), st.integers(0, 10))
+@settings(max_examples=30, deadline=None)
+def test_any_pattern_is_exact_and_no_row_is_worse_than_magnitude(kept: int, more: int, groups: int, seed: int) -> None:
+    pattern = Pattern(kept, kept + more)
+    weight, inputs = layer((3, pattern.group * groups), 20, seed)
+    pruned = prune_rows(weight, inputs.T @ inputs, pattern)
+    assert bool(((pruned.reshape(-1, pattern.group) != 0).sum(1) == kept).all())
+    largest = error(weight, by_magnitude(weight.double(), pattern), inputs)
+    assert bool((error(weight, pruned, inputs) <= largest * (1 + 1e-6) + 1e-9).all())
+
+
+def test_the_most_salient_of_each_group_stay_as_they_are() -> None:
+    weight = torch.tensor([[1.0, -4.0, 3.0, 2.0, 0.5, 0.25]])
+    norms = torch.tensor([9.0, 1.0, 1.0, 0.1, 1.0, 20.0])
+    assert by_saliency(weight, weight.abs() * norms, Pattern(1, 3)).tolist() == [[1.0, 0.0, 0.0, 0.0, 0.0, 0.25]]
