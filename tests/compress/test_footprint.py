@@ -1,0 +1,80 @@
+"""Expected bytes against those of real artifacts: a planner's figures have to hold."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import edgeopt
+from edgeopt.capture import capture
+from edgeopt.compress.footprint import artifact_bytes
+from edgeopt.kinds import WEIGHTED
+from edgeopt.model import Model
+from edgeopt.targets import loader
+from tests.compress.networks import bert
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = nn.GRU(12, 64, 2, batch_first=True), nn.Linear(64, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.gru(x)[0][:, -1])
+        return scores
+
+
+def cnn() -> nn.Module:
+    torch.manual_seed(0)
+    blocks = [nn.Conv2d(3, 32, 3, 2), nn.ReLU(), nn.Conv2d(32, 96, 3, bias=False), nn.BatchNorm2d(96), nn.ReLU()]
+    return nn.Sequential(*blocks, nn.Conv2d(96, 192, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, 10))
+
+
+NETS = {"cnn": (cnn, (1, 3, 24, 24)), "gru": (Recurrent, (1, 20, 12))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETS)
+def test_the_expected_bytes_are_those_of_the_artifact(name: str, tmp_path: Path) -> None:
+    make, shape = NETS[name]
+    net, example = make().eval(), (torch.randn(shape),)
+    program = capture(Model(net, example)).program
+    bundle = edgeopt.export(net, example, targets=["arm-xnnpack", "x86-fbgemm", "android-litert-gpu"], out=tmp_path / "b")
+    made = [result for result in bundle.manifest.results if result.artifact is not None]
+    assert len(made) >= 4
+    for result in made:
+        assert result.plan is not None
+        assert result.artifact is not None
+        kept = frozenset(one.layer for one in result.plan.kept_float if one.operator in WEIGHTED)
+        profile = replace(loader.load(result.target), formats=(result.format,))
+        assert artifact_bytes(program, profile, kept) == pytest.approx(result.artifact.bytes, rel=0.08), result.target
+
+
+def test_a_byte_per_integer_weight_and_four_where_the_target_keeps_floats() -> None:
+    program = capture(Model(nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512)), (torch.randn(1, 512),))).program
+    profile, weights = loader.load("arm-xnnpack"), 512 * 512
+    integer, half_kept = artifact_bytes(program, profile), artifact_bytes(program, profile, frozenset({"0"}))
+    assert 2 * weights < integer < 2.2 * weights
+    assert half_kept - integer == pytest.approx(3 * weights, rel=0.05)
+    assert artifact_bytes(program, loader.load("portable-fp32")) == pytest.approx(4 * 2 * weights, rel=0.05)
+    assert artifact_bytes(program, loader.load("apple-ane-fp16")) == pytest.approx(2 * 2 * weights, rel=0.05)
+
+
+def test_a_layer_kept_in_float_keeps_what_lies_in_it() -> None:
+    program = capture(Model(nn.Sequential(nn.Sequential(nn.Linear(256, 256))), (torch.randn(1, 256),))).program
+    profile = loader.load("x86-fbgemm")
+    assert artifact_bytes(program, profile, frozenset({"0"})) == artifact_bytes(program, profile, frozenset({"0.0"}))
+
+
+def test_an_embedding_is_stored_as_the_target_stores_it() -> None:
+    inputs = (torch.randint(0, 100, (1, 16)),)
+    program = capture(Model(bert(1), inputs)).program
+    profile = loader.load("x86-fbgemm")
+    saved = artifact_bytes(
+        program, replace(profile, operators=replace(profile.operators, integer=("linear",)))
+    ) - artifact_bytes(program, profile)
+    assert saved == pytest.approx(3 * 32 * (100 + 2), rel=0.5)
