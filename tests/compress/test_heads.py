@@ -174,7 +174,8 @@ def test_the_training_loss_decides_where_there_is_one() -> None:
     wanted = torch.randn(nets.HIDDEN)
 
     def step(net: nn.Module, batch: Tensor) -> Tensor:
-        return (net(batch).last_hidden_state @ wanted).square().mean()
+        loss: Tensor = (net(batch).last_hidden_state @ wanted).square().mean()
+        return loss
 
     told = Context(example_inputs=IDS.example_inputs, train_step=step, train_batches=[nets.IDS, nets.IDS])
     changes = Heads(amount=0.5).apply(model, told).record.changed

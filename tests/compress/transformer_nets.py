@@ -92,3 +92,34 @@ FAMILIES: dict[str, Callable[[], Made]] = {
     "llama, one key-value head": lambda: llama(1),
     "bart": bart,
 }
+
+
+class Block(nn.Module):
+    """A residual block as in torchvision's ResNet; with another width or a stride, its shortcut is a convolution."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs))
+        plain = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if plain else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.second(self.first(x)) + self.shortcut(x))
+
+
+class ResidualNet(nn.Module):
+    """Two stages of three blocks behind a stem, then a flattened map into a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.stages = nn.Sequential(
+            nn.Sequential(Block(16, 32, 2), Block(32, 32, 1), Block(32, 32, 1)),
+            nn.Sequential(Block(32, 64, 2), Block(64, 64, 1), Block(64, 64, 1)),
+        )
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, 10))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.head(self.stages(self.stem(image)))
+        return scores
