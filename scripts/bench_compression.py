@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The tables of docs/compression.md: each technique on real data, fine-tuned, exported, timed. Half an hour, on an idle machine.
+"""The tables of docs/compression.md: each technique on real data, fine-tuned, exported, timed; half an hour if idle.
 
     .venv/bin/python scripts/bench_compression.py                     # prints them
     .venv/bin/python scripts/bench_compression.py pipeline channels   # some of them
     .venv/bin/python scripts/bench_compression.py --write             # and puts them into docs/compression.md
 
-Every row is a recipe, run as ``edgeopt compress`` runs it; latencies are this machine's, one thread, and in brackets their share
-of the first row's.
+Every row is a recipe, run as ``edgeopt compress`` runs it; latencies are this machine's, one thread, and in brackets their
+share of the first row's.
 """
 
 import argparse

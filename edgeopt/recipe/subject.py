@@ -10,12 +10,12 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from edgeopt.compress.scoring import score
 from edgeopt.compress.technique import Context, Fit, Technique
 from edgeopt.compress.techniques import technique
 from edgeopt.compress.training import Trainer
 from edgeopt.core import from_data
 from edgeopt.errors import ConfigError, ModelError, UsageError, did_you_mean
-from edgeopt.evaluation import evaluate
 from edgeopt.model import Model
 from edgeopt.recipe.schema import Recipe, Step
 from edgeopt.references import load_model, resolve
@@ -70,21 +70,7 @@ class Subject:
         """The user's numbers for ``module``, predicted by PyTorch; none without ``evaluate``. Raises EvaluationError."""
         if self.model.evaluate is None:
             return {}
-        from edgeopt.calling import Signature, flat_outputs
-
-        training = module.training
-        module.eval()
-        signature, _ = Signature.of(module.forward, self.model.example_inputs)
-
-        def run(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
-            args, kwargs = torch.utils._pytree.tree_unflatten([torch.from_numpy(array) for array in arrays], signature.tree)
-            with torch.no_grad():
-                return tuple(value.numpy() for value in flat_outputs(module(*args, **kwargs))[1])
-
-        try:
-            return evaluate(self.model.evaluate, run, signature.specs, "the compressed model")
-        finally:
-            module.train(training)
+        return score(module, self.model.evaluate, self.model.example_inputs)
 
 
 def load(recipe: Recipe) -> Subject:
