@@ -47,16 +47,27 @@ def calibrated(confidence: Floats, right: Bools, costs: tuple[int, ...], max_dro
 
     ``confidence`` [exits - 1, samples]; ``right`` [exits, samples], the last exit included; ``costs``: MACs up to each exit.
     """
-    count = len(confidence)
+    count, samples = confidence.shape
     candidates = min(MOST_CANDIDATES, max(2, int(COMBINATIONS ** (1 / count))))
-    levels = np.linspace(0, 1, candidates - 1)
-    grids = [[NEVER, *dict.fromkeys(np.quantile(one, levels).tolist())] for one in confidence]
-    best = cascade(confidence, right, costs, (NEVER,) * count)
-    for thresholds in product(*grids):
-        found = cascade(confidence, right, costs, thresholds)
-        if found.drop_bound <= max_drop and found.macs < best.macs:
-            best = found
-    return best
+    grids = [np.append(np.quantile(one, np.linspace(0, 1, candidates - 1)), NEVER) for one in confidence]
+    leaves = [(one >= grid[:, None]).astype(np.float64) for one, grid in zip(confidence, grids, strict=True)]
+    losses = right[-1].astype(np.float64) - right[:-1]
+    best, thresholds = float(costs[-1]), (NEVER,) * count
+    for chosen in product(range(candidates), repeat=count - 1):
+        spent, gone, loss, squares, staying = 0.0, 0.0, 0.0, 0.0, np.ones(samples)
+        for index, cost, out, lost in zip(chosen, costs, leaves, losses, strict=False):
+            left = out[index] * staying
+            staying -= left
+            spent, gone = spent + cost * left.sum(), gone + left.sum()
+            loss, squares = loss + left @ lost, squares + left @ lost**2
+        last = leaves[-1] @ (staying[:, None] * np.stack((np.ones(samples), losses[-1], losses[-1] ** 2), 1))  # all at once
+        mean = (spent + costs[-2] * last[:, 0] + costs[-1] * (samples - gone - last[:, 0])) / samples
+        mean[_bound(gone + last[:, 0], loss + last[:, 1], squares + last[:, 2], samples) > max_drop] = np.inf
+        if mean.min() < best:
+            best = float(mean.min())
+            indices = (*chosen, int(mean.argmin()))
+            thresholds = tuple(float(grid[index]) for grid, index in zip(grids, indices, strict=True))
+    return cascade(confidence, right, costs, thresholds)
 
 
 def cascade(confidence: Floats, right: Bools, costs: tuple[int, ...], thresholds: tuple[float, ...]) -> Cascade:
@@ -66,16 +77,19 @@ def cascade(confidence: Floats, right: Bools, costs: tuple[int, ...], thresholds
     exits = leaves.argmax(0)
     shares = np.bincount(exits, minlength=len(leaves)) / samples
     chosen = right[exits, np.arange(samples)]
+    losses = right[-1].astype(np.float64) - chosen
+    bound = _bound(np.array((exits < len(thresholds)).sum()), losses.sum(), (losses**2).sum(), samples)
     return Cascade(
         thresholds=thresholds, shares=tuple(shares.tolist()), costs=costs, macs=float(shares @ np.array(costs)),
-        accuracy=float(chosen.mean()), full_accuracy=float(right[-1].mean()),
-        drop_bound=_bound(right[-1].astype(np.float64) - chosen, exits, len(costs) - 1), samples=samples,
+        accuracy=float(chosen.mean()), full_accuracy=float(right[-1].mean()), drop_bound=float(bound), samples=samples,
     )  # fmt: skip
 
 
-def _bound(losses: Floats, exits: NDArray[np.intp], last: int) -> float:
-    """Upper bound of the mean loss: the normal one, with one more loss than was seen, since none seen does not mean none."""
-    if bool((exits == last).all()):
-        return 0.0
-    samples = len(losses)
-    return float(losses.mean() + 1 / samples + Z * losses.std() / np.sqrt(samples))
+def _bound(gone: Floats, loss: Floats, squares: Floats, samples: int) -> Floats:
+    """Upper bound of the mean loss when ``gone`` samples leave early, from the sums of their losses and of the squares.
+
+    The normal bound, with one more loss than was seen, since none seen does not mean none.
+    """
+    mean = loss / samples
+    bound = mean + 1 / samples + Z * np.sqrt(np.maximum(squares / samples - mean**2, 0) / samples)
+    return np.where(gone > 0, bound, 0.0)
