@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeopt import __version__, cli_bench, cli_recipe
+from edgeopt import __version__, cli_advise, cli_bench, cli_recipe
 from edgeopt.cli_report import Debug, Terminated, reported
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def show_doctor(debug: Debug = False) -> None:
         print_checks(diagnose())
 
 
+app.command()(cli_advise.advise)
 app.command()(cli_recipe.compress)
 app.command()(cli_bench.bench)
 app.add_typer(cli_bench.devices_app, name="devices")

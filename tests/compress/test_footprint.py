@@ -45,7 +45,7 @@ def test_the_expected_bytes_are_those_of_the_artifact(name: str, tmp_path: Path)
     program = capture(Model(net, example)).program
     bundle = edgeopt.export(net, example, targets=["arm-xnnpack", "x86-fbgemm", "android-litert-gpu"], out=tmp_path / "b")
     made = [result for result in bundle.manifest.results if result.artifact is not None]
-    assert len(made) >= 4
+    assert len(made) >= 3
     for result in made:
         assert result.plan is not None
         assert result.artifact is not None
@@ -74,7 +74,6 @@ def test_an_embedding_is_stored_as_the_target_stores_it() -> None:
     inputs = (torch.randint(0, 100, (1, 16)),)
     program = capture(Model(bert(1), inputs)).program
     profile = loader.load("x86-fbgemm")
-    saved = artifact_bytes(
-        program, replace(profile, operators=replace(profile.operators, integer=("linear",)))
-    ) - artifact_bytes(program, profile)
-    assert saved == pytest.approx(3 * 32 * (100 + 2), rel=0.5)
+    without = tuple(kind for kind in profile.operators.integer if kind != "embedding")
+    in_float = artifact_bytes(program, replace(profile, operators=replace(profile.operators, integer=without)))
+    assert in_float - artifact_bytes(program, profile) == pytest.approx(3 * 100 * 32, rel=0.1)

@@ -1,0 +1,191 @@
+"""The planner: which techniques, in which order and by how much, bring a model within its budgets on a target.
+
+Nothing is looked up: every technique that could help is applied to a copy, untrained, and its parameters, multiply-accumulates
+and artifact bytes are computed. What gains nothing on the target is refused with that figure. Of the plans that meet the
+budgets the mildest is advised. What it costs in accuracy shows only in training: ``edgeopt compress`` judges each step.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from torch import nn
+
+from edgeopt.capture import capture
+from edgeopt.compress import architecture
+from edgeopt.compress.advice import Advice, AdvisedStep, Budgets, Figures
+from edgeopt.compress.architecture import Architecture
+from edgeopt.compress.footprint import artifact_bytes
+from edgeopt.compress.plans import Excess, Plans
+from edgeopt.compress.refusals import refusals
+from edgeopt.compress.trials import Bench, Tried
+from edgeopt.core import Plan
+from edgeopt.errors import BudgetUnmet, CompressionError, ModelError
+from edgeopt.kinds import WEIGHTED
+from edgeopt.model import Model
+from edgeopt.targets.schema import TargetProfile
+
+LatencyMs = Callable[[nn.Module], float]
+"""Measures a module's latency in milliseconds, as an artifact of the target if that is possible."""
+DEFAULT_SHARE = 0.5
+"""Of the multiply-accumulates: the goal where no size or latency is asked for."""
+MEASUREMENTS = 3
+"""Of candidates, where a latency is asked for: each takes an export."""
+
+
+def advise(
+    model: Model,
+    profile: TargetProfile,
+    budgets: Budgets | None = None,
+    *,
+    latency_ms: LatencyMs | None = None,
+    plan: Plan | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Advice:
+    """What meets ``budgets`` for ``model`` on ``profile``.
+
+    ``plan``: the target's plan for the model, from which the layers that stay in float are known; without it every layer
+    counts as integer for which the target has kernels. ``latency_ms`` measures the model and the candidates that are expected
+    to be fast enough; between them, latency is taken to fall with the multiply-accumulates. ``model`` is not changed.
+
+    Raises BudgetUnmet with the nearest plan where nothing meets the budgets, CompressionError where a latency is asked for and
+    cannot be measured, ModelError for a program instead of a module, and what capturing the model raises.
+    """
+    budgets = budgets or Budgets()
+    if not isinstance(model.module, nn.Module):
+        raise ModelError("techniques change layers, and this is an exported program", fix="give the nn.Module itself")
+    if budgets.max_latency_ms is not None and latency_ms is None:
+        raise CompressionError("a latency is asked for, but nothing measures it", fix="give latency_ms, a function of a module")
+    search = _Search(model, model.module, profile, budgets, latency_ms, plan, tell)
+    found = search.found()
+    return Advice(
+        model=model.name,
+        target=profile.name,
+        scheme=profile.schemes[0].describe(),
+        budgets=budgets,
+        architecture=search.architecture,
+        before=search.before,
+        steps=found.steps if found else (),
+        refused=refusals(search.bench, search.architecture, search.plans, found),
+        notes=search.notes(found),
+    )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """One question to the planner."""
+
+    model: Model
+    module: nn.Module
+    profile: TargetProfile
+    budgets: Budgets
+    latency_ms: LatencyMs | None
+    plan: Plan | None
+    tell: Callable[[str], None]
+
+    @cached_property
+    def kept_float(self) -> frozenset[str]:
+        """Layers with weights that the target's plan leaves in float."""
+        kept = self.plan.kept_float if self.plan else ()
+        return frozenset(one.layer for one in kept if one.operator in WEIGHTED or one.operator == "embedding")
+
+    @cached_property
+    def bench(self) -> Bench:
+        return Bench(self.model, self.module, self.profile, self.before, kept_float=self.kept_float, tell=self.tell)
+
+    @cached_property
+    def plans(self) -> Plans:
+        return Plans(self.bench, self.architecture, self.before)
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        return self._looked[0]
+
+    @cached_property
+    def before(self) -> Figures:
+        return self._looked[1]
+
+    @cached_property
+    def _looked(self) -> tuple[Architecture, Figures]:
+        self.tell("looking at the model")
+        program = capture(self.model).program
+        found = architecture.inspect(self.module, self.model.example_inputs, program)
+        figures = Figures(
+            parameters=found.parameters, macs=found.macs, bytes=artifact_bytes(program, self.profile, self.kept_float)
+        )
+        return found, figures if self.budgets.max_latency_ms is None else self._timed(figures, self.module)
+
+    def found(self) -> Tried | None:
+        """The mildest plan that meets the budgets; None where the model already does. Raises BudgetUnmet."""
+        if self._asked and self._excess(1.0)(self.before) <= 1:
+            return None
+        slack = 1.0
+        for _ in range(MEASUREMENTS):
+            tried = self.plans.mildest(self._excess(slack))
+            if tried is None:
+                raise self._unmet(self.plans.nearest(self._excess(slack)))
+            if self.budgets.max_latency_ms is None:
+                return tried
+            tried = self._with_latency(tried)
+            measured = tried.after.latency_ms
+            assert measured is not None
+            if measured <= self.budgets.max_latency_ms:
+                return tried
+            slack *= self.budgets.max_latency_ms / measured
+        raise self._unmet(tried)
+
+    @property
+    def _asked(self) -> bool:
+        return self.budgets.max_bytes is not None or self.budgets.max_latency_ms is not None
+
+    def _excess(self, slack: float) -> Excess:
+        """How far figures are above the budgets; below 1 ``slack`` asks for more than MACs alone promise."""
+        share = 1.0 if self._asked else DEFAULT_SHARE
+        if self.budgets.max_latency_ms is not None and self.before.latency_ms:
+            share = min(1.0, self.budgets.max_latency_ms / self.before.latency_ms * slack)
+        most_macs, most_bytes = self.before.macs * share, self.budgets.max_bytes
+
+        def excess(figures: Figures) -> float:
+            return max(figures.macs / max(most_macs, 1), figures.bytes / most_bytes if most_bytes else 0.0)
+
+        return excess
+
+    def _timed(self, figures: Figures, module: nn.Module) -> Figures:
+        assert self.latency_ms is not None
+        self.tell("measuring latency")
+        return replace(figures, latency_ms=self.latency_ms(module))
+
+    def _with_latency(self, tried: Tried) -> Tried:
+        *first, last = tried.steps
+        timed: AdvisedStep = replace(last, after=self._timed(last.after, tried.module))
+        return replace(tried, steps=(*first, timed))
+
+    def _unmet(self, nearest: Tried | None) -> BudgetUnmet:
+        wanted = [f"{self.budgets.max_bytes:,} bytes"] if self.budgets.max_bytes is not None else []
+        wanted += [f"{self.budgets.max_latency_ms:g} ms"] if self.budgets.max_latency_ms is not None else []
+        what = f"no technique brings {self.model.name} to {' and '.join(wanted) or 'half its MACs'} on {self.profile.name}"
+        figures = nearest.after if nearest else self.before
+        steps = ", then ".join(step.describe() for step in nearest.steps) if nearest else "the export alone"
+        reached = f"{figures.bytes:,} bytes, {figures.macs:,} of {self.before.macs:,} MACs"
+        reached += f", {figures.latency_ms:.3g} ms" if figures.latency_ms is not None else ""
+        why = f"the nearest is {steps}: {reached}"
+        fix = "raise the budget, or distil into a smaller network of your own (Distill, student = 'file.py:name')"
+        return BudgetUnmet(what, why=why, fix=fix)
+
+    def notes(self, found: Tried | None) -> tuple[str, ...]:
+        """What concerns the whole."""
+        notes = []
+        if found is None:
+            notes.append("the export alone meets the budgets: nothing has to be compressed")
+        elif not self._asked:
+            notes.append(f"no size or latency is asked for: the goal is {DEFAULT_SHARE:.0%} of the multiply-accumulates")
+        embedded = self.architecture.share("embedding")
+        if embedded >= architecture.SUBSTANTIAL:
+            notes.append(
+                f"{embedded:.0%} of the parameters are embeddings: no technique here shrinks them, a smaller vocabulary does"
+            )
+        if found and self.budgets.max_latency_ms is not None:
+            notes.append("latency is measured before and after; in between it was taken to fall with the multiply-accumulates")
+        if found:
+            notes.append("accuracy is not computed, since nothing was trained: edgeopt compress judges it after each step")
+        return tuple(notes)
