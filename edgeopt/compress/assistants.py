@@ -12,10 +12,11 @@ from typing import Literal
 from torch import nn
 
 from edgeopt.compress.measures import parameters
+from edgeopt.compress.students import Goal, to_goal
 from edgeopt.errors import CompressionError
+from edgeopt.model import Batch
 
-TRIES = 12
-"""Halvings of the interval that a width is searched in: far finer than whole channels."""
+Progressive = Literal["insert", "refuse", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +39,9 @@ class Stage:
 
 
 def planned(
-    teacher: nn.Module, student: nn.Module, most: float, progressive: Literal["insert", "refuse", "off"]
+    teacher: nn.Module, student: nn.Module, example_inputs: Batch, most: float, progressive: Progressive
 ) -> list[Stage]:
-    """The stages from ``teacher`` to ``student``, none with a ratio much above ``most`` where assistants may be inserted.
+    """The stages from ``teacher`` to ``student``: equal ratios of about ``most`` or less where assistants may be inserted.
 
     Raises CompressionError where they may not, or where the teacher cannot be narrowed.
     """
@@ -55,7 +56,7 @@ def planned(
         fix = f'give a student of at least {math.ceil(large / most):,} parameters, or set progressive = "insert"'
         raise CompressionError(f"the teacher has {ratio:.1f} times the student's {small:,} parameters", why=why, fix=fix)
     count = math.ceil(math.log(ratio) / math.log(most))
-    nets = [_assistant(teacher, large / ratio ** (number / count)) for number in range(1, count)]
+    nets = [_assistant(teacher, example_inputs, large / ratio ** (number / count)) for number in range(1, count)]
     sizes = [large, *map(parameters, nets), small]
     return [
         Stage(number=number, count=count, student=net, ratio=sizes[number - 1] / sizes[number])
@@ -63,21 +64,10 @@ def planned(
     ]
 
 
-def _assistant(teacher: nn.Module, goal: float) -> nn.Module:
-    """The teacher narrowed to about ``goal`` parameters, by bisection: parameters grow with the width."""
-    from edgeopt.compress.students import narrower
-
-    low, high = 0.0, 1.0
-    best, error = teacher, math.inf
+def _assistant(teacher: nn.Module, example_inputs: Batch, goal: float) -> nn.Module:
+    """The largest network of the teacher's weights with at most ``goal`` parameters."""
     try:
-        for _ in range(TRIES):
-            width = (low + high) / 2
-            net, _ = narrower(teacher, width)
-            found = parameters(net)
-            if abs(math.log(found / goal)) < error:
-                best, error = net, abs(math.log(found / goal))
-            low, high = (width, high) if found < goal else (low, width)
+        return to_goal(teacher, example_inputs, Goal(parameters=int(goal)))[0]
     except CompressionError as refused:
         fix = 'set progressive = "off", or distil in steps with networks of your own'
         raise CompressionError("no assistant can be made of the teacher", why=refused.what, fix=fix) from refused
-    return best

@@ -12,17 +12,17 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
 
 from edgeopt.calling import call_arguments
-from edgeopt.compress.assistants import Stage, planned
+from edgeopt.compress.assistants import Progressive, Stage, planned
 from edgeopt.compress.distill_losses import Task, answers, refuse_probabilities
 from edgeopt.compress.lessons import Lesson, Pair, Pupil, imitated
 from edgeopt.compress.measures import macs, parameters
 from edgeopt.compress.scoring import score
+from edgeopt.compress.students import Goal, narrower, shallower, to_goal
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.compress.training import Trainer, fine_tune, write_state
 from edgeopt.compress.unlabelled import training_batches
@@ -38,12 +38,14 @@ Layers = tuple[tuple[str, str], ...]
 class Distill:
     """The module is the teacher; the record's module is the student.
 
-    The student: ``student``, a reference to an nn.Module or a function that makes one (or Context.student from Python); or the
-    teacher with ``width`` (a share) of its channels, or with ``layers`` of its layers. The loss: ``1 - weight`` of the user's
-    ``train_step`` and ``weight`` of the teacher's answers at ``temperature``, which only class scores use. ``hints`` and
-    ``attention`` are pairs of layers (teacher's, student's) whose outputs are to be alike (FitNets, arXiv:1412.6550; attention
-    maps, arXiv:1612.03928). ``output``: the name of the output that is imitated, "" the first. ``mask``: the name of the
-    argument that says which steps of a sequence count, "" attention_mask where there is one.
+    The student: ``student``, a reference to an nn.Module or a function that makes one (or Context.student from Python); or of
+    the teacher's weights with ``width`` (a share) of its channels, with ``layers`` (how many, or a share) of its layers, or
+    with ``parameters`` at most: see :mod:`edgeopt.compress.students`.
+
+    The loss: ``1 - weight`` of the user's ``train_step`` and ``weight`` of the teacher's answers at ``temperature``, which only
+    class scores use. ``hints`` and ``attention`` are pairs of layers (teacher's, student's) whose outputs are to be alike
+    (FitNets, arXiv:1412.6550; attention maps, arXiv:1612.03928). ``output``: the name of the output that is imitated, "" the
+    first. ``mask``: the name of the argument that says which steps of a sequence count, "" attention_mask where there is one.
 
     ``epochs`` are per stage. ``patience``: the best epoch by ``evaluate`` is kept, and that many without a better one end a
     stage. ``max_ratio``: how many times more parameters a teacher may have than its student; beyond it ``progressive`` inserts
@@ -52,7 +54,8 @@ class Distill:
 
     student: str = ""
     width: float | None = None
-    layers: int | None = None
+    layers: int | float | None = None
+    parameters: int | None = None
     epochs: int = 10
     task: Task = "classification"
     temperature: float = 4.0
@@ -66,11 +69,11 @@ class Distill:
     learning_rate: float = 3e-3
     patience: int | None = None
     max_ratio: float = 4.0
-    progressive: Literal["insert", "refuse", "off"] = "insert"
+    progressive: Progressive = "insert"
 
     def __post_init__(self) -> None:
-        if sum((bool(self.student), self.width is not None, self.layers is not None)) > 1:
-            raise ValueError("student, width and layers are three ways to say the same: give one")
+        if sum((bool(self.student), self.width is not None, self.layers is not None, self.parameters is not None)) > 1:
+            raise ValueError("student, width, layers and parameters are ways to say the same: give one")
         for name in ("temperature", "learning_rate", "hint_weight", "attention_weight"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be above 0")
@@ -89,9 +92,9 @@ class Distill:
         if context.train_batches is None:
             context = replace(context, train_step=None)  # it wants labels, which calibration data does not have
         teacher = deepcopy(module).eval().requires_grad_(False)
-        student, made = self._made(teacher, context)
+        student, made = self._made(module, context)
         self._refuse_misfits(teacher, student, context)
-        stages = planned(teacher, student, self.max_ratio, self.progressive)
+        stages = planned(module, student, context.example_inputs, self.max_ratio, self.progressive)
         for stage in stages:
             context.tell(stage.describe())
             lesson = self._lesson(teacher, context, last=stage is stages[-1])
@@ -104,21 +107,19 @@ class Distill:
         _forget(stages, context.checkpoint)
         return Compressed(module=student.train(module.training), record=self._record(module, student, made, stages, context))
 
-    def _made(self, teacher: nn.Module, context: Context) -> tuple[nn.Module, Record | None]:
+    def _made(self, module: nn.Module, context: Context) -> tuple[nn.Module, Record | None]:
         """A student of its own to train, and how it was made of the teacher."""
         if self.width is not None:
-            from edgeopt.compress.students import narrower
-
-            return narrower(teacher, self.width)
+            return narrower(module, self.width, context.example_inputs)
         if self.layers is not None:
-            from edgeopt.compress.students import shallower
-
-            return shallower(teacher, self.layers)
+            return shallower(module, self.layers, context.example_inputs)
+        if self.parameters is not None:
+            return to_goal(module, context.example_inputs, Goal(parameters=self.parameters))
         if context.student is not None:
             return deepcopy(context.student), None
         if self.student:
             return deepcopy(_named(self.student)), None
-        fix = 'give student = "file.py:name", or width or layers of the teacher'
+        fix = 'give student = "file.py:name", or width, layers or parameters'
         raise CompressionError("there is no student to distil into", fix=fix)
 
     def _refuse_misfits(self, teacher: nn.Module, student: nn.Module, context: Context) -> None:
