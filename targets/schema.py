@@ -103,4 +103,6 @@ class TargetProfile:
     operators: OperatorSettings = field(default_factory=OperatorSettings)
     costs: Costs = field(default_factory=Costs)
     sparsity: Sparsity | None = None
+    channel_multiple: int = 8
+    """What the kernels compute at once along the channels: counts between two multiples cost as much as the upper one."""
     checks: Checks = field(default_factory=Checks)

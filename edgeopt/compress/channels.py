@@ -1,0 +1,201 @@
+"""Structured channel pruning: whole channels of convolutions and of transformers' MLPs leave, and the layers become narrower.
+
+    compressed = Channels(amount=0.5, measure="macs").apply(net, Context(example_inputs=image, profile=load("arm-xnnpack")))
+
+What is left is an ordinary, smaller module: every runtime gains, as far as the channel counts are multiples of what its kernels
+compute at once.
+"""
+
+from dataclasses import asdict, replace
+from typing import Literal
+
+from torch import nn
+
+from edgeopt.compress import channel_surgery, measures
+from edgeopt.compress.channel_groups import LAYERS, Block, blocks
+from edgeopt.compress.channel_importance import Importance, scores
+from edgeopt.compress.channel_plan import Costs, Planner, Scope
+from edgeopt.compress.channel_surgery import Removed, copied, cut, difference
+from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
+from edgeopt.compress.training import fine_tune
+from edgeopt.core import data_class
+from edgeopt.errors import CompressionError, did_you_mean
+
+DEFAULT_MULTIPLE = 8
+"""Without a target: the narrowest register of eight floats that its kernels may have."""
+
+
+@data_class
+class Channels:
+    """``amount``: the share to take away of ``measure``: of channels, or at least that much of the MACs or parameters.
+
+    ``importance``: which channels matter, see :func:`edgeopt.compress.channel_importance.scores`; ``taylor`` and
+    ``activation`` need data. ``scope``: every layer loses the same share, or channels of all layers are compared.
+    ``multiple``: channel counts that stay are multiples of it; None: of what the target's kernels like. ``rounds``: in how
+    many parts the amount is taken, with importance found anew and ``epochs_between`` epochs of fine-tuning between two parts
+    (where there is training code). ``exclude``: paths of layers, or of modules with all their layers, whose outputs stay.
+    """
+
+    amount: float = 0.5
+    measure: Literal["channels", "macs", "parameters"] = "channels"
+    importance: Importance = "l2"
+    scope: Scope = "layer"
+    multiple: int | None = None
+    rounds: int = 1
+    epochs_between: int = 1
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.amount < 1:
+            raise ValueError(f"amount is {self.amount:g}: a share from 0 up to, but not including, 1")
+        if self.multiple is not None and self.multiple < 1:
+            raise ValueError(f"multiple is {self.multiple}: 1 or more")
+        if self.rounds < 1:
+            raise ValueError(f"rounds is {self.rounds}: 1 or more")
+        if self.epochs_between < 0:
+            raise ValueError(f"epochs_between is {self.epochs_between}: 0 or more")
+
+    def apply(self, module: nn.Module, context: Context) -> Compressed:
+        """A narrower copy of ``module``.
+
+        Raises CompressionError where tracing cannot follow it, a layer would be left without channels, the share cannot be
+        reached, or data is missing; TrainingFailed where fine-tuning between rounds fails.
+        """
+        settings = replace(self, multiple=self.multiple or _multiple(context))
+        run = _Run(settings, module, context)
+        for number in range(1, self.rounds + 1):
+            run.prune(self.amount * number / self.rounds)
+            if number < self.rounds and self.epochs_between and context.fit is not None:
+                context.tell(f"channels: fine-tuning after part {number} of {self.rounds}")
+                fine_tune(context.fit, run.module, self.epochs_between)
+        return Compressed(module=run.module, record=run.record())
+
+
+class _Run:
+    """One application: the module as it is after each round, and what the original was."""
+
+    def __init__(self, settings: Channels, module: nn.Module, context: Context) -> None:
+        self._settings, self._context, self._original = settings, context, module
+        self.module = copied(module)
+        self._excluded = _paths(module, settings.exclude)
+        self._macs = measures.macs_by_layer(module, context.example_inputs)
+        self._before: dict[object, int] = {}
+        self._blocks: list[Block] = []
+
+    def prune(self, share: float) -> None:
+        """Takes channels away until ``share`` of the original is gone."""
+        found = blocks(copied(self.module), self._context.example_inputs, self._excluded)
+        found = channel_surgery.tried(self.module, found, self._context.example_inputs)
+        importance = scores(self.module, found, self._settings.importance, self._context)
+        if self._settings.importance == "batch-norm":
+            found = [
+                replace(one, reason=one.reason or ("no batch norm to judge it by" if bool(score.isnan().any()) else ""))
+                for one, score in zip(found, importance, strict=True)
+            ]
+        for one in found:
+            self._before.setdefault(one.key, one.channels)
+        self._blocks = self._blocks or found
+        assert self._settings.multiple is not None
+        planner = Planner(found, importance, self._settings.multiple, self._settings.scope, self._before)
+        removed = self._plan(planner, found, share) if share else {}
+        self._verify(found, removed)
+        self.module = cut(self.module, found, removed)
+
+    def _plan(self, planner: Planner, found: list[Block], share: float) -> Removed:
+        if self._settings.measure == "channels":
+            return planner.at(share)
+        by_macs = self._settings.measure == "macs"
+        now = measures.macs_by_layer(self.module, self._context.example_inputs) if by_macs else None
+        costs = Costs(self.module, found, now)
+        whole = sum(self._macs.values()) if by_macs else measures.parameters(self._original)
+        return planner.reaching(share, lambda removed: costs.left(removed) / max(whole, 1))
+
+    def _verify(self, found: list[Block], removed: Removed) -> None:
+        if wrong := difference(self.module, found, removed, self._context.example_inputs):
+            fix = "exclude the layers that its own code splits, reorders or names sizes of"
+            raise CompressionError("channels cannot be taken out of this model", why=wrong, fix=fix)
+
+    def record(self) -> Record:
+        after = {name: _described(layer) for name, layer in _layers(self.module).items()}
+        layers = tuple(self._change(name, layer, after[name]) for name, layer in _layers(self._original).items())
+        settings = asdict(self._settings)
+        return Record(technique="channels", settings=settings, layers=layers, notes=tuple(self._notes(layers)))
+
+    def _change(self, name: str, layer: nn.Module, after: str) -> LayerChange:
+        before = _described(layer)
+        made = [one for one in self._blocks if name in one.layers("makes") or (name in one.layers("passes"))]
+        if before == after:
+            return LayerChange(layer=name, action="left", before=before, reason=self._left_reason(layer, made))
+        width = getattr(layer, _WIDTH[isinstance(layer, nn.Linear)])
+        if width == getattr(self.module.get_submodule(name), _WIDTH[isinstance(layer, nn.Linear)]):
+            reason = f"fewer inputs; as to its outputs: {self._left_reason(layer, made)}"
+        else:
+            others = sorted({other for one in made for other in one.layers("makes")} - {name})
+            reason = f"least important by {self._settings.importance}" + (
+                f"; together with {', '.join(others)}" if others else ""
+            )
+        return LayerChange(layer=name, action="changed", before=before, after=after, reason=reason)
+
+    def _left_reason(self, layer: nn.Module, made: list[Block]) -> str:
+        if isinstance(layer, nn.MultiheadAttention):
+            return "attention loses whole heads or nothing: see the technique heads"
+        if isinstance(layer, nn.RNNBase):
+            return (
+                "recurrent: its state feeds itself at every step and keeps its width; quantization and low-rank make it smaller"
+            )
+        if not made:
+            return "forward does not call it, or tracing does not see it"
+        if reasons := [one.reason for one in made if one.reason]:
+            return reasons[0]
+        multiple = self._settings.multiple
+        channels = "/".join(str(one.channels) for one in made)
+        return f"{channels} channels: with multiples of {multiple} the nearest to what was asked for is all of them"
+
+    def _notes(self, layers: tuple[LayerChange, ...]) -> list[str]:
+        notes = []
+        if not any(layer.action == "changed" for layer in layers):
+            notes.append("no channel was taken away: the module is as it was")
+        else:
+            macs = sum(measures.macs_by_layer(self.module, self._context.example_inputs).values())
+            notes.append(_less("MACs", sum(self._macs.values()), macs))
+            notes.append(_less("parameters", measures.parameters(self._original), measures.parameters(self.module)))
+        if self._settings.rounds > 1 and self._settings.epochs_between and self._context.fit is None:
+            notes.append(f"no training code was given: nothing was fine-tuned between the {self._settings.rounds} rounds")
+        return notes
+
+
+_WIDTH = ("out_channels", "out_features")
+
+
+def _less(what: str, before: int, after: int) -> str:
+    return f"{what}: {before:,} -> {after:,} ({1 - after / max(before, 1):.1%} less)"
+
+
+def _multiple(context: Context) -> int:
+    return DEFAULT_MULTIPLE if context.profile is None else context.profile.channel_multiple
+
+
+def _layers(module: nn.Module) -> dict[str, nn.Module]:
+    """Layers by path that channel pruning considers; what attention consists of is considered with it."""
+    attention = tuple(f"{name}." for name, layer in module.named_modules() if isinstance(layer, nn.MultiheadAttention))
+    layers = ((name, layer) for name, layer in module.named_modules() if isinstance(layer, LAYERS))
+    return {name: layer for name, layer in layers if not name.startswith(attention)}
+
+
+def _described(layer: nn.Module) -> str:
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return f"{layer.in_channels} -> {layer.out_channels} channels"
+    if isinstance(layer, nn.Linear):
+        return f"{layer.in_features} -> {layer.out_features} features"
+    if isinstance(layer, nn.RNNBase):
+        return f"{layer.input_size} -> {layer.hidden_size} features"
+    return f"{layer.embed_dim} features"
+
+
+def _paths(module: nn.Module, exclude: tuple[str, ...]) -> frozenset[str]:
+    """Paths of the layers that ``exclude`` names, itself or by a module that holds them."""
+    known = dict(module.named_modules())
+    if unknown := [name for name in exclude if name not in known]:
+        fix = did_you_mean(unknown[0], known) or "use paths as in the report of compression"
+        raise CompressionError(f"exclude names {unknown[0]!r}, which the model does not have", fix=fix)
+    return frozenset(path for path in known for name in exclude if path == name or path.startswith(f"{name}."))
