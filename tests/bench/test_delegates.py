@@ -39,6 +39,7 @@ def test_fail_on_fallback_holds_for_a_delegate(tmp_path: Path, library: str) -> 
     assert "TANH" in result.reason
 
 
+@pytest.mark.slow
 def test_on_the_cpu_the_delegate_is_left_alone(tmp_path: Path) -> None:
     assert measured(tmp_path, "/nowhere/libnpu.so", accelerator="cpu").status == "ok"
 
@@ -58,6 +59,7 @@ def test_a_delegate_that_is_not_there_fails_with_the_place_to_name_it(tmp_path: 
     assert "devices.toml" in result.reason
 
 
+@pytest.mark.slow
 def test_a_library_that_is_no_delegate_and_one_that_refuses_say_so(tmp_path: Path, library: str) -> None:
     (tmp_path / "libtext.so").write_text("no library")
     assert "libtext.so" in measured(tmp_path, str(tmp_path / "libtext.so")).reason

@@ -88,6 +88,7 @@ def test_digest_and_size_are_of_all_files(tmp_path: Path) -> None:
     assert other.subject.sha256 != sha256_of(tmp_path / "model.onnx")
 
 
+@pytest.mark.slow
 def test_they_are_run_on_this_computer(tmp_path: Path) -> None:
     artifacts = load(saved(tmp_path, *LOCATIONS))
     (run,) = bench(tmp_path, artifacts, here(tmp_path), settings=ONCE)
