@@ -27,10 +27,10 @@ from edgeopt.compress.found import Cost, Found, Trial
 from edgeopt.compress.scoring import score
 from edgeopt.compress.supernet import Imitation, Supernet
 from edgeopt.compress.technique import Context
-from edgeopt.compress.training import fine_tune
+from edgeopt.compress.training import fine_tune, write_state
 from edgeopt.core import data_class, from_json, to_json
 from edgeopt.errors import CompressionError, ModelError
-from edgeopt.files import make_folder, write_atomic
+from edgeopt.files import make_folder
 from edgeopt.model import Batch
 
 Measure = Callable[[nn.Module, Batch], float]
@@ -199,7 +199,7 @@ class _Search:
             context.tell(f"{trial.name}: failed: {error.what}")
             return replace(trial, reason=error.message(), error=type(error).__name__)
         if self._folder is not None:
-            _save(_weights(self._folder, number), module)
+            write_state(_weights(self._folder, number), module)
         cost = f"{trial.macs:,} MACs" if trial.latency_ms is None else f"{trial.latency_ms:.4g} ms"
         context.tell(f"{trial.name}: {next(iter(trial.scores))} {trial.score:.4f}, {cost}")
         return trial
@@ -225,7 +225,7 @@ class _Search:
             self._context.tell(f"training one network for all {len(self._family)} architectures")
             fine_tune(fit, made, settings.epochs)
             if path is not None:
-                _save(path, made)
+                write_state(path, made)
         return made
 
     def _timed(self, trial: Trial, module: nn.Module, example: Batch) -> Trial:
@@ -261,14 +261,6 @@ def _storage(path: Path) -> optuna.storages.RDBStorage:
 
 def _weights(folder: Path, number: int) -> Path:
     return folder / f"trial-{number}.pt"
-
-
-def _save(path: Path, module: nn.Module) -> None:
-    import io
-
-    buffer = io.BytesIO()
-    torch.save(module.state_dict(), buffer)
-    write_atomic(path, buffer.getvalue())
 
 
 @contextmanager
