@@ -104,7 +104,7 @@ def _sites(module: nn.Module, weight: Weight) -> Iterator[_Site]:
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    value: Tensor = args[0] if args else kwargs["input"]
+    value: Tensor = args[0] if args else next(iter(kwargs.values()))
     return value
 
 

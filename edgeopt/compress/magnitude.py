@@ -72,8 +72,9 @@ class Magnitude:
         weights = self.weights(pruned)
         chosen = [weight for weight in weights if not weight.reason]
         before = {weight.name: _described(weight) for weight in chosen}
-        keep = partial(keep_zeros, names=tuple(before))
-        self._prune(pruned, chosen, keep, context)
+        keep = partial(keep_zeros, names=tuple(before) if self.sparsity else ())
+        if chosen and self.sparsity:
+            self._prune(pruned, chosen, keep, context)
         record = Record(
             technique="magnitude",
             settings=to_data(self),

@@ -17,7 +17,7 @@ from edgeopt.compress.replay import from_matrix, matrix
 from edgeopt.compress.sparse24 import gains_nothing
 from edgeopt.compress.surgeon import Pattern, by_magnitude, by_saliency, prune_rows
 from edgeopt.compress.technique import Compressed, Context, Record
-from edgeopt.compress.zeros import Weight, download, keep_zeros, weights_of, zeros
+from edgeopt.compress.zeros import Weight, download, inputs_first, is_conv1d, keep_zeros, weights_of, zeros
 from edgeopt.core import data_class, to_data
 from edgeopt.targets.schema import Sparsity, TargetProfile
 
@@ -63,7 +63,7 @@ class NM:
         chosen = [weight for weight in weights if not reasons[weight.name]]
         dense = {weight.name: zeros(weight.value) for weight in chosen}
         for weight in chosen if chosen and self.method == MAGNITUDE else ():
-            _put(weight, [by_magnitude(matrix(weight.value.detach()), self.kept)])
+            _put(weight, [by_magnitude(_rows(weight), self.kept)])
         if chosen and self.method != MAGNITUDE:
             done = self._with_data(Observed(pruned, context, self.samples), chosen, context)
             reasons |= {weight.name: "no data reaches it" for weight in chosen if weight.name not in done}
@@ -82,7 +82,7 @@ class NM:
         for number, weight in enumerate(ordered, start=1):
             context.tell(f"{self.pattern} by {self.method}: layer {number} of {len(ordered)}")
             moments = observed.moments(weight, full=self.method == SPARSEGPT)
-            parts = matrix(weight.value.detach()).chunk(len(moments))
+            parts = _rows(weight).chunk(len(moments))
             _put(weight, [self._pruned(part, moment) for part, moment in zip(parts, moments, strict=True)])
         return {weight.name for weight in ordered}
 
@@ -98,7 +98,9 @@ class NM:
         unfit = next((reason for reason in map(_unfit, weight.owners.values()) if reason), "")
         if unfit:
             return unfit if len(weight.owners) == 1 else f"its weights serve another layer as well, {unfit}"
-        outputs, inputs = weight.value.shape[:2]
+        if len({inputs_first(owner) for owner in weight.owners.values()}) > 1:
+            return "the layers that share its weights multiply with different axes of them"
+        inputs, outputs = _channels(weight)
         if inputs % self.kept.group:
             return f"{inputs} input channels: not a multiple of {self.kept.group}"
         return gains_nothing(inputs, outputs, limits) if limits else ""
@@ -125,7 +127,7 @@ def _unfit(owner: nn.Module) -> str:
     """What the layer is, where no sparse kernel computes such a one."""
     if isinstance(owner, Convolution):
         return "a grouped or depthwise convolution: its reduction axis is too short" if owner.groups > 1 else ""
-    if isinstance(owner, nn.Linear | nn.MultiheadAttention):
+    if isinstance(owner, nn.Linear | nn.MultiheadAttention) or is_conv1d(owner):
         return ""
     if isinstance(owner, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         return "a transposed convolution: sparse kernels take convolutions and matrix products"
@@ -134,9 +136,27 @@ def _unfit(owner: nn.Module) -> str:
     return f"{type(owner).__name__}: sparse kernels take convolutions and matrix products"
 
 
+def _channels(weight: Weight) -> tuple[int, int]:
+    """Inputs and outputs."""
+    first, second = weight.value.shape[:2]
+    return (first, second) if _is_transposed(weight) else (second, first)
+
+
+def _rows(weight: Weight) -> Tensor:
+    """The weight as [outputs, kernel positions x inputs]."""
+    value = weight.value.detach()
+    return matrix(value.T if _is_transposed(weight) else value)
+
+
 def _put(weight: Weight, parts: Iterable[Tensor]) -> None:
+    """Writes what :func:`_rows` gives, in parts of some outputs each."""
+    rows = torch.cat(list(parts))
     with torch.no_grad():
-        weight.value.copy_(from_matrix(torch.cat(list(parts)), weight.value.shape))
+        weight.value.copy_(rows.T if _is_transposed(weight) else from_matrix(rows, weight.value.shape))
+
+
+def _is_transposed(weight: Weight) -> bool:
+    return any(map(inputs_first, weight.owners.values()))
 
 
 def _dense(weight: Weight, before: dict[str, int]) -> str:

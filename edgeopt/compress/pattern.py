@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeopt.compress.zeros import layer_name, weights_of
+from edgeopt.compress.zeros import inputs_first, layer_name, weights_of
 from edgeopt.core import data_class
 from edgeopt.errors import EdgeoptError, MissingExtra, ModelError, ReferenceNotFound
 from edgeopt.user_code import summary
 
 Mask = NDArray[np.bool_]
+_MULTIPLYING = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.MultiheadAttention | nn.RNNBase
 READERS = {
     ".onnx": ("edgeopt.compress.pattern_onnx", "onnx"),
     ".pt2": ("edgeopt.compress.pattern_pt2", "torch"),
@@ -50,7 +51,8 @@ def pattern_holds(source: nn.Module | Path | str, n: int = 2, m: int = 4) -> tup
 
     ``source``: a module, or a ``.onnx``, ``.pt2`` or ``.tflite`` file, float or quantized (there a zero is the weight's zero
     point). Weights are looked for behind DequantizeLinear and transpositions, and the axis follows them. Weights that the model
-    computes are no part of it. Raises ReferenceNotFound, ModelError for a file that cannot be read, MissingExtra.
+    computes are no part of it; where no weight is found nothing is proved. Raises ReferenceNotFound, ModelError for a file
+    that cannot be read, MissingExtra.
     """
     if not 0 < n <= m:
         raise ValueError(f"{n}:{m} is no pattern: give 0 < n <= m")
@@ -69,15 +71,13 @@ def _judged(weight: Stored, n: int, m: int) -> LayerPattern:
 
 
 def _of_module(module: nn.Module) -> list[Stored]:
-    """Linear layers, convolutions, attention and recurrent layers; of transposed convolutions the inputs come first."""
+    """Linear layers, convolutions, attention and recurrent layers."""
     found = []
     for weight in weights_of(module):
-        owner = next(iter(weight.owners.values()))
-        if weight.reason or isinstance(owner, nn.Embedding | nn.EmbeddingBag):
-            continue
-        transposed = isinstance(owner, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
-        values = weight.value.detach().cpu() != 0
-        found += [Stored(layer_name(name), values.numpy(), 0 if transposed else 1) for name in weight.owners]
+        nonzero = (weight.value.detach().cpu() != 0).numpy()
+        for name, owner in weight.owners.items():
+            if inputs_first(owner) or isinstance(owner, _MULTIPLYING):
+                found.append(Stored(layer_name(name), nonzero, 0 if inputs_first(owner) else 1))
     return found
 
 

@@ -44,6 +44,16 @@ class Weight:
         return [own, *(LayerChange(layer=one, action="changed", before=before, after=after, reason=shared) for one in others)]
 
 
+def inputs_first(owner: nn.Module) -> bool:
+    """Whether the first axis of its weight is that of the inputs: transposed convolutions, and GPT-2's Conv1D (x W)."""
+    return isinstance(owner, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d) or is_conv1d(owner)
+
+
+def is_conv1d(owner: nn.Module) -> bool:
+    """Whether it is transformers' Conv1D: no convolution but a linear layer with [inputs, outputs] weights."""
+    return type(owner).__name__ == "Conv1D" and hasattr(owner, "nf")
+
+
 def layer_name(name: str) -> str:
     """``encoder.linear`` of ``encoder.linear.weight``."""
     return name.removesuffix(".weight")
@@ -71,9 +81,12 @@ def weights_of(module: nn.Module, exclude: Collection[str] = ()) -> list[Weight]
 
 
 def _reason(owner: nn.Module, name: str, exclude: Collection[str]) -> str:
+    """Why the parameter ``name`` of ``owner`` must not be pruned; "" where it may."""
     attribute = name.rpartition(".")[2]
     if any(fnmatchcase(layer_name(name), pattern) for pattern in exclude):
         return "excluded"
+    if not owner.get_parameter(attribute).is_floating_point():
+        return "its weights are no floating-point numbers"
     if "Norm" in type(owner).__name__:
         return "a normalisation"
     if isinstance(owner, nn.utils.parametrize.ParametrizationList):

@@ -196,6 +196,22 @@ class Shared(nn.Module):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_gpt2_s_layers_which_have_their_inputs_first_are_pruned_along_them(method: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    module = transformers.pytorch_utils.Conv1D(nf=6, nx=8)
+    x = torch.randn(5, 8)
+    pruned = from_data(NM, {"method": method}).apply(module, Context(example_inputs=(x,), batches=[(x,)])).module
+    (layer,) = pattern_holds(pruned)
+    assert (layer.axis, layer.holds, layer.zeros) == (0, True, 0.5)
+    assert not pattern_holds(module)[0].holds
+    linear = nn.Linear(8, 6)
+    linear.weight.data, linear.bias.data = module.weight.data.T.clone(), module.bias.data.clone()
+    same = from_data(NM, {"method": method}).apply(linear, Context(example_inputs=(x,), batches=[(x,)])).module
+    assert torch.allclose(pruned(x), same(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_shared_weights_are_pruned_once_and_a_table_that_is_read_too_is_left(method: str) -> None:
     tokens = torch.arange(6)[None]
     compressed = from_data(NM, {"method": method}).apply(Shared(), Context(example_inputs=(tokens,), batches=[(tokens,)]))
