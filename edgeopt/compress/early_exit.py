@@ -79,9 +79,9 @@ class EarlyExit:
         if all(threshold == NEVER for threshold in found.thresholds):
             why = f"no exit keeps within {self.max_drop:g} on {found.samples:,} held-out samples: the network is unchanged"
             return Compressed(module=deepcopy(module), record=self._record(layers, why, *warning))
-        kept = _without_idle(net, found.thresholds).train(module.training)
+        kept = _without_idle(net, found.thresholds)
         words = _in_words(measured(kept, held_out, context.example_inputs), places.macs)
-        return Compressed(module=kept, record=self._record(layers, *words, *warning))
+        return Compressed(module=kept.train(module.training), record=self._record(layers, *words, *warning))
 
     def _cuts(self, places: Places) -> tuple[list[int], tuple[LayerChange, ...]]:
         """The links after which exits go, in order, and the places that were left."""
@@ -133,6 +133,7 @@ def _calibrated(net: EarlyExits, batches: TrainBatches, example_inputs: Batch, m
 def _answers(net: EarlyExits, batches: TrainBatches, example_inputs: Batch) -> tuple[Floats, Bools]:
     """Confidences [exits - 1, samples] and whether each exit is right [exits, samples]."""
     seen, right = list[Tensor](), list[Tensor]()
+    training = net.training
     net.eval()
     with torch.no_grad():
         for batch in batches() if callable(batches) else batches:
@@ -142,6 +143,7 @@ def _answers(net: EarlyExits, batches: TrainBatches, example_inputs: Batch) -> t
             truth = labels(batch, example_inputs)
             right.append(said == (said[-1] if truth is None else truth))
             seen.append(torch.stack([confidence(one) for one in scores[:-1]]))
+    net.train(training)
     if not seen:
         raise CompressionError("the held-out data is empty", fix="give some thousand samples that nothing was trained on")
     return torch.cat(seen, 1).double().numpy(), torch.cat(right, 1).numpy()

@@ -58,9 +58,10 @@ class EarlyExits(nn.Module):
         return [*found, last(features)]
 
     def parts(self, example_inputs: Batch) -> list[tuple[nn.Module, tuple[Tensor]]]:
-        """Each stage with its example inputs, for export; in eval mode, without gradients."""
+        """Each stage with its example inputs, for export; all of them are put into eval mode."""
         args, kwargs = call_arguments(example_inputs)
-        value, found = (*args, *kwargs.values())[0], []
+        value: Tensor = (*args, *kwargs.values())[0]
+        found: list[tuple[nn.Module, tuple[Tensor]]] = []
         with torch.no_grad():
             for stage in self.stages:
                 stage.eval()

@@ -270,3 +270,39 @@ def test_a_students_reference_is_a_module_or_a_function_that_makes_one(tmp_path:
     assert isinstance(found.module, nn.Linear)
     with pytest.raises(ModelError, match="is a int"):
         Distill(student=f"{tmp_path / 'net.py'}:number").apply(classifier(16), context(None))
+
+
+def test_a_narrower_copy_of_the_teacher_learns_through_assistants(tmp_path: Path) -> None:
+    teacher, lines = classifier(128), list[str]()
+    given = context(None, tell=lines.append, checkpoint=tmp_path / "step.pt")
+    compressed = Distill(width=0.125, epochs=5, learning_rate=1e-2, max_ratio=3).apply(teacher, given)
+    first, second = (note for note in compressed.record.notes if note.startswith("stage"))
+    assert first.startswith("stage 1 of 2: assistant 1") and second.startswith("stage 2 of 2: the student")
+    assert compressed.module[0].weight.shape == (16, 6)  # type: ignore[index]
+    assert agreement(teacher, compressed.module) > 0.8
+    assert len([line for line in lines if "epoch" in line]) == 10 and not list(tmp_path.iterdir())
+    whole, *layers = compressed.record.layers
+    assert whole.before.startswith("1,283 parameters") and any("16" in layer.after for layer in layers)
+
+
+def test_a_finished_assistant_is_not_trained_again(tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    def tell(line: str) -> None:
+        lines.append(line)
+        if len([one for one in lines if "epoch" in one]) == 5:
+            raise KeyboardInterrupt
+
+    settings, path = Distill(width=0.125, epochs=3, max_ratio=3), tmp_path / "step.pt"
+    with pytest.raises(KeyboardInterrupt):
+        settings.apply(classifier(128), context(None, tell=tell, checkpoint=path))
+    lines.clear()
+    settings.apply(classifier(128), context(None, tell=lines.append, checkpoint=path))
+    assert [line.split(":")[0] for line in lines if "epoch" in line] == ["epoch 3 of 3"]
+
+
+def test_a_frozen_teacher_still_has_a_student_that_learns_and_is_frozen_again() -> None:
+    teacher = classifier(64).requires_grad_(False)
+    found = Distill(width=0.5, epochs=5, learning_rate=1e-2).apply(teacher, context(None)).module
+    assert not any(parameter.requires_grad for parameter in found.parameters())
+    assert agreement(teacher, found) > 0.8
