@@ -9,6 +9,7 @@ The network is trained here on first use (some minutes); its weights are kept in
 
 import gzip
 import hashlib
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -93,7 +94,9 @@ def train(net: nn.Module) -> None:
 
 def cache_file() -> Path:
     """Where the weights lie; another network, training or torch gets a file of its own."""
-    recipe = hashlib.sha256(Path(__file__).read_bytes() + f"{torch.__version__} {TRAIN_ON}".encode()).hexdigest()
+    code = "".join(inspect.getsource(part) for part in (FashionNet, batches, train_step, train))
+    settings = (EPOCHS, BATCH, SEED, TRAIN_ON, torch.__version__)
+    recipe = hashlib.sha256(f"{code}{settings}".encode()).hexdigest()
     root = Path(os.environ.get("EDGEOPT_CACHE") or Path.home() / ".cache" / "edgeopt")
     return root / "examples" / f"fashion-mnist-{recipe[:16]}.pt"
 
