@@ -11,6 +11,7 @@ TECHNIQUES = {
     "heads": "edgeopt.compress.heads:Heads",
     "layers": "edgeopt.compress.layer_drop:Layers",
     "magnitude": "edgeopt.compress.magnitude:Magnitude",
+    "lottery": "edgeopt.compress.lottery:Lottery",
     "nm": "edgeopt.compress.nm:NM",
     "low-rank": "edgeopt.compress.low_rank:LowRank",
     "cluster": "edgeopt.compress.cluster:Cluster",
