@@ -56,7 +56,7 @@ def macs_by_layer(module: nn.Module, example_inputs: Batch) -> dict[str, int]:
     """The same by the path of the innermost module that computes them; "" is the module itself."""
     counter = FlopCounterMode(display=False)
     args, kwargs = call_arguments(example_inputs)
-    training = module.training
+    modes = [(one, one.training) for one in module.modules()]
     module.eval()
     try:
         with torch.no_grad(), _unfused(), counter:
@@ -65,7 +65,8 @@ def macs_by_layer(module: nn.Module, example_inputs: Batch) -> dict[str, int]:
         fix = "check that it runs on the example inputs"
         raise ForwardError("the model raised in forward", why=cause(error), fix=fix) from error
     finally:
-        module.train(training)
+        for one, training in modes:
+            one.training = training
     return _innermost(counter, module)
 
 
