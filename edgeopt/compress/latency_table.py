@@ -149,7 +149,7 @@ class LayerLatency:
             if not (math.isfinite(value) and value >= 0):
                 raise CompressionError(f"the measured time of {call} is {value} ms", fix="correct measure(module, example)")
         self._overhead = ms.get(OVERHEAD, self._overhead)
-        found = {layer.call: layer for layer in layers}
+        found = {layer.call: layer for layer in layers if layer.call != OVERHEAD}
         for call, value in ms.items():
             if call in found:
                 layer = found[call]

@@ -4,6 +4,7 @@ They are cut from the canonical program, the one that every artifact is made of:
 belongs to the layer before it, as runtimes fuse it. Reshaping costs nothing; constants are computed once.
 """
 
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,8 @@ def _layer(nodes: list[Node], constants: dict[Node, Tensor]) -> Layer:
 
 
 def _kind(node: Node) -> str:
+    if node.target is operator.getitem:
+        return "getitem"
     return kinds.kind_of(node) or str(getattr(node.target, "__name__", node.target)).partition(".")[0]
 
 

@@ -93,6 +93,20 @@ def test_a_transformers_layers_are_told_apart_with_their_two_sided_products() ->
     assert all(layer.module(*layer.example) is not None for layer in layers_of(encoder, (torch.rand(1, 5, 16),)))
 
 
+def test_a_value_that_is_split_is_split_once_and_its_parts_are_inputs_of_their_own() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            value, gate = self.layer(x).chunk(2, dim=-1)
+            return torch.cat((value * gate.sigmoid(), x), dim=-1)
+
+    assert kinds_of(Gated(), torch.rand(2, 4)) == ["linear", "slice", "sigmoid", "mul", "concat"]
+    assert all(layer.module(*layer.example) is not None for layer in layers_of(Gated(), (torch.rand(2, 4),)))
+
+
 @pytest.mark.slow
 def test_a_layer_exports_like_any_model(tmp_path: Path) -> None:
     layer = layers_of(build(width=0.5), IMAGE)[1]
