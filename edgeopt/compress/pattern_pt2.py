@@ -1,5 +1,6 @@
 """Weights of an exported program: parameters that reach a convolution or matrix product directly, dequantized or transposed."""
 
+from operator import getitem
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from edgeopt.program_file import load_program
 
 _AXES = {"linear": 1, "conv": 1, "conv_transpose": 0, "matmul": -2}
 """Of the second argument, the axis that is summed over."""
+
+_TRANSPOSING = ("aten.t.", "aten.mT.", "aten.numpy_T.", "aten.transpose.", "aten.permute.")
 
 
 def stored(path: Path) -> list[Stored]:
@@ -37,11 +40,14 @@ def _weight(program: ExportedProgram, node: Node, axis: int, zero: Tensor | int 
     if not isinstance(source, Node):
         return None
     operator = str(node.target)
+    if node.target is getitem and str(source.target).startswith("aten.split"):  # some outputs: all of them are looked at
+        whole, cut = source.args[0], int(str(source.args[2])) if len(source.args) > 2 else 0
+        return _weight(program, whole, axis, zero) if isinstance(whole, Node) and cut != axis else None
     if operator.startswith("quantized_decomposed.dequantize_per_tensor"):
         return _weight(program, source, axis, int(str(node.args[2])))
     if operator.startswith("quantized_decomposed.dequantize_per_channel"):
         return _weight(program, source, axis, _points(program, node))
-    if operator.startswith(("aten.t.", "aten.transpose", "aten.permute")):
+    if operator.startswith(_TRANSPOSING):
         order = _order(node, source)
         return _weight(program, source, order[axis], zero)
     return None
@@ -71,6 +77,8 @@ def _order(node: Node, source: Node) -> list[int]:
     order = list(range(source.meta["val"].ndim))
     if node.target is torch.ops.aten.permute.default:
         return [int(str(axis)) % len(order) for axis in list(node.args[1])]  # type: ignore[arg-type]
-    first, second = (int(str(axis)) for axis in node.args[1:3]) if len(node.args) > 2 else (0, 1)
+    if node.target is torch.ops.aten.numpy_T.default:
+        return order[::-1]
+    first, second = (int(str(axis)) for axis in node.args[1:3]) if len(node.args) > 2 else (-2, -1)
     order[first], order[second] = order[second], order[first]
     return order

@@ -161,6 +161,30 @@ def test_exported_artifacts_have_the_pattern_in_every_format_and_arithmetic(tmp_
         assert not any(layer.holds for layer in pattern_holds(path, 1, 4))
 
 
+def test_a_program_of_torch_export_itself_is_read_with_transposed_and_split_weights(tmp_path: Path) -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cross, self.turned = nn.MultiheadAttention(8, 2, batch_first=True), nn.Parameter(torch.randn(8, 4))
+            self.dense = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+            scores: Tensor = self.dense(self.cross(x, memory, memory, need_weights=False)[0] @ self.turned.T.mT)
+            return scores
+
+    torch.manual_seed(0)
+    example = torch.randn(1, 3, 8), torch.randn(1, 5, 8)
+    module = NM(exclude=("dense",)).apply(Plain().eval(), Context(example_inputs=example)).module
+    module.turned.data = torch.from_numpy(sparse(4, 8)).T.contiguous()
+    torch.export.save(torch.export.export(module, example), tmp_path / "plain.pt2")
+    assert {(layer.layer, layer.axis, layer.holds) for layer in pattern_holds(tmp_path / "plain.pt2")} == {
+        ("cross.in_proj_weight", 1, True),
+        ("cross.out_proj", 1, True),
+        ("turned", 0, True),
+        ("dense", 1, False),
+    }
+
+
 @pytest.mark.parametrize("suffix", [".onnx", ".tflite", ".pt2"])
 def test_files_that_are_missing_damaged_or_unknown_are_refused(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(ReferenceNotFound, match="there is no file"):
