@@ -66,7 +66,7 @@ def advise(
         architecture=search.architecture,
         before=search.before,
         steps=found.steps if found else (),
-        refused=refusals(search.bench, search.architecture, search.plans, found),
+        refused=refusals(search.bench, search.architecture, search.plans, found) if found else (),
         notes=search.notes(found),
     )
 
@@ -187,5 +187,9 @@ class _Search:
         if found and self.budgets.max_latency_ms is not None:
             notes.append("latency is measured before and after; in between it was taken to fall with the multiply-accumulates")
         if found:
+            used = {step.technique for step in found.steps}
+            spare = [self.plans.probes[name].tried for name in self.plans.useful if name not in used]
+            alone = [one.steps[0] for one in spare if one]
+            notes += [f"not needed, but it gains too: {step.describe()} alone {step.reason}" for step in alone]
             notes.append("accuracy is not computed, since nothing was trained: edgeopt compress judges it after each step")
         return tuple(notes)

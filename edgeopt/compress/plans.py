@@ -60,6 +60,26 @@ class Plans:
         """Those that gain on the target, in the order in which they are applied."""
         return tuple(name for name in ORDER if name in self.probes and self.probes[name].gain >= GAIN)
 
+    @cached_property
+    def pattern(self) -> Probed | None:
+        """The N:M pattern that the target's kernels skip zeros of; None where they have none."""
+        sparsity = self._bench.profile.sparsity
+        if sparsity is None:
+            return None
+        one = Attempt(technique="nm", settings={"pattern": sparsity.pattern})
+        try:
+            tried = self._bench.tried((one,))
+        except CompressionError as error:
+            return Probed("nm", None, error=error.what)
+        return Probed("nm", tried, gain=len(tried.records[0].changed))
+
+    @property
+    def _last(self) -> tuple[Attempt, ...]:
+        """What ends every plan: training mends the pattern that this target's export would else force on the weights."""
+        if self.pattern is None or self.pattern.tried is None:
+            return ()
+        return tuple(Attempt(technique=step.technique, settings=step.settings) for step in self.pattern.tried.steps)
+
     def mildest(self, excess: Excess) -> Tried | None:
         """The first plan within the budgets: one technique if that will do, then all of them, then with a student first."""
         for ladder in (self._alone, self._together, self._distilled):
@@ -76,12 +96,12 @@ class Plans:
     def _alone(self) -> list[tuple[Attempt, ...]]:
         """The technique that gains most, at every strength."""
         best = max(self.useful, key=lambda name: self.probes[name].gain, default=None)
-        return [(attempt(best, strength),) for strength in MILD_TO_STRONG] if best else []
+        return [(attempt(best, strength), *self._last) for strength in MILD_TO_STRONG] if best else []
 
     def _together(self) -> list[tuple[Attempt, ...]]:
         if len(self.useful) < 2:
             return []
-        return [tuple(attempt(name, strength) for name in self.useful) for strength in MILD_TO_STRONG]
+        return [(*(attempt(name, strength) for name in self.useful), *self._last) for strength in MILD_TO_STRONG]
 
     def _distilled(self) -> list[tuple[Attempt, ...]]:
         """A narrower or shallower student, then what still gains; a student with half the layers loses no more of them."""
@@ -89,7 +109,8 @@ class Plans:
         rest = [name for name in self.useful if name != "layers" or student is None or "layers" not in student.settings]
         if student is None:
             return []
-        return [(student,), *((student, *(attempt(name, strength) for name in rest)) for strength in MILD_TO_STRONG if rest)]
+        stronger = ((student, *(attempt(name, strength) for name in rest), *self._last) for strength in MILD_TO_STRONG if rest)
+        return [(student, *self._last), *stronger]
 
     @cached_property
     def student(self) -> Attempt | None:

@@ -4,19 +4,17 @@ from edgeopt.compress import measures
 from edgeopt.compress.advice import Refusal
 from edgeopt.compress.architecture import Architecture
 from edgeopt.compress.plans import GAIN, PROBE, Plans, Probed, attempt
-from edgeopt.compress.technique import Record
 from edgeopt.compress.techniques import TECHNIQUES
 from edgeopt.compress.trials import Attempt, Bench, Tried, left_because
-from edgeopt.errors import CompressionError
 
 QUICK = 2_000_000
 """Parameters up to which packing a model with zstd and clustering its weights take seconds."""
 SHARED_VALUES = 16
 
 
-def refusals(bench: Bench, architecture: Architecture, plans: Plans, found: Tried | None) -> tuple[Refusal, ...]:
-    """Every technique that is not in the plan ``found``; None is "nothing is needed", and then only what could not help."""
-    advised = {step.technique for step in found.steps} if found else set[str]()
+def refusals(bench: Bench, architecture: Architecture, plans: Plans, found: Tried) -> tuple[Refusal, ...]:
+    """Every technique that is not in the plan ``found`` because it would not pay."""
+    advised = {step.technique for step in found.steps}
     reasons = {name: _reason(name, bench, architecture, plans) for name in TECHNIQUES if name not in advised}
     return tuple(Refusal(technique=name, reason=reason) for name, reason in reasons.items() if reason)
 
@@ -31,7 +29,7 @@ def _reason(name: str, bench: Bench, architecture: Architecture, plans: Plans) -
     if name == "cluster":
         return _clusters(bench)
     if name == "nm":
-        return _pattern(bench)
+        return _pattern(bench, plans)
     if name == "early-exit":
         return (
             "it makes several artifacts, of which the application runs as many as a sample needs: the average falls, the "
@@ -76,15 +74,9 @@ def _download(bench: Bench, tried: Tried) -> str:
     return f"only a download of the float weights shrinks: {before:,} to {after:,} bytes with zstd"
 
 
-def _pattern(bench: Bench) -> str:
-    """2:4 is what the target's own export does; as a step it only pays for the training that mends what it costs."""
-    sparsity = bench.profile.sparsity
-    if sparsity is None:
+def _pattern(bench: Bench, plans: Plans) -> str:
+    if plans.pattern is None:
         return f"{bench.profile.runtime} has no kernels for 2:4: the zeros would be multiplied like any number"
-    try:
-        record: Record = bench.tried((Attempt(technique="nm", settings={"pattern": sparsity.pattern}),)).records[-1]
-    except CompressionError as error:
-        return error.what
-    if record.changed:
-        return ""
-    return f"2:4 pays in no layer: {left_because(record)}"
+    if plans.pattern.tried is None:
+        return plans.pattern.error
+    return "" if plans.pattern.gain else f"2:4 pays in no layer: {left_because(plans.pattern.tried.records[0])}"
