@@ -193,6 +193,7 @@ def _in_words(found: Cascade, whole: int) -> tuple[str, ...]:
     exits = ", ".join(f"{share:.1%} at {cost:,}" for share, cost in zip(found.shares, found.costs, strict=True))
     return (
         f"{found.macs:,.0f} MACs expected on average, {found.macs / whole:.1%} of {whole:,}; shares by exit: {exits}",
+        f"a sample that no exit answers costs {found.costs[-1] / whole - 1:.1%} more than without exits",
         f"right on {found.accuracy:.2%} of {found.samples:,} held-out samples, {found.full_accuracy:.2%} without exits; "
         f"with 95% confidence the drop is at most {found.drop_bound:.2%}",
     )

@@ -86,7 +86,7 @@ def test_costs_are_those_of_the_stages(compressed: Compressed) -> None:
 def test_the_record_says_where_how_many_and_what_it_costs(compressed: Compressed) -> None:
     (change,) = compressed.record.layers
     assert change.layer == "features.5" and change.action == "changed" and "samples, at confidence" in change.after
-    assert "MACs expected on average" in compressed.record.notes[0] and "the drop is at most" in compressed.record.notes[1]
+    assert "MACs expected on average" in compressed.record.notes[0] and "the drop is at most" in compressed.record.notes[2]
 
 
 def test_it_is_saved_and_read_back(net: nn.Module, compressed: Compressed, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_data_without_labels_is_judged_by_agreement_and_training_data_by_a_warni
     images = digits.data()[0]
     settings = EarlyExit(after=("features.5",), epochs=4, max_drop=0.05)
     found = settings.apply(net, Context(example_inputs=EXAMPLE, batches=[(image[None],) for image in images[:600]]))
-    assert "100.00% without exits" in found.record.notes[1] and "calibration data" in found.record.notes[2]
+    assert "100.00% without exits" in found.record.notes[2] and "calibration data" in found.record.notes[3]
 
 
 def test_a_joint_trunk_trains_but_the_given_module_does_not() -> None:
@@ -183,13 +183,11 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["portable-fp32", "arm-xnnpack"])
-def test_each_stage_and_the_whole_export_and_verify(compressed: Compressed, tmp_path: Path, target: str) -> None:
+@pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
+def test_a_stage_and_the_whole_export_and_verify(compressed: Compressed, tmp_path: Path) -> None:
     images = [(image[None],) for image in digits.data()[0][:50]]
-    whole = (exits(compressed), EXAMPLE)
-    for number, (module, example) in enumerate([*exits(compressed).parts(EXAMPLE), whole]):
-        calibration = images if example[0].shape == EXAMPLE[0].shape else [example]
-        model = edgeopt.Model(module, example, calibration=calibration)
-        bundle = edgeopt.export(model, targets=[target], out=tmp_path / str(number))
-        assert [result.status for result in bundle.manifest.results if result.target == target] != []
-        assert all(result.status == "ok" for result in bundle.manifest.results if result.target == target), number
+    first, _ = exits(compressed).parts(EXAMPLE)[0]
+    for name, module in {"stage": first, "whole": exits(compressed)}.items():
+        bundle = edgeopt.export(module, EXAMPLE, calibration=images, targets=["arm-xnnpack"], out=tmp_path / name)
+        assert {(result.target, result.status) for result in bundle.manifest.results} >= {("arm-xnnpack", "ok")}
+        assert all(result.status == "ok" for result in bundle.manifest.results)
