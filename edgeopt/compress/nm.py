@@ -17,11 +17,13 @@ from edgeopt.compress.replay import from_matrix, matrix
 from edgeopt.compress.sparse24 import gains_nothing
 from edgeopt.compress.surgeon import Pattern, by_magnitude, by_saliency, prune_rows
 from edgeopt.compress.technique import Compressed, Context, Record
-from edgeopt.compress.zeros import Weight, download, inputs_first, is_conv1d, keep_zeros, weights_of, zeros
+from edgeopt.compress.zeros import Weight, download, inputs_first, is_conv1d, keep_zeros, weights_of
 from edgeopt.core import data_class, to_data
 from edgeopt.targets.schema import Sparsity, TargetProfile
 
-MAGNITUDE, WANDA, SPARSEGPT = "magnitude", "wanda", "sparsegpt"
+MAGNITUDE, SPARSEGPT = "magnitude", "sparsegpt"
+HAS_IT = "it has the pattern already"
+"""The reason for which a layer is left and its zeros are kept all the same."""
 
 
 @data_class
@@ -60,24 +62,30 @@ class NM:
         weights = weights_of(pruned, self.exclude)
         limits = self._limits(context.profile)
         reasons = {weight.name: self._reason(weight, limits) for weight in weights}
-        chosen = [weight for weight in weights if not reasons[weight.name]]
-        dense = {weight.name: zeros(weight.value) for weight in chosen}
-        for weight in chosen if chosen and self.method == MAGNITUDE else ():
-            _put(weight, [by_magnitude(_rows(weight), self.kept)])
-        if chosen and self.method != MAGNITUDE:
-            done = self._with_data(Observed(pruned, context, self.samples), chosen, context)
-            reasons |= {weight.name: "no data reaches it" for weight in chosen if weight.name not in done}
-        names = tuple(weight.name for weight in chosen if not reasons[weight.name])
-        changes = (
-            weight.left(reasons[weight.name]) if reasons[weight.name] else weight.changed(_dense(weight, dense), self.pattern)
+        done = self._prune(pruned, [weight for weight in weights if not reasons[weight.name]], context)
+        for weight in weights:
+            if not reasons[weight.name] and weight.name not in done:
+                reasons[weight.name] = "no data reaches it"
+        changes = [
+            change
             for weight in weights
-        )
-        notes = (self._gain(context.profile), download(module, pruned)) if names else ("there is no layer to prune",)
-        record = Record(technique="nm", settings=to_data(self), layers=tuple(c for one in changes for c in one), notes=notes)
+            for change in (weight.changed("dense", self.pattern) if weight.name in done else weight.left(reasons[weight.name]))
+        ]
+        notes = (self._gain(context.profile), download(module, pruned)) if done else ("there is no layer to prune",)
+        record = Record(technique="nm", settings=to_data(self), layers=tuple(changes), notes=notes)
+        names = tuple(weight.name for weight in weights if weight.name in done or reasons[weight.name] == HAS_IT)
         return Compressed(module=pruned, record=record, keep=partial(keep_zeros, names=names))
 
-    def _with_data(self, observed: Observed, chosen: list[Weight], context: Context) -> set[str]:
-        """Prunes ``chosen`` layer by layer in the order of their calls; the names of those that were called."""
+    def _prune(self, module: nn.Module, chosen: list[Weight], context: Context) -> set[str]:
+        """Puts the pattern into ``chosen``; the names of those that have it now."""
+        if chosen and self.method != MAGNITUDE:
+            return self._prune_on_data(Observed(module, context, self.samples), chosen, context)
+        for weight in chosen:
+            _put(weight, [by_magnitude(_rows(weight), self.kept)])
+        return {weight.name for weight in chosen}
+
+    def _prune_on_data(self, observed: Observed, chosen: list[Weight], context: Context) -> set[str]:
+        """Layer by layer in the order of their calls; the names of those that were called."""
         ordered = observed.in_order(chosen)
         for number, weight in enumerate(ordered, start=1):
             context.tell(f"{self.pattern} by {self.method}: layer {number} of {len(ordered)}")
@@ -103,6 +111,8 @@ class NM:
         inputs, outputs = _channels(weight)
         if inputs % self.kept.group:
             return f"{inputs} input channels: not a multiple of {self.kept.group}"
+        if bool((_rows(weight).reshape(-1, self.kept.group).count_nonzero(1) <= self.kept.kept).all()):
+            return HAS_IT
         return gains_nothing(inputs, outputs, limits) if limits else ""
 
     def _limits(self, profile: TargetProfile | None) -> Sparsity | None:
@@ -157,8 +167,3 @@ def _put(weight: Weight, parts: Iterable[Tensor]) -> None:
 
 def _is_transposed(weight: Weight) -> bool:
     return any(map(inputs_first, weight.owners.values()))
-
-
-def _dense(weight: Weight, before: dict[str, int]) -> str:
-    count = before[weight.name]
-    return f"dense, {count:,} of {weight.value.numel():,} zero" if count else "dense"

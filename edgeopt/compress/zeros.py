@@ -83,17 +83,19 @@ def weights_of(module: nn.Module, exclude: Collection[str] = ()) -> list[Weight]
 def _reason(owner: nn.Module, name: str, exclude: Collection[str]) -> str:
     """Why the parameter ``name`` of ``owner`` must not be pruned; "" where it may."""
     attribute = name.rpartition(".")[2]
+    value = owner.get_parameter(attribute)
     if any(fnmatchcase(layer_name(name), pattern) for pattern in exclude):
         return "excluded"
-    if not owner.get_parameter(attribute).is_floating_point():
+    if not value.is_floating_point():
         return "its weights are no floating-point numbers"
     if "Norm" in type(owner).__name__:
         return "a normalisation"
     if isinstance(owner, nn.utils.parametrize.ParametrizationList):
         return "parametrized: what the layer uses is computed from it"
-    if attribute == "weight" or attribute in _PROJECTIONS:
-        return ""
-    return "" if isinstance(owner, nn.RNNBase) and attribute.startswith("weight_") else "no weight of a known kind of layer"
+    recurrent = isinstance(owner, nn.RNNBase) and attribute.startswith("weight_")
+    if attribute != "weight" and attribute not in _PROJECTIONS and not recurrent:
+        return "no weight of a known kind of layer"
+    return "" if bool(value.any()) else "all its weights are zero"  # as adapters begin: training must be free to change them
 
 
 def _refuse_unknown(exclude: Iterable[str], layers: Sequence[str]) -> None:

@@ -256,6 +256,18 @@ def test_a_module_that_has_the_pattern_stays_as_it_is_and_mode_dtype_and_gradien
         assert again.conv.weight.dtype == torch.float64 and not again.conv.weight.requires_grad
 
 
+def test_a_layer_that_has_the_pattern_is_left_and_keeps_it_one_that_is_all_zero_may_learn() -> None:
+    module = NM().apply(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), Context(example_inputs=torch.randn(2, 8))).module
+    nn.init.zeros_(module[1].weight)
+    compressed = NM().apply(module, Context(example_inputs=torch.randn(2, 8)))
+    assert [change.reason for change in compressed.record.layers] == ["it has the pattern already", "all its weights are zero"]
+    restore = compressed.keep(compressed.module)
+    for layer in compressed.module:
+        nn.init.ones_(layer.weight)
+    restore()
+    assert [layer.zeros for layer in pattern_holds(compressed.module)] == [0.5, 0.0]
+
+
 def test_batches_with_labels_of_any_size_serve() -> None:
     loader_like = [(torch.randn(4, 3, 6, 6), torch.zeros(4)) for _ in range(3)]
     compressed = NM(method="wanda", samples=5).apply(net(), context(loader_like))
