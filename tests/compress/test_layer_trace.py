@@ -70,11 +70,12 @@ def test_equal_layers_have_equal_texts_and_other_widths_the_same_form() -> None:
 
     half = calls(0.5)
     assert half == calls(0.5)
-    for (narrow, narrow_form), (wide, wide_form) in zip(half, calls(1.0), strict=True):
+    for (narrow, form), (wide, same_form) in zip(half, calls(1.0), strict=True):
         assert narrow != wide
-        assert narrow_form == wide_form
+        assert form == same_form
 
 
+@pytest.mark.slow
 def test_depthwise_layers_share_a_form_over_widths_but_not_with_dense_ones() -> None:
     def form(channels: int, groups: int) -> str:
         layer = nn.Conv2d(channels, channels, 3, groups=groups)
@@ -84,13 +85,15 @@ def test_depthwise_layers_share_a_form_over_widths_but_not_with_dense_ones() -> 
     assert len({form(4, 1), form(4, 4), form(8, 2)}) == 3
 
 
+@pytest.mark.slow
 def test_a_transformers_layers_are_told_apart_with_their_two_sided_products() -> None:
     encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
-    kinds = kinds_of(encoder, torch.rand(1, 5, 16))
+    layers = layers_of(encoder, (torch.rand(1, 5, 16),))
+    kinds = [layer.call.partition("(")[0] for layer in layers]
     assert kinds.count("matmul") == 2
-    assert kinds.count("linear") + kinds.count("linear > relu") == 4
+    assert kinds.count("linear") == 4
     assert kinds.count("layer_norm") == 2
-    assert all(layer.module(*layer.example) is not None for layer in layers_of(encoder, (torch.rand(1, 5, 16),)))
+    assert all(layer.module(*layer.example) is not None for layer in layers)
 
 
 def test_a_value_that_is_split_is_split_once_and_its_parts_are_inputs_of_their_own() -> None:
