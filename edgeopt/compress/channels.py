@@ -12,6 +12,7 @@ from typing import Literal
 from torch import nn
 
 from edgeopt.compress import channel_surgery, measures
+from edgeopt.compress.channel_config import tell_widths
 from edgeopt.compress.channel_groups import LAYERS, Block, blocks
 from edgeopt.compress.channel_importance import Importance, scores
 from edgeopt.compress.channel_plan import Costs, Planner, Scope
@@ -68,7 +69,7 @@ class Channels:
             if number < self.rounds and self.epochs_between and context.fit is not None:
                 context.tell(f"channels: fine-tuning after part {number} of {self.rounds}")
                 fine_tune(context.fit, run.module, self.epochs_between)
-        return Compressed(module=run.module, record=run.record())
+        return run.compressed()
 
 
 class _Run:
@@ -81,6 +82,7 @@ class _Run:
         self._macs = measures.macs_by_layer(module, context.example_inputs)
         self._before: dict[object, int] = {}
         self._blocks: list[Block] = []
+        self._readable = True
 
     def prune(self, share: float) -> None:
         """Takes channels away until ``share`` of the original is gone."""
@@ -115,7 +117,15 @@ class _Run:
             fix = "exclude the layers that its own code splits, reorders or names sizes of"
             raise CompressionError("channels cannot be taken out of this model", why=wrong, fix=fix)
 
-    def record(self) -> Record:
+    def compressed(self) -> Compressed:
+        widths = {
+            name: (_made(layer), _made(self.module.get_submodule(name))) for name, layer in _layers(self._original).items()
+        }
+        narrower = {name: pair for name, pair in widths.items() if pair[0] != pair[1]}
+        self._readable = tell_widths(self.module, narrower) if narrower else True
+        return Compressed(module=self.module, record=self._record())
+
+    def _record(self) -> Record:
         after = {name: _described(layer) for name, layer in _layers(self.module).items()}
         layers = tuple(self._change(name, layer, after[name]) for name, layer in _layers(self._original).items())
         settings = asdict(self._settings)
@@ -126,8 +136,7 @@ class _Run:
         made = [one for one in self._blocks if name in one.layers("makes") or (name in one.layers("passes"))]
         if before == after:
             return LayerChange(layer=name, action="left", before=before, reason=self._left_reason(layer, made))
-        width = getattr(layer, _WIDTH[isinstance(layer, nn.Linear)])
-        if width == getattr(self.module.get_submodule(name), _WIDTH[isinstance(layer, nn.Linear)]):
+        if _made(layer) == _made(self.module.get_submodule(name)):
             reason = f"fewer inputs; as to its outputs: {self._left_reason(layer, made)}"
         else:
             others = sorted({other for one in made for other in one.layers("makes")} - {name})
@@ -161,10 +170,15 @@ class _Run:
             notes.append(_less("parameters", measures.parameters(self._original), measures.parameters(self.module)))
         if self._settings.rounds > 1 and self._settings.epochs_between and self._context.fit is None:
             notes.append(f"no training code was given: nothing was fine-tuned between the {self._settings.rounds} rounds")
+        if not self._readable:
+            notes.append("the model's configuration cannot say these widths: from_pretrained does not read it back, recipes do")
         return notes
 
 
-_WIDTH = ("out_channels", "out_features")
+def _made(layer: nn.Module) -> int:
+    """Channels or features that a layer makes; of layers that stay whole, 0."""
+    width: int = getattr(layer, "out_channels", getattr(layer, "out_features", 0))
+    return width
 
 
 def _less(what: str, before: int, after: int) -> str:
@@ -198,4 +212,4 @@ def _paths(module: nn.Module, exclude: tuple[str, ...]) -> frozenset[str]:
     if unknown := [name for name in exclude if name not in known]:
         fix = did_you_mean(unknown[0], known) or "use paths as in the report of compression"
         raise CompressionError(f"exclude names {unknown[0]!r}, which the model does not have", fix=fix)
-    return frozenset(path for path in known for name in exclude if path == name or path.startswith(f"{name}."))
+    return frozenset(path for path in known for name in exclude if f"{path}.".startswith(f"{name}." if name else ""))
