@@ -3,18 +3,18 @@
 Are Sixteen Heads Really Better than One? (Michel, Levy & Neubig, 2019, arXiv:1905.10650).
 """
 
-from copy import deepcopy
 from typing import Literal
 
 import torch
 from torch import nn
 
 from edgeopt.compress.attention import Slimmed
+from edgeopt.compress.channel_surgery import copied
 from edgeopt.compress.head_importance import Gates, Importance, by_ablation, by_gradient
 from edgeopt.compress.head_layouts import AttentionLayer, attention_layers, shared_modules
 from edgeopt.compress.measures import macs
 from edgeopt.compress.pretrained import Told, tell_heads
-from edgeopt.compress.responses import change, evaluating, outputs, samples
+from edgeopt.compress.responses import change, evaluating, outputs, samples, within
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.core import data_class, to_data
 from edgeopt.errors import CompressionError, ForwardError
@@ -57,7 +57,7 @@ class Heads:
 
     def apply(self, module: nn.Module, context: Context) -> Compressed:
         """A copy of ``module`` with fewer heads. Raises CompressionError where a layer would lose all, or no cut fits."""
-        slimmed = Slimmed.of(deepcopy(module))
+        slimmed = Slimmed.of(copied(module))
         layers, left = self._considered(slimmed.module)
         chosen: dict[str, list[int]] = {}
         if layers and self._asks:
@@ -81,11 +81,11 @@ class Heads:
     def _considered(self, module: nn.Module) -> tuple[list[AttentionLayer], list[LayerChange]]:
         layers: list[AttentionLayer] = []
         left: list[LayerChange] = []
-        shared = shared_modules(module)
+        shared, excluded = shared_modules(module), within(module, self.exclude)
         for found in attention_layers(module):
             if isinstance(found, LayerChange):
                 left.append(found)
-            elif _excluded(found.path, self.exclude):
+            elif found.path in excluded:
                 left.append(_left(found, "excluded"))
             elif any(getattr(found.module, name) in shared for name in found.names) or found.output in shared:
                 left.append(_left(found, "other layers share its weights"))
@@ -137,10 +137,6 @@ def _too_many(number: int, where: str, units: int, most: int) -> CompressionErro
         f"{number} heads cannot be removed", why=f"{where} has {units}, and one stays in each layer",
         fix=f"remove at most {most}, or drop whole layers (technique layers)",
     )  # fmt: skip
-
-
-def _excluded(path: str, names: tuple[str, ...]) -> bool:
-    return any(path == name or path.startswith(f"{name}.") for name in names)
 
 
 def _cut(module: nn.Module, layers: list[AttentionLayer], chosen: dict[str, list[int]], context: Context) -> Told:
@@ -198,6 +194,10 @@ def _notes(
         return ("no head was removed: the model is as it was",)
     before, after = macs(module, context.example_inputs), macs(copy, context.example_inputs)
     notes = [f"{before:,} multiply-accumulates per call before, {after:,} after ({1 - after / before:.1%} fewer)"]
+    multiple = 1 if context.profile is None else context.profile.channel_multiple
+    widths = {layer.heads * layer.head_dim for layer in attention_layers(copy) if isinstance(layer, AttentionLayer)}
+    if odd := sorted(width for width in widths if width % multiple):
+        notes.append(f"projections {odd[0]} wide: the target's kernels like multiples of {multiple}")
     if told.models and not told.readable:
         notes.append(
             "the model's configuration cannot say these head counts: read a saved folder with "

@@ -5,15 +5,15 @@ al., 2020, arXiv:2004.03844).
 """
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from edgeopt.compress.channel_surgery import copied
 from edgeopt.compress.measures import macs, parameters
 from edgeopt.compress.pretrained import outermost, rebuilds
-from edgeopt.compress.responses import change, evaluating, outputs, samples
+from edgeopt.compress.responses import change, evaluating, outputs, samples, within
 from edgeopt.compress.stacks import Stack, Watch, special, stacks
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.core import data_class, to_data
@@ -50,7 +50,7 @@ class Layers:
 
     def apply(self, module: nn.Module, context: Context) -> Compressed:
         """A copy of ``module`` with fewer layers. Raises CompressionError where a stack would be empty or cannot be shorter."""
-        copy = deepcopy(module)
+        copy = copied(module)
         found = stacks(copy)
         with evaluating(copy):
             left = self._held(copy, found, context)
@@ -70,8 +70,9 @@ class Layers:
         with Watch(layers) as watch:
             outputs(module, context.example_inputs)
         reasons = {stack.layer_path(index): reason for stack in found for index, reason in special(stack).items()}
+        excluded = within(module, self.exclude)
         for path in layers:
-            if any(path == name or path.startswith(f"{name}.") for name in self.exclude):
+            if path in excluded:
                 reasons[path] = "excluded"
             elif watch.calls[path] != 1:
                 reasons[path] = f"it runs {watch.calls[path]} times in a call"

@@ -100,8 +100,28 @@ def tell_layers(module: nn.Module, stack: str, before: int, kept: Sequence[int])
         for name in names[:1]:
             setattr(config, name, len(kept))
             for field, value in list(vars(config).items()):
-                if isinstance(value, list | tuple) and len(value) == before and not field.startswith("_"):
+                by_layer = isinstance(value, list | tuple) and len(value) == before
+                if by_layer and not field.endswith(("_id", "_ids")) and field != "architectures" and field[0] != "_":
                     setattr(config, field, type(value)(value[index] for index in kept))
+
+
+def pruned_heads(module: nn.Module) -> dict[nn.Module, list[int]]:
+    """Heads that configurations say are gone, by the attention layer's own module."""
+    found: dict[nn.Module, list[int]] = {}
+    for _, model in outermost(module):
+        gone = getattr(model.config, "pruned_heads", None) or {}
+        layers = _layers(model) if gone else []
+        found |= {layers[int(index)].module: list(units) for index, units in gone.items()}
+    return found
+
+
+def tell_pruned_heads(module: nn.Module, gone: Mapping[nn.Module, Sequence[int]]) -> None:
+    """Writes what :func:`pruned_heads` found by the numbers that the layers now have."""
+    for _, model in outermost(module):
+        config: Any = model.config
+        if getattr(config, "pruned_heads", None):
+            layers = enumerate(_layers(model))
+            config.pruned_heads = {index: list(gone[layer.module]) for index, layer in layers if layer.module in gone}
 
 
 def _count_names(stack: str) -> Sequence[str]:

@@ -1,6 +1,6 @@
 """How much a model's outputs change when a part of it is switched off: the measure behind dropping heads and layers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgeopt.calling import call_arguments
 from edgeopt.compress.technique import Context
-from edgeopt.errors import ForwardError
+from edgeopt.errors import CompressionError, ForwardError, NotFiniteError, did_you_mean
 from edgeopt.model import Batch
 from edgeopt.user_code import cause
 
@@ -38,12 +38,29 @@ def outputs(module: nn.Module, batch: Batch) -> list[Tensor]:
 
 
 def change(found: list[Tensor], reference: list[Tensor]) -> float:
-    """Sum over the outputs of the squared difference, each relative to the reference's own square."""
+    """Sum over the outputs of the squared difference, each relative to the reference's own square.
+
+    Infinite entries of the reference (scores that are masked out) do not count. Raises NotFiniteError where it holds NaN.
+    """
     total = 0.0
     for value, wanted in zip(found, reference, strict=True):
-        wanted = wanted.double()
-        total += float((value.double() - wanted).square().sum() / wanted.square().sum().clamp_min(1e-30))
+        if bool(wanted.isnan().any()):
+            fix = "look for the layer in which they begin: nothing can be measured on such outputs"
+            raise NotFiniteError("the model's outputs hold NaN", fix=fix)
+        finite = wanted.isfinite()
+        known = wanted[finite].double()
+        total += float((value[finite].double() - known).square().sum() / known.square().sum().clamp_min(1e-30))
     return total
+
+
+def within(module: nn.Module, names: Collection[str]) -> frozenset[str]:
+    """Paths of the modules that ``names`` name, and of all that lie in these. Raises CompressionError for an unknown one."""
+    known = dict(module.named_modules())
+    for name in names:
+        if name not in known:
+            fix = did_you_mean(name, known) or "use paths as in the report of compression"
+            raise CompressionError(f"exclude names {name!r}, which the model does not have", fix=fix)
+    return frozenset(path for path in known for name in names if path == name or path.startswith(f"{name}."))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgeopt.compress.pretrained import renumber, tell_layers
+from edgeopt.compress.pretrained import pruned_heads, renumber, tell_layers, tell_pruned_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,14 @@ class Stack:
         container, parent = module.get_submodule(self.path), module.get_submodule(self.path.rpartition(".")[0])
         layers = [self.layers[index] for index in kept]
         tell_layers(module, self.path, len(self.names), kept)
+        told = pruned_heads(module)
         renumber(layers)
         for name in self.names:
             delattr(container, name)
         for place, index in enumerate(kept):
             name = self.names[index]
             container.add_module(str(place) if name.isdigit() else name, self.layers[index])
+        tell_pruned_heads(module, told)
         if isinstance(parent, nn.TransformerEncoder | nn.TransformerDecoder):
             parent.num_layers = len(kept)
 

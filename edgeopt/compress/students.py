@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from edgeopt.calling import call_arguments
+from edgeopt.compress.channel_surgery import copied
 from edgeopt.compress.channels import Channels
 from edgeopt.compress.measures import parameters
 from edgeopt.compress.pretrained import outermost
@@ -41,7 +42,7 @@ def shallower(teacher: nn.Module, layers: int | float, example_inputs: Batch = N
     """
     if isinstance(layers, bool) or layers <= 0 or (isinstance(layers, float) and layers > 1):
         raise ValueError(f"layers is a number of layers to keep, or their share from 0 to 1: not {layers}")
-    student = deepcopy(teacher)
+    student = copied(teacher)
     found = list(rows(student))
     changes: list[LayerChange] = []
     for row in found:

@@ -1,6 +1,7 @@
 """Heads go with their rows and columns; the cut model computes what the whole one does without them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from torch import Tensor, nn
 from edgeopt.compress import store
 from edgeopt.compress.attention import SlimAttention
 from edgeopt.compress.heads import Heads
+from edgeopt.compress.layer_drop import Layers
 from edgeopt.compress.pretrained import load_pretrained
 from edgeopt.compress.technique import Context
 from edgeopt.core import from_data
-from edgeopt.errors import CompressionError
+from edgeopt.errors import CompressionError, NotFiniteError
+from edgeopt.targets.loader import load
 from tests.compress import transformer_nets as nets
 
 IDS = Context(example_inputs={"input_ids": nets.IDS})
@@ -221,6 +224,42 @@ def test_shared_weights_stay() -> None:
     record = Heads(amount=0.5).apply(model, IDS).record
 
     assert [layer.reason for layer in record.layers if layer.action == "left"] == ["other layers share its weights"] * 2
+
+
+def test_dropping_layers_afterwards_renumbers_what_is_gone(tmp_path: Path) -> None:
+    model = nets.bert()
+    cut: Any = Heads(count=4, scope="global", exclude=("encoder.layer.0",)).apply(model, IDS).module
+    short: Any = Layers(count=1, exclude=("encoder.layer.1", "encoder.layer.2")).apply(cut, IDS).module
+    short.save_pretrained(tmp_path)
+
+    assert set(cut.config.pruned_heads) == {1, 2} and set(short.config.pruned_heads) == {0, 1}
+    assert _same_weights(short, load_pretrained(type(model), tmp_path))
+
+
+def test_the_whole_module_goes_through_a_file(tmp_path: Path) -> None:
+    model = nets.bert()
+    cut = Heads(amount=0.5, scope="global").apply(model, IDS).module
+    store.save(cut, tmp_path / "module.pt")
+
+    back = store.load(tmp_path / "module.pt", like=model)
+    torch.testing.assert_close(_first(back, IDS.example_inputs), _first(cut, IDS.example_inputs))
+
+
+def test_a_target_that_likes_other_widths_is_told_of() -> None:
+    told = Context(example_inputs=IDS.example_inputs, profile=load("x86-fbgemm"))
+
+    notes = Heads(count=1).apply(nets.bert(), told).record.notes
+
+    assert any("24 wide: the target's kernels like multiples of 16" in note for note in notes)
+
+
+def test_unknown_names_and_outputs_without_numbers_are_refused() -> None:
+    with pytest.raises(CompressionError, match="exclude names"):
+        Heads(exclude=("encoder.layer.00",)).apply(nets.bert(), IDS)
+    broken = nets.bert()
+    torch.nn.init.constant_(broken.embeddings.LayerNorm.weight, float("nan"))
+    with pytest.raises(NotFiniteError):
+        Heads(importance="ablation").apply(broken, IDS)
 
 
 def test_emptying_a_layer_is_refused() -> None:
