@@ -73,7 +73,7 @@ class Cluster:
         for layer, name in weights.items():
             value = copy.get_parameter(name)
             if reasons[layer]:
-                changes.append(LayerChange(layer=layer, action="left", reason=reasons[layer]))
+                changes.append(LayerChange(layer=layer, action="left", before=_count(value), reason=reasons[layer]))
             elif id(value) in first:
                 changes.append(
                     LayerChange(layer=layer, action="changed", reason=f"it shares the weights of {first[id(value)]}")
@@ -123,7 +123,7 @@ class Cluster:
             f" in each of {len(parts)} groups" if len(parts) > 1 else ""
         )
         change = LayerChange(
-            layer=layer, action="changed", before=f"{weight.numel():,} weights, {_kb(size.dense)}",
+            layer=layer, action="changed", before=_count(weight),
             after=f"{values}: {_kb(size.palette)} as a palette, {_kb(size.huffman)} in Huffman codes",
             reason=f"{1 - error / energy:.2%} of its energy; its entropy is {_kb(size.entropy)}",
         )  # fmt: skip
@@ -227,6 +227,10 @@ def _restorer(weight: nn.Parameter, axis: int, group_size: int | None, keep_zero
         weight.data.copy_(means[index])
 
     return restore
+
+
+def _count(weight: Tensor) -> str:
+    return f"{weight.numel():,} weights, {_kb(weight.numel() * weight.element_size())}"
 
 
 def _kb(size: int) -> str:

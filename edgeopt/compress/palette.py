@@ -60,7 +60,7 @@ def _cuts(distinct: Tensor) -> Tensor:
         return torch.arange(size + 1)
     among = torch.linspace(0, size, CUTS // 2).long()
     over = torch.linspace(float(distinct[0]), float(distinct[-1]), CUTS // 2, dtype=torch.float64)
-    cuts: Tensor = torch.unique(torch.cat([among, torch.searchsorted(distinct, over)]))  # type: ignore[no-untyped-call]
+    cuts: Tensor = torch.unique(torch.cat([among, torch.searchsorted(distinct, over)]))
     return cuts
 
 

@@ -144,7 +144,8 @@ def test_fine_tuning_moves_the_values_of_a_group_together_and_zeros_stay() -> No
     torch.manual_seed(0)
     start = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
     with torch.no_grad():
-        start[0].weight[start[0].weight.abs() < 0.05] = 0
+        weight = start.get_parameter("0.weight")
+        weight[weight.abs() < 0.05] = 0
     example = torch.randn(64, 32)
     compressed = Cluster(centroids=4, group_size=32, min_parameters=0).apply(start, Context(example_inputs=example))
     before = compressed.module.get_parameter("0.weight").detach().clone()
