@@ -3,7 +3,8 @@
     times = layer_latency([(module, example)], target="arm-xnnpack", form="tflite", device="pixel8", path=Path("pixel8.json"))
     search(build, space, context, latency=times)        # other layers are interpolated between those
 
-Give it the smallest and the largest network of a family, and what lies between is interpolated well.
+Give it the smallest and the largest network of a family: what lies between is interpolated. For targets in integers with floats
+at the edges the sum is too large, since each layer converts its own inputs and outputs; the order of networks holds.
 """
 
 import tempfile

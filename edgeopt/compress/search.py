@@ -89,12 +89,14 @@ def search(
 
     Each is made by ``build(**architecture)``, trained by the context's ``fit`` for ``epochs`` (with ``sharing``: all of them
     at once, in one training) and scored by its ``evaluate``. What fails is a trial with its reason. With ``folder``, trials
-    and weights are kept there, and the same call again goes on. Raises CompressionError where nothing can be searched, the
-    folder holds another search, or every architecture failed.
+    and weights are kept there, and the same call again goes on (and tries what failed again). Raises CompressionError where
+    nothing can be searched, the folder holds another search, or every architecture failed.
     """
     family = Family.of(build, space)
     if trials < 1 or epochs < 0:
         raise CompressionError(f"{trials} trials of {epochs} epochs are no search", fix="give at least one trial")
+    if context.evaluate is None:
+        raise CompressionError("there is no evaluate", why="candidates are scored by it", fix="give evaluate in the context")
     if epochs and context.fit is None:
         raise CompressionError("there is nothing to train with", why=f"epochs is {epochs}", fix="give fit in the context")
     cost: Cost = "macs" if latency is None else "latency_ms"
@@ -164,9 +166,9 @@ class _Search:
             raise CompressionError(f"{self._folder} holds a search with other settings", fix=fix)
         study.set_user_attr(SETTINGS, settings)
         for one in study.get_trials():
-            if not one.state.is_finished():  # the process was killed in the middle of it
+            if one.state == TrialState.RUNNING:  # the process was killed in the middle of it
                 study.tell(one.number, state=TrialState.FAIL)
-            elif RECORD in one.user_attrs:
+            elif one.state == TrialState.COMPLETE:  # what failed is tried again: its cause may be gone
                 trial = from_json(Trial, one.user_attrs[RECORD])
                 self._known.setdefault(key(trial.architecture), trial)
 

@@ -110,6 +110,26 @@ def test_where_every_architecture_fails_the_first_reason_is_given() -> None:
         search(broken, {"width": (0.5, 1.0)}, pretend())
 
 
+def test_what_failed_is_tried_again_when_its_cause_is_gone(tmp_path: Path) -> None:
+    broken = True
+
+    def mended(width: float, depth: int) -> nn.Module:
+        if broken and depth == 2:
+            raise ValueError("not yet")
+        return build(width, depth)
+
+    first = search(mended, SMALL, pretend(), folder=tmp_path)
+    broken = False
+    second = search(mended, SMALL, pretend(), folder=tmp_path)
+    assert sum(bool(trial.error) for trial in first.trials) == 2
+    assert not any(trial.error for trial in second.trials)
+
+
+def test_a_search_without_evaluate_trains_nothing() -> None:
+    with pytest.raises(CompressionError, match="no evaluate"):
+        search(build, SMALL, context(evaluate=None, fit=lambda module, epochs: pytest.fail("trained")), epochs=1)
+
+
 @pytest.mark.parametrize("asked", [{"trials": 0}, {"epochs": -1}, {"epochs": 1}])
 def test_an_impossible_search_is_refused(asked: dict[str, int]) -> None:
     with pytest.raises(CompressionError):
