@@ -56,11 +56,6 @@ class _Call:
     result: Any = None
     calls: "list[_Call]" = field(default_factory=list)
 
-    @property
-    def output(self) -> Tensor | None:
-        """The tensor it returns, or the only one in what it returns."""
-        return _only(self.result)
-
 
 def chain(module: nn.Module, example_inputs: Batch) -> list[Link]:
     """The layers of ``module`` (its own, not copies), whose composition computes the same in eval mode.
@@ -76,7 +71,7 @@ def chain(module: nn.Module, example_inputs: Batch) -> list[Link]:
     try:
         with torch.no_grad():
             root = _watched(module, args, kwargs)
-            links = list(_links(root))
+            links = list(_links(root, imitated(root.result)))
             if len(links) < 2 or not _equal(links, module, args, kwargs):
                 why = "its layers do not simply follow each other: something else happens between them in forward"
                 fix = "write forward as a few modules in a row, such as stem, blocks and head"
@@ -111,22 +106,30 @@ def _watched(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return top.calls[0]
 
 
-def _links(call: _Call) -> Iterator[Link]:
-    """``call`` opened into its own calls where these are a chain, else as it is."""
+def _links(call: _Call, wanted: Tensor) -> Iterator[Link]:
+    """``call`` up to ``wanted``, a tensor of its result: opened into its own calls where these are a chain, else as it is."""
     value, parts = call.given, list[Link]()
-    for inner in call.calls:
-        glue = _glue(value, inner.given)
-        if glue is None or inner.output is None:
+    goals = [*(one.given for one in call.calls[1:]), wanted]
+    for inner, goal in zip(call.calls, goals, strict=False):  # a layer without calls has its goal alone
+        glue, output = _glue(value, inner.given), _leading_to(goal, inner.result)
+        if glue is None or output is None:
             break
-        parts += [*glue, *_links(inner)]
-        value = inner.output
+        parts += [*glue, *_links(inner, output)]
+        value = output
     else:
-        last = _glue(value, call.output)
+        last = _glue(value, wanted)
         if call.calls and last is not None:
             yield from parts
             yield from last
             return
     yield Link(call.path, call.module)
+
+
+def _leading_to(following: Tensor | None, result: Any) -> Tensor | None:
+    """The tensor of ``result`` that goes on as ``following``: containers of Hugging Face models give several."""
+    tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+    same = (one for one in tensors if one is following)
+    return next(same, next((one for one in tensors if _glue(one, following) is not None), None))
 
 
 def _glue(before: Tensor | None, after: Tensor | None) -> list[Link] | None:

@@ -27,9 +27,9 @@ from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.compress.training import Trainer, fine_tune, write_state
 from edgeopt.compress.unlabelled import training_batches
 from edgeopt.core import data_class, to_data
-from edgeopt.errors import CompressionError, ModelError
+from edgeopt.errors import CompressionError, ModelError, TrainingFailed
 from edgeopt.references import resolve
-from edgeopt.user_code import cause
+from edgeopt.user_code import cause, summary
 
 Layers = tuple[tuple[str, str], ...]
 
@@ -179,7 +179,11 @@ def _taught(stage: Stage, lesson: Lesson, trainer: Trainer, epochs: int, context
     """Trains the stage's student in place, or takes it from the file that a run before this one left."""
     finished = stage.file(context.checkpoint, "finished")
     if finished is not None and finished.exists():
-        stage.student.load_state_dict(torch.load(finished, weights_only=True))
+        try:
+            stage.student.load_state_dict(torch.load(finished, weights_only=True))
+        except Exception as error:
+            fix = f"delete {finished} to train that stage anew"
+            raise TrainingFailed(f"{finished} does not fit this training", why=summary(error), fix=fix) from error
         return
     frozen = not any(parameter.requires_grad for parameter in stage.student.parameters())
     if frozen:  # as a copy of a frozen teacher is

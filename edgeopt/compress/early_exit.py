@@ -77,7 +77,8 @@ class EarlyExit:
         found = _calibrated(net, held_out, context.example_inputs, self.max_drop)
         layers = (*left, *(_change(places, cut, found, index) for index, cut in enumerate(cuts)))
         if all(threshold == NEVER for threshold in found.thresholds):
-            why = f"no exit keeps within {self.max_drop:g} on {found.samples:,} held-out samples: the network is unchanged"
+            few = f" ({found.samples:,} samples show no drop below {1 / found.samples:.2%}: more may help)"
+            why = f"no exit is sure to keep within {self.max_drop:.2%}{few}: the network is unchanged"
             return Compressed(module=deepcopy(module), record=self._record(layers, why, *warning))
         kept = _without_idle(net, found.thresholds)
         words = _in_words(measured(kept, held_out, context.example_inputs), places.macs)

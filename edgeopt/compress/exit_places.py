@@ -36,9 +36,9 @@ class Places:
         values, costs = list[Tensor](), list[int]()
         module.eval()
         for link in links:
-            costs.append(macs(link.module, (value,)))
+            costs.append(macs(link.module, (value.clone(),)))  # a layer may work in place
             with torch.no_grad():
-                value = link.module(value.clone())  # a layer may work in place
+                value = link.module(value.clone())
             values.append(value)
         if value.ndim != 2 or value.shape[1] < 2:
             fix = "early exits are for classifiers: answers that come with a confidence"

@@ -1,7 +1,6 @@
 """Data without labels as training batches: calibration data comes in single samples, often in the order of their classes."""
 
 from collections.abc import Iterator
-from itertools import islice
 
 import numpy as np
 import torch
@@ -15,8 +14,8 @@ from edgeopt.model import Batch
 
 BATCH = 64
 """Samples put together; batch norms need some."""
-MOST = 1 << 16
-"""Samples that are held in memory; the rest of the data is not used."""
+MOST_BYTES = 1 << 30
+"""Of samples held in memory; the rest of the data is not used."""
 
 
 def training_batches(module: nn.Module, context: Context) -> TrainBatches:
@@ -67,5 +66,12 @@ def _shuffled(samples: list[tuple[Tensor, ...]], signature: Signature) -> Iterat
 
 
 def _samples(context: Context, signature: Signature) -> list[tuple[Tensor, ...]]:
-    parts = (part for batch in context.data() for part in signature.split(batch, "a calibration batch"))
-    return list(islice(parts, MOST))
+    found, held = list[tuple[Tensor, ...]](), 0
+    for batch in context.data():
+        for sample in signature.split(batch, "a calibration batch"):
+            held += sum(value.nbytes for value in sample)
+            if held > MOST_BYTES:
+                context.tell(f"the first {len(found):,} samples are trained on: more would not fit into memory")
+                return found
+            found.append(sample)
+    return found

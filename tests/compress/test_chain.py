@@ -3,6 +3,14 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from edgeopt.compress.chain import chain
 from edgeopt.errors import CompressionError
@@ -112,3 +120,24 @@ def test_what_takes_two_tensors_is_refused() -> None:
 def test_an_encoder_that_hands_a_mask_on_is_refused() -> None:
     with pytest.raises(CompressionError, match="no chain of layers"):
         chain(Masked(), torch.randint(1, 30, (2, 6)))
+
+
+def test_hugging_face_encoders_and_cnns_are_chains() -> None:
+    """Their containers give several tensors, of which one goes on."""
+    torch.manual_seed(0)
+    transformer = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "num_labels": 5,
+    }
+    vit = ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, **transformer))
+    bert = BertForSequenceClassification(BertConfig(vocab_size=50, **transformer))
+    resnet = ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=4))
+    assert [link.path for link in chain(vit, torch.randn(1, 3, 32, 32))][1:3] == ["vit.layers.0", "vit.layers.1"]
+    assert [link.path for link in chain(bert, torch.randint(0, 50, (1, 8)))][1:3] == [
+        "bert.encoder.layer.0",
+        "bert.encoder.layer.1",
+    ]
+    assert "resnet.encoder.stages.1.layers.0" in [link.path for link in chain(resnet, torch.randn(1, 3, 32, 32))]
