@@ -302,6 +302,15 @@ def test_a_finished_assistant_is_not_trained_again(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in lines if "epoch" in line] == ["epoch 3 of 3"]
 
 
+@pytest.mark.parametrize("what", ["training", "finished"])
+def test_a_file_of_another_training_is_refused_with_its_name(tmp_path: Path, what: str) -> None:
+    stale = tmp_path / f"step.pt.{what}-1"
+    torch.save({"module": {}}, stale)
+    with pytest.raises(TrainingFailed, match=f"{what}-1 does not fit this training"):
+        Distill(epochs=1).apply(classifier(16), context(classifier(8, seed=1), checkpoint=tmp_path / "step.pt"))
+    assert stale.exists()
+
+
 def test_a_frozen_teacher_still_has_a_student_that_learns_and_is_frozen_again() -> None:
     teacher = classifier(64).requires_grad_(False)
     found = Distill(width=0.5, epochs=5, learning_rate=1e-2).apply(teacher, context(None)).module
