@@ -242,6 +242,7 @@ def test_what_was_found_round_trips_through_json() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch and torchao
 def test_a_found_network_exports_with_its_score(tmp_path: Path) -> None:
     found = search(build, {"width": (0.25, 0.5)}, context(), epochs=4, folder=tmp_path / "search")
     best = found.best()

@@ -143,6 +143,7 @@ def test_a_training_that_diverges_leaves_the_shared_weights_as_they_were() -> No
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch and torchao
 def test_a_network_taken_out_exports(tmp_path: Path) -> None:
     module = supernet().take({"width": 0.5, "depth": 2}, context())
     bundle = edgeopt.export(module, (data()[2][:1],), targets=["arm-xnnpack"], out=tmp_path / "bundle")
