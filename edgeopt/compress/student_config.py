@@ -56,9 +56,19 @@ def _narrowed(model: nn.Module, width: float, multiple: int) -> tuple[nn.Module,
         fix = "choose another width, or give a student of your own"
         raise CompressionError("no such model can be made of a narrower configuration", why=summary(error), fix=fix) from error
     first = next(model.parameters())
+    _without_extras(student, model)
     student.to(device=first.device, dtype=first.dtype).train(model.training)
     _fewer_heads(cut, student)
     return student, hidden, _fill(student, cut, hidden)
+
+
+def _without_extras(student: nn.Module, teacher: nn.Module) -> None:
+    """Takes out what the teacher was made without (``add_pooling_layer=False``): the configuration does not say so."""
+    known = dict(teacher.named_modules())
+    for path in dict(student.named_modules()):
+        parent, _, name = path.rpartition(".")
+        if path not in known and parent in known and getattr(known[parent], name, student) is None:
+            setattr(student.get_submodule(parent), name, None)
 
 
 def _narrow(config: Any, model: nn.Module, hidden: int, width: float, multiple: int) -> None:

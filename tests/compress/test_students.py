@@ -69,6 +69,16 @@ def test_a_narrow_transformer_keeps_what_weighs() -> None:
     assert torch.equal(student.encoder.layer[1].intermediate.dense.weight, dense)
 
 
+def test_what_the_teacher_was_made_without_and_its_kind_of_attention_stay() -> None:
+    torch.manual_seed(0)
+    config = nets.bert(attn_implementation="eager").config
+    model = type(nets.bert())(config, add_pooling_layer=False)
+
+    student: Any = narrower(model, 0.5, {"input_ids": nets.IDS})[0]
+
+    assert student.pooler is None and student.config._attn_implementation == "eager"
+
+
 def test_layers_behind_a_transformer_take_its_new_width() -> None:
     class Classifier(nn.Module):
         def __init__(self) -> None:
