@@ -2,8 +2,10 @@
 
     compressed = Channels(amount=0.5, measure="macs").apply(net, Context(example_inputs=image, profile=load("arm-xnnpack")))
 
-What is left is an ordinary, smaller module: every runtime gains, as far as the channel counts are multiples of what its kernels
-compute at once.
+What is left is an ordinary, smaller module: every runtime gains, as far as the channel counts are multiples of what its
+kernels compute at once. The Fashion-MNIST example with half of its MACs, in float in ONNX Runtime 1.31 on one thread with
+AVX512: 1.75 times as fast with multiples of 16, 1.36 times with multiples of 8, and with multiples of 1 slower than the whole
+net (0.77 times).
 """
 
 from dataclasses import asdict, replace
@@ -168,6 +170,10 @@ class _Run:
             macs = sum(measures.macs_by_layer(self.module, self._context.example_inputs).values())
             notes.append(_less("MACs", sum(self._macs.values()), macs))
             notes.append(_less("parameters", measures.parameters(self._original), measures.parameters(self.module)))
+        profile, multiple = self._context.profile, self._settings.multiple or 1
+        if profile is not None and multiple % profile.channel_multiple:
+            likes = f"{profile.name} computes {profile.channel_multiple} channels at once"
+            notes.append(f"{likes}: with multiples of {multiple} the model becomes smaller, but faster less or not at all")
         if self._settings.rounds > 1 and self._settings.epochs_between and self._context.fit is None:
             notes.append(f"no training code was given: nothing was fine-tuned between the {self._settings.rounds} rounds")
         if not self._readable:
