@@ -172,7 +172,7 @@ def test_impossible_budgets_are_refused(budgets: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_a_transformer_loses_layers_heads_or_channels() -> None:
-    model = Model(bert(4), (torch.randint(0, 100, (1, 16)),), name="bert")
+    model = Model(bert(2), (torch.randint(0, 100, (1, 16)),), name="bert")
     advice = advise(model, loader.load("x86-fbgemm"))
     assert advice.architecture.family == "transformer"
     assert {step.technique for step in advice.steps} <= {"layers", "heads", "channels", "low-rank", "distill"}

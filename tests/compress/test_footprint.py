@@ -51,7 +51,7 @@ def test_the_expected_bytes_are_those_of_the_artifact(name: str, tmp_path: Path)
         assert result.artifact is not None
         kept = frozenset(one.layer for one in result.plan.kept_float if one.operator in WEIGHTED)
         profile = replace(loader.load(result.target), formats=(result.format,))
-        assert artifact_bytes(program, profile, kept) == pytest.approx(result.artifact.bytes, rel=0.08), result.target
+        assert artifact_bytes(program, profile, kept) == pytest.approx(result.artifact.bytes, rel=0.12), result.target
 
 
 def test_a_byte_per_integer_weight_and_four_where_the_target_keeps_floats() -> None:
