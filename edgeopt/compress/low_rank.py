@@ -27,7 +27,7 @@ from edgeopt.user_code import cause
 
 DAMPENING = 1e-3
 """Added to a second moment's diagonal, as a share of its mean: inputs that the data hardly shows keep a little weight."""
-TIMED_FOR_S = 0.05
+TURNS, TIMED_FOR_S = 3, 0.02
 
 
 @data_class
@@ -37,10 +37,10 @@ class LowRank:
     ``rule`` and ``share`` say what stays. ``energy``: of every layer this share of its squared weights, at the fewest MACs.
     ``macs`` or ``parameters``: this share of the whole model's, with the least energy lost. ``whiten`` takes the energy of
     the outputs that the context's batches cause instead (SVD-LLM, arXiv:2403.07378), in linear layers and 1x1 convolutions:
-    only there are the best factors known. Ranks are multiples of ``multiple``, since kernels compute so many channels at once.
-    Layers below ``min_parameters`` stay: starting one more layer costs more than it saves. With ``min_speedup`` above 0 each
-    layer's factors are timed in PyTorch on this machine, on the example inputs' shapes, and must be that many times as fast as
-    the layer. ``exclude``: paths of layers that stay, * and ? allowed.
+    only there are the best factors known. Padding in the batches counts as data. Ranks are multiples of
+    ``multiple``, since kernels compute so many channels at once. Layers below ``min_parameters`` stay: starting one more layer
+    costs more than it saves. With ``min_speedup`` above 0 each layer's factors are timed in PyTorch on this machine, on the
+    example inputs' shapes, and must be that many times as fast as the layer. ``exclude``: paths of layers that stay, * and ? allowed.
     """
 
     rule: Literal["energy", "macs", "parameters"] = "energy"
@@ -220,14 +220,15 @@ def _held(use: Use, shared: Mapping[int, int]) -> str:
 
 
 def _speedup(candidate: Candidate, option: Option, found: Mapping[str, Use]) -> float:
-    """How many times as fast the factors are as the layer: medians of both, in PyTorch, on the example's shape."""
-    example = found[candidate.path].example
-    medians = []
+    """How many times as fast the factors are as the layer, in PyTorch, on the example's shape.
+
+    Both take turns, and of each the best median counts: whatever else the machine does only adds time.
+    """
+    scope = {"layer": candidate.layer, "factors": candidate.made(option), "example": found[candidate.path].example}
+    timers = [Timer(f"{name}(example)", globals=scope, num_threads=torch.get_num_threads()) for name in ("layer", "factors")]
     with torch.no_grad():
-        for layer in (candidate.layer, candidate.made(option)):
-            timer = Timer("layer(example)", globals={"layer": layer, "example": example}, num_threads=torch.get_num_threads())
-            medians.append(timer.blocked_autorange(min_run_time=TIMED_FOR_S).median)
-    return medians[0] / medians[1]
+        turns = [[timer.blocked_autorange(min_run_time=TIMED_FOR_S).median for timer in timers] for _ in range(TURNS)]
+    return min(turn[0] for turn in turns) / min(turn[1] for turn in turns)
 
 
 def _replaced(module: nn.Module, path: str, new: nn.Module) -> nn.Module:

@@ -24,7 +24,7 @@ def double(layer: Layer) -> Tensor:
 
 @FEW
 @given(
-    st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**16), st.sampled_from(["gauss", "outlier", "low"])
+    *[st.integers(1, 12)] * 3, st.integers(0, 2**16), st.sampled_from(["gauss", "outlier", "low"])
 )  # fmt: skip
 def test_no_other_matrix_of_the_rank_is_nearer(outputs: int, inputs: int, rank: int, seed: int, kind: str) -> None:
     """Eckart & Young: the error is the energy of the singular values behind; random factors refined by ALS find no less."""
