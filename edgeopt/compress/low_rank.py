@@ -40,7 +40,8 @@ class LowRank:
     only there are the best factors known. Padding in the batches counts as data. Ranks are multiples of
     ``multiple``, since kernels compute so many channels at once. Layers below ``min_parameters`` stay: starting one more layer
     costs more than it saves. With ``min_speedup`` above 0 each layer's factors are timed in PyTorch on this machine, on the
-    example inputs' shapes, and must be that many times as fast as the layer. ``exclude``: paths of layers that stay, * and ? allowed.
+    example inputs' shapes, and must be that many times as fast as the layer. ``exclude``: paths of layers that stay, * and ?
+    allowed.
     """
 
     rule: Literal["energy", "macs", "parameters"] = "energy"
