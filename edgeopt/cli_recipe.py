@@ -15,7 +15,9 @@ Resume = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", help="List every layer, not the first few.")]
 
 
-def compress(recipe: RecipeFile, out: Out = None, resume: Resume = True, verbose: Verbose = False, debug: Debug = False) -> None:
+def compress(
+    recipe: RecipeFile, out: Out = None, resume: Resume = True, verbose: Verbose = False, debug: Debug = False
+) -> None:  # fmt: skip
     """Compress a model step by step, judged after each; then export it."""
     with reported(debug):
         from edgeopt.bundle import Bundle
