@@ -13,7 +13,7 @@ from edgeopt.cli_report import Debug, reported
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgeopt.compress.advice import Advice
+    from edgeopt.compress.planner.advice import Advice
     from edgeopt.core import Plan
     from edgeopt.model import Model
     from edgeopt.options import Listener
@@ -49,7 +49,7 @@ def advise(
 ) -> None:  # fmt: skip
     """Say which techniques, in which order, bring a model within a size or latency."""
     with reported(debug):
-        from edgeopt.compress.advice import Budgets
+        from edgeopt.compress.planner.advice import Budgets
         from edgeopt.quantities import bytes_of, milliseconds_of
 
         _refuse(form, write, inputs)
@@ -186,7 +186,7 @@ def _scan(model: "Model", path: Path, seconds: float, verbose: bool, *, quiet: b
 
 
 def _write(advice: "Advice", path: Path, references: dict[str, str]) -> None:
-    from edgeopt.compress.recipe_text import recipe_text
+    from edgeopt.compress.planner.recipe_text import recipe_text
     from edgeopt.errors import UsageError
     from edgeopt.files import write_atomic
 

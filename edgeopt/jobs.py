@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch.fx import GraphModule
 
 from edgeopt.capture import Captured
-from edgeopt.compress import sparse24
+from edgeopt.compress.sparsity import sparse24
 from edgeopt.core import TWIN, Decision, Format, KeptFloat, Plan, QuantScheme, SparseLayer, to_data
 from edgeopt.quantize.graph import operators
 from edgeopt.quantize.planner import Quantization, decide

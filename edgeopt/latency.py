@@ -21,8 +21,8 @@ from edgeopt.bench.run import Benchmark, Request
 from edgeopt.bench.types import BenchResult, BenchSettings, Subject
 from edgeopt.calibrate import calibrate
 from edgeopt.capture import Captured, capture
+from edgeopt.compress.families.layer_trace import Layer
 from edgeopt.compress.latency_table import LatencyTable, LayerLatency
-from edgeopt.compress.layer_trace import Layer
 from edgeopt.core import TWIN, Format, TensorSpec, from_data, to_data
 from edgeopt.devices import known
 from edgeopt.errors import ConfigError, ConversionError, NotApplicable, RunFailed

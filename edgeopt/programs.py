@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from edgeopt.calibrate import Calibrated, Sample
 from edgeopt.capture import Captured, name_inputs
-from edgeopt.compress import sparse24
+from edgeopt.compress.sparsity import sparse24
 from edgeopt.core import KeptFloat
 from edgeopt.errors import ConversionError, NotApplicable
 from edgeopt.jobs import Job

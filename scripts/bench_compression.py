@@ -68,10 +68,12 @@ PARTS: dict[str, tuple[Case, ...]] = {
              step("distill", student=STUDENT, epochs=6) + "\n" + step("channels", **HALF, epochs=4, learning_rate=2e-3)),
     ),
     "channels": (
-        Case("half of the MACs, one-shot, not trained", FASHION, step("channels", **HALF)),
-        Case("half of the MACs, one-shot, 4 epochs", FASHION, step("channels", **HALF, epochs=4, learning_rate=2e-3)),
-        Case("half of the MACs, 3 rounds, 4 epochs in all", FASHION,
-             step("channels", **HALF, rounds=3, epochs_between=1, epochs=2, learning_rate=2e-3)),
+        Case("the network as it is", FASHION, ORIGINAL),
+        Case("half of the MACs, 4 epochs, in multiples of 16", FASHION,
+             step("channels", **HALF, importance="activation", multiple=16, epochs=4, learning_rate=2e-3)),
+        Case("the same in 3 rounds, 4 epochs in all", FASHION,
+             step("channels", **HALF, importance="activation", multiple=16, rounds=3, epochs_between=1, epochs=2,
+                  learning_rate=2e-3)),
     ),
     "weights": (
         Case("80% of the weights zero, 3 epochs", FASHION, step("magnitude", sparsity=0.8, epochs=3)),

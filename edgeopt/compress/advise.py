@@ -12,13 +12,13 @@ from functools import cached_property
 from torch import nn
 
 from edgeopt.capture import capture
-from edgeopt.compress import architecture
-from edgeopt.compress.advice import Advice, AdvisedStep, Budgets, Figures
-from edgeopt.compress.architecture import Architecture
-from edgeopt.compress.footprint import artifact_bytes
-from edgeopt.compress.plans import Excess, Plans
-from edgeopt.compress.refusals import refusals
-from edgeopt.compress.trials import Bench, Tried
+from edgeopt.compress.planner import architecture
+from edgeopt.compress.planner.advice import Advice, AdvisedStep, Budgets, Figures
+from edgeopt.compress.planner.architecture import Architecture
+from edgeopt.compress.planner.footprint import artifact_bytes
+from edgeopt.compress.planner.plans import Excess, Plans
+from edgeopt.compress.planner.refusals import refusals
+from edgeopt.compress.planner.trials import Bench, Tried
 from edgeopt.core import Plan
 from edgeopt.errors import BudgetUnmet, CompressionError, ModelError
 from edgeopt.kinds import WEIGHTED

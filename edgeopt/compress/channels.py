@@ -13,12 +13,13 @@ from typing import Literal
 
 from torch import nn
 
-from edgeopt.compress import channel_surgery, measures
-from edgeopt.compress.channel_config import tell_widths
-from edgeopt.compress.channel_groups import LAYERS, Block, blocks
-from edgeopt.compress.channel_importance import Importance, scores
-from edgeopt.compress.channel_plan import Costs, Planner, Scope
-from edgeopt.compress.channel_surgery import Removed, copied, cut, difference
+from edgeopt.compress import measures
+from edgeopt.compress.structure import channel_surgery
+from edgeopt.compress.structure.channel_config import tell_widths
+from edgeopt.compress.structure.channel_groups import LAYERS, Block, blocks
+from edgeopt.compress.structure.channel_importance import Importance, scores
+from edgeopt.compress.structure.channel_plan import Costs, Planner, Scope
+from edgeopt.compress.structure.channel_surgery import Removed, copied, cut, difference
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.compress.training import fine_tune
 from edgeopt.core import data_class
@@ -32,7 +33,7 @@ DEFAULT_MULTIPLE = 8
 class Channels:
     """``amount``: the share to take away of ``measure``: of channels, or at least that much of the MACs or parameters.
 
-    ``importance``: which channels matter, see :func:`edgeopt.compress.channel_importance.scores`; ``taylor`` and
+    ``importance``: which channels matter, see :func:`edgeopt.compress.structure.channel_importance.scores`; ``taylor`` and
     ``activation`` need data. ``scope``: every layer loses the same share, or channels of all layers are compared.
     ``multiple``: channel counts that stay are multiples of it; None: of what the target's kernels like. ``rounds``: in how
     many parts the amount is taken, with importance found anew and ``epochs_between`` epochs of fine-tuning between two parts

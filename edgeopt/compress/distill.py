@@ -17,15 +17,15 @@ import torch
 from torch import nn
 
 from edgeopt.calling import call_arguments
-from edgeopt.compress.assistants import Progressive, Stage, planned
-from edgeopt.compress.distill_losses import Task, answers, refuse_probabilities
-from edgeopt.compress.lessons import Lesson, Pair, Pupil, imitated
 from edgeopt.compress.measures import macs, parameters
 from edgeopt.compress.scoring import score
 from edgeopt.compress.students import Goal, narrower, shallower, to_goal
+from edgeopt.compress.teaching.assistants import Progressive, Stage, planned
+from edgeopt.compress.teaching.distill_losses import Task, answers, refuse_probabilities
+from edgeopt.compress.teaching.lessons import Lesson, Pair, Pupil, imitated
+from edgeopt.compress.teaching.unlabelled import training_batches
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.compress.training import Trainer, fine_tune, write_state
-from edgeopt.compress.unlabelled import training_batches
 from edgeopt.core import data_class, to_data
 from edgeopt.errors import CompressionError, ModelError, TrainingFailed
 from edgeopt.references import resolve

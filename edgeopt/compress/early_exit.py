@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from edgeopt.calling import call_arguments
-from edgeopt.compress.exit_places import Head, Places
-from edgeopt.compress.exit_training import InTraining, lesson
-from edgeopt.compress.exits import EarlyExits, Stage, confidence, trunks
 from edgeopt.compress.measures import macs
+from edgeopt.compress.stages.exit_places import Head, Places
+from edgeopt.compress.stages.exit_training import InTraining, lesson
+from edgeopt.compress.stages.exits import EarlyExits, Stage, confidence, trunks
+from edgeopt.compress.stages.thresholds import NEVER, Bools, Cascade, Floats, calibrated, cascade
+from edgeopt.compress.teaching.unlabelled import inputs, labels, training_batches
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record, TrainBatches
-from edgeopt.compress.thresholds import NEVER, Bools, Cascade, Floats, calibrated, cascade
 from edgeopt.compress.training import Trainer, fine_tune
-from edgeopt.compress.unlabelled import inputs, labels, training_batches
 from edgeopt.core import data_class, to_data
 from edgeopt.errors import CompressionError
 from edgeopt.model import Batch

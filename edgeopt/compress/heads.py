@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import nn
 
-from edgeopt.compress.attention import Slimmed
-from edgeopt.compress.channel_surgery import copied
-from edgeopt.compress.head_importance import Gates, Importance, by_ablation, by_gradient
-from edgeopt.compress.head_layouts import AttentionLayer, attention_layers, shared_modules
 from edgeopt.compress.measures import macs
-from edgeopt.compress.pretrained import Told, tell_heads
-from edgeopt.compress.responses import change, evaluating, outputs, samples, within
+from edgeopt.compress.structure.attention import Slimmed
+from edgeopt.compress.structure.channel_surgery import copied
+from edgeopt.compress.structure.head_importance import Gates, Importance, by_ablation, by_gradient
+from edgeopt.compress.structure.head_layouts import AttentionLayer, attention_layers, shared_modules
+from edgeopt.compress.structure.pretrained import Told, tell_heads
+from edgeopt.compress.structure.responses import change, evaluating, outputs, samples, within
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.core import data_class, to_data
 from edgeopt.errors import CompressionError, ForwardError
@@ -31,7 +31,7 @@ class Heads:
     ``amount``: share of the heads; ``count`` instead: their number. ``scope`` ``layer`` takes as many from each layer, which
     a configuration with one number of heads can say (Llama, ViT: from_pretrained reads the result back); ``global`` takes
     the least important of all, at least one staying in each layer; then, and in BERT's family always,
-    :func:`edgeopt.compress.pretrained.load_pretrained` reads what save_pretrained wrote.
+    :func:`edgeopt.compress.structure.pretrained.load_pretrained` reads what save_pretrained wrote.
 
     ``importance`` ``gradient``: Michel et al.'s expected gradient at a gate on each head, of the training loss where the
     context has ``train_step`` and ``train_batches``; without labels, of random projections of the outputs, whose mean square
@@ -201,6 +201,6 @@ def _notes(
     if told.models and not told.readable:
         notes.append(
             "the model's configuration cannot say these head counts: read a saved folder with "
-            "edgeopt.compress.pretrained.load_pretrained(ModelClass, folder), not with from_pretrained"
+            "edgeopt.compress.structure.pretrained.load_pretrained(ModelClass, folder), not with from_pretrained"
         )
     return tuple(notes)

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from edgeopt.calling import call_arguments
-from edgeopt.compress.layer_trace import Layer, layers_of
+from edgeopt.compress.families.layer_trace import Layer, layers_of
 from edgeopt.core import data_class, from_json, to_json
 from edgeopt.errors import CompressionError
 from edgeopt.files import write_atomic
@@ -35,7 +35,7 @@ HERE_SECONDS, HERE_RUNS, HERE_WARM_UP = 0.1, 15, 5
 
 @data_class
 class LayerTime:
-    """One measured layer; texts as in :class:`edgeopt.compress.layer_trace.Layer`."""
+    """One measured layer; texts as in :class:`edgeopt.compress.families.layer_trace.Layer`."""
 
     call: str
     form: str

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from edgeopt.compress.magnitude import Magnitude, put_zeros
+from edgeopt.compress.sparsity.zeros import Weight, keep_zeros, zeros
 from edgeopt.compress.technique import Compressed, Context, Fit, Keep, LayerChange, Record
 from edgeopt.compress.training import fine_tune
-from edgeopt.compress.zeros import Weight, keep_zeros, zeros
 from edgeopt.core import data_class, to_data
 from edgeopt.errors import CompressionError
 

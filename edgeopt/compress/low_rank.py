@@ -17,9 +17,9 @@ from torch.utils.benchmark import Timer
 
 from edgeopt.calling import call_arguments
 from edgeopt.compress import measures
-from edgeopt.compress.factorise import ConvMethod
-from edgeopt.compress.layer_use import Use, second_moments, uses
-from edgeopt.compress.rank_choice import Candidate, Option, by_budget, by_energy
+from edgeopt.compress.factors.factorise import ConvMethod
+from edgeopt.compress.factors.layer_use import Use, second_moments, uses
+from edgeopt.compress.factors.rank_choice import Candidate, Option, by_budget, by_energy
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.core import data_class, to_data
 from edgeopt.errors import CompressionError, did_you_mean

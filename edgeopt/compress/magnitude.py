@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 from torch import nn
 
+from edgeopt.compress.sparsity.zeros import Weight, download, keep_zeros, smallest, weights_of, zeros
 from edgeopt.compress.technique import Compressed, Context, Keep, LayerChange, Record
 from edgeopt.compress.training import fine_tune
-from edgeopt.compress.zeros import Weight, download, keep_zeros, smallest, weights_of, zeros
 from edgeopt.core import data_class, to_data
 from edgeopt.errors import CompressionError
 

@@ -12,12 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from edgeopt.compress.layer_inputs import Convolution, Observed
-from edgeopt.compress.replay import from_matrix, matrix
-from edgeopt.compress.sparse24 import gains_nothing
-from edgeopt.compress.surgeon import Pattern, by_magnitude, by_saliency, prune_rows
+from edgeopt.compress.sparsity.layer_inputs import Convolution, Observed
+from edgeopt.compress.sparsity.replay import from_matrix, matrix
+from edgeopt.compress.sparsity.sparse24 import gains_nothing
+from edgeopt.compress.sparsity.surgeon import Pattern, by_magnitude, by_saliency, prune_rows
+from edgeopt.compress.sparsity.zeros import Weight, download, inputs_first, is_conv1d, keep_zeros, weights_of
 from edgeopt.compress.technique import Compressed, Context, Record
-from edgeopt.compress.zeros import Weight, download, inputs_first, is_conv1d, keep_zeros, weights_of
 from edgeopt.core import data_class, to_data
 from edgeopt.targets.schema import Sparsity, TargetProfile
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeopt.compress.zeros import inputs_first, layer_name, weights_of
+from edgeopt.compress.sparsity.zeros import inputs_first, layer_name, weights_of
 from edgeopt.core import data_class
 from edgeopt.errors import EdgeoptError, MissingExtra, ModelError, ReferenceNotFound
 from edgeopt.user_code import summary
@@ -16,9 +16,9 @@ from edgeopt.user_code import summary
 Mask = NDArray[np.bool_]
 _MULTIPLYING = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.MultiheadAttention | nn.RNNBase
 READERS = {
-    ".onnx": ("edgeopt.compress.pattern_onnx", "onnx"),
-    ".pt2": ("edgeopt.compress.pattern_pt2", "torch"),
-    ".tflite": ("edgeopt.compress.pattern_tflite", "tflite"),
+    ".onnx": ("edgeopt.compress.sparsity.pattern_onnx", "onnx"),
+    ".pt2": ("edgeopt.compress.sparsity.pattern_pt2", "torch"),
+    ".tflite": ("edgeopt.compress.sparsity.pattern_tflite", "tflite"),
 }
 """Suffix to the module whose ``stored`` reads such a file, and the extra that it needs."""
 

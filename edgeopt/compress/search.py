@@ -22,10 +22,10 @@ from optuna.trial import TrialState
 from torch import nn
 
 from edgeopt.compress import measures
-from edgeopt.compress.family import Architecture, Build, Family, Space, example_of, fed, key
-from edgeopt.compress.found import Cost, Found, Trial
+from edgeopt.compress.families.family import Architecture, Build, Family, Space, example_of, fed, key
+from edgeopt.compress.families.found import Cost, Found, Trial
+from edgeopt.compress.families.supernet import Imitation, Supernet
 from edgeopt.compress.scoring import score
-from edgeopt.compress.supernet import Imitation, Supernet
 from edgeopt.compress.technique import Context
 from edgeopt.compress.training import fine_tune, write_state
 from edgeopt.core import data_class, from_json, to_json
@@ -52,7 +52,7 @@ class Predicts(Protocol):
 
 @data_class
 class Sharing:
-    """One training for all: see :mod:`edgeopt.compress.supernet`. ``sampled``: random networks per step, besides two."""
+    """One training for all (:mod:`edgeopt.compress.families.supernet`). ``sampled``: random networks per step, besides two."""
 
     sampled: int = 2
     imitation: Imitation = "kl"

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from edgeopt.compress.architecture import Layer, inspect
+from edgeopt.compress.planner.architecture import Layer, inspect
+from edgeopt.compress.planner.silencing import Silenced
 from edgeopt.compress.scoring import score
-from edgeopt.compress.silencing import Silenced
 from edgeopt.compress.technique import Context, Technique
 from edgeopt.core import data_class
 from edgeopt.errors import CompressionError

@@ -13,14 +13,14 @@ from typing import Any
 from torch import nn
 
 from edgeopt.calling import call_arguments
-from edgeopt.compress.channel_surgery import copied
 from edgeopt.compress.channels import Channels
 from edgeopt.compress.measures import parameters
-from edgeopt.compress.pretrained import outermost
-from edgeopt.compress.responses import evaluating, outputs
-from edgeopt.compress.student_config import narrowed_models
-from edgeopt.compress.student_depth import TRANSFORMER_LAYERS, Row, rows
-from edgeopt.compress.student_width import Narrowing
+from edgeopt.compress.structure.channel_surgery import copied
+from edgeopt.compress.structure.pretrained import outermost
+from edgeopt.compress.structure.responses import evaluating, outputs
+from edgeopt.compress.teaching.student_config import narrowed_models
+from edgeopt.compress.teaching.student_depth import TRANSFORMER_LAYERS, Row, rows
+from edgeopt.compress.teaching.student_width import Narrowing
 from edgeopt.compress.technique import Context, LayerChange, Record
 from edgeopt.errors import BudgetUnmet, CompressionError, ForwardError
 from edgeopt.model import Batch

@@ -9,8 +9,8 @@ from edgeopt.report.console import output, paragraph
 from edgeopt.report.text import counted, one_line, plain, size
 
 if TYPE_CHECKING:
-    from edgeopt.compress.advice import Advice, Figures
-    from edgeopt.compress.architecture import Architecture
+    from edgeopt.compress.planner.advice import Advice, Figures
+    from edgeopt.compress.planner.architecture import Architecture
     from edgeopt.compress.sensitivity import Sensitivity
 
 _NONE = "-"

@@ -8,7 +8,7 @@ from edgeopt.files import write_atomic
 from edgeopt.report.text import one_line
 
 if TYPE_CHECKING:
-    from edgeopt.compress.found import Found
+    from edgeopt.compress.families.found import Found
 
 _FRONT, _OTHERS = "#1f5fa8", "#9a9a9a"
 _LABELS = {"macs": "MACs", "latency_ms": "latency, ms"}

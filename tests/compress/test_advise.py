@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from edgeopt.capture import capture
 from edgeopt.compress import measures
-from edgeopt.compress.advice import Advice, Budgets
 from edgeopt.compress.advise import advise
-from edgeopt.compress.footprint import artifact_bytes
+from edgeopt.compress.planner.advice import Advice, Budgets
+from edgeopt.compress.planner.footprint import artifact_bytes
 from edgeopt.compress.technique import Context
 from edgeopt.compress.techniques import technique
 from edgeopt.core import KeptFloat, Plan, from_json, to_json

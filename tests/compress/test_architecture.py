@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeopt.compress import measures
-from edgeopt.compress.architecture import Architecture, inspect
+from edgeopt.compress.planner.architecture import Architecture, inspect
 from tests.compress.networks import albert, bert, gpt2, vit
 
 

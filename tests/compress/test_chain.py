@@ -12,7 +12,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from edgeopt.compress.chain import chain
+from edgeopt.compress.stages.chain import chain
 from edgeopt.errors import CompressionError
 from examples.digits import DigitsNet
 

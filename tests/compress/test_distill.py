@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import edgeopt
 from edgeopt.compress.distill import Distill
-from edgeopt.compress.distill_losses import embeddings
-from edgeopt.compress.lessons import Lesson, Pair
+from edgeopt.compress.teaching.distill_losses import embeddings
+from edgeopt.compress.teaching.lessons import Lesson, Pair
 from edgeopt.compress.technique import Context
 from edgeopt.compress.training import Trainer
 from edgeopt.core import from_data

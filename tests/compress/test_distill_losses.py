@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from edgeopt.compress.distill_losses import (
+from edgeopt.compress.teaching.distill_losses import (
     answers,
     attention,
     embeddings,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import edgeopt
 from edgeopt.compress import store
 from edgeopt.compress.early_exit import EarlyExit, measured
-from edgeopt.compress.exits import EarlyExits, Stage, confidence
 from edgeopt.compress.measures import macs
+from edgeopt.compress.stages.exits import EarlyExits, Stage, confidence
 from edgeopt.compress.technique import Compressed, Context
 from edgeopt.core import from_data
 from edgeopt.errors import CompressionError

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from edgeopt.compress.cp import compose, cp
-from edgeopt.compress.factorise import CP, ConvMethod, Layer, layers, method_of, whitened
-from edgeopt.compress.layer_use import uses
+from edgeopt.compress.factors.cp import compose, cp
+from edgeopt.compress.factors.factorise import CP, ConvMethod, Layer, layers, method_of, whitened
+from edgeopt.compress.factors.layer_use import uses
+from edgeopt.compress.factors.rank_choice import Candidate
 from edgeopt.compress.measures import macs
-from edgeopt.compress.rank_choice import Candidate
 from edgeopt.compress.technique import Context
 
 FEW = settings(max_examples=20)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from edgeopt.compress.family import Family, example_of, fed, key, resized
+from edgeopt.compress.families.family import Family, example_of, fed, key, resized
 from edgeopt.errors import CompressionError
 from tests.compress.families import build
 

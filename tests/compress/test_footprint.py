@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import edgeopt
 from edgeopt.capture import capture
-from edgeopt.compress.footprint import artifact_bytes
+from edgeopt.compress.planner.footprint import artifact_bytes
 from edgeopt.kinds import WEIGHTED
 from edgeopt.model import Model
 from edgeopt.targets import loader

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeopt.compress import store
-from edgeopt.compress.attention import SlimAttention
 from edgeopt.compress.heads import Heads
 from edgeopt.compress.layer_drop import Layers
-from edgeopt.compress.pretrained import load_pretrained
+from edgeopt.compress.structure.attention import SlimAttention
+from edgeopt.compress.structure.pretrained import load_pretrained
 from edgeopt.compress.technique import Context
 from edgeopt.core import from_data
 from edgeopt.errors import CompressionError, NotFiniteError

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from edgeopt.compress.families.layer_trace import layers_of
 from edgeopt.compress.latency_table import LatencyTable, LayerLatency, LayerTime, nothing, time_here
-from edgeopt.compress.layer_trace import layers_of
 from edgeopt.compress.measures import macs
 from edgeopt.compress.search import search
 from edgeopt.core import from_json, to_json

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgeopt.compress import store
 from edgeopt.compress.layer_drop import Layers, block_influence
-from edgeopt.compress.stacks import stacks
+from edgeopt.compress.structure.stacks import stacks
 from edgeopt.compress.technique import Context
 from edgeopt.core import from_data
 from edgeopt.errors import CompressionError

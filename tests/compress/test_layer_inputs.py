@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeopt.compress.layer_inputs import Observed
-from edgeopt.compress.replay import matrix
+from edgeopt.compress.sparsity.layer_inputs import Observed
+from edgeopt.compress.sparsity.replay import matrix
+from edgeopt.compress.sparsity.zeros import weights_of
 from edgeopt.compress.technique import Context
-from edgeopt.compress.zeros import weights_of
 from edgeopt.errors import ForwardError
 
 LAYERS = {

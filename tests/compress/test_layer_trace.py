@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import edgeopt
-from edgeopt.compress.layer_trace import layers_of
+from edgeopt.compress.families.layer_trace import layers_of
 from edgeopt.compress.measures import macs
 from tests.compress.families import build
 

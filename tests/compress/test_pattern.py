@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import edgeopt
 from edgeopt.compress.nm import NM
 from edgeopt.compress.pattern import LayerPattern, pattern_holds
-from edgeopt.compress.surgeon import Pattern, by_magnitude
+from edgeopt.compress.sparsity.surgeon import Pattern, by_magnitude
 from edgeopt.compress.technique import Context
 from edgeopt.errors import ModelError, ReferenceNotFound
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from edgeopt.capture import capture
-from edgeopt.compress.replay import Replay, from_matrix, matrix, rows
+from edgeopt.compress.sparsity.replay import Replay, from_matrix, matrix, rows
 from edgeopt.kinds import WEIGHTED, kind_of
 from edgeopt.model import Model
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import edgeopt
-from edgeopt.compress.found import Found, Trial
+from edgeopt.compress.families.found import Found, Trial
 from edgeopt.compress.measures import macs
 from edgeopt.compress.search import Sharing, load, search
 from edgeopt.compress.technique import Context

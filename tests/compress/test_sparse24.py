@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from edgeopt.capture import capture
-from edgeopt.compress import sparse24
+from edgeopt.compress.sparsity import sparse24
 from edgeopt.model import Model
 from edgeopt.targets.schema import Sparsity
 

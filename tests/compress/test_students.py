@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from edgeopt.compress import store
 from edgeopt.compress.measures import parameters
-from edgeopt.compress.student_width import scaled
 from edgeopt.compress.students import Goal, narrower, shallower, to_goal
+from edgeopt.compress.teaching.student_width import scaled
 from edgeopt.errors import BudgetUnmet, CompressionError
 from examples.digits import DigitsNet
 from examples.fashion_mnist import FashionNet

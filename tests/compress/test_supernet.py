@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import edgeopt
-from edgeopt.compress.family import Family
-from edgeopt.compress.supernet import Supernet, recalibrate
+from edgeopt.compress.families.family import Family
+from edgeopt.compress.families.supernet import Supernet, recalibrate
 from edgeopt.compress.training import fine_tune
 from edgeopt.errors import CompressionError, TrainingFailed
 from tests.compress.families import batches, build, context, data, train_step

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgeopt.compress.surgeon import BLOCK, Pattern, by_magnitude, by_saliency, prune_rows
+from edgeopt.compress.sparsity.surgeon import BLOCK, Pattern, by_magnitude, by_saliency, prune_rows
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, BLOCK // 4 + 9).map(lambda groups: 4 * groups))
 

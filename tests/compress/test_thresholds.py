@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeopt.compress.thresholds import NEVER, Bools, Floats, calibrated, cascade
+from edgeopt.compress.stages.thresholds import NEVER, Bools, Floats, calibrated, cascade
 
 COSTS = (10, 30, 100)
 

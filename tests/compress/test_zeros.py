@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from edgeopt.compress.zeros import keep_zeros, smallest, weights_of, zeros
+from edgeopt.compress.sparsity.zeros import keep_zeros, smallest, weights_of, zeros
 from edgeopt.errors import CompressionError, NotFiniteError
 
 values = st.lists(st.integers(-3, 3), min_size=1, max_size=30).map(lambda found: torch.tensor(found, dtype=torch.float32))

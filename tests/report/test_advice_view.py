@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from edgeopt.compress.advice import Advice, AdvisedStep, Budgets, Figures, Refusal
-from edgeopt.compress.architecture import Architecture, Layer
-from edgeopt.compress.recipe_text import recipe_text
+from edgeopt.compress.planner.advice import Advice, AdvisedStep, Budgets, Figures, Refusal
+from edgeopt.compress.planner.architecture import Architecture, Layer
+from edgeopt.compress.planner.recipe_text import recipe_text
 from edgeopt.compress.sensitivity import Point, Sensitivity
 from edgeopt.report.advice_view import print_advice, print_sensitivity
 

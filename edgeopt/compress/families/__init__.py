@@ -1,0 +1,1 @@
+"""Networks of one family, and the layers they consist of."""

@@ -1,0 +1,164 @@
+"""Which techniques in a row are worth trying, from mild to strong, and the mildest that reaches a goal."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from edgeopt.compress.planner.advice import Figures
+from edgeopt.compress.planner.architecture import Architecture
+from edgeopt.compress.planner.trials import Attempt, Bench, Tried
+from edgeopt.errors import CompressionError
+
+ORDER = ("layers", "heads", "channels", "low-rank")
+"""Whole blocks go first, then what is inside them, so that importance is judged in the model that stays; factors come last,
+since a factorised layer can no longer be made narrower."""
+MILD_TO_STRONG = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+"""Shares of a layer's, head's or channel's count: beyond them a smaller network, distilled, keeps more accuracy."""
+PROBE = 0.5
+GAIN = 0.03
+"""Of the multiply-accumulates or the bytes: a technique that takes less is not worth a training run."""
+STUDENT = 0.5
+"""Width of the student that stronger plans begin with: a quarter of the parameters, which one stage of distillation bridges."""
+
+Excess = Callable[[Figures], float]
+"""The largest of a figure's ratios to its budget: up to 1 all are met."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """One technique alone at :data:`PROBE`. ``tried`` None: it refused, for ``error``."""
+
+    technique: str
+    tried: Tried | None
+    error: str = ""
+    gain: float = 0.0
+
+
+def settings_of(technique: str, strength: float) -> dict[str, Any]:
+    """The settings in which a technique takes away about ``strength`` of what it works on."""
+    if technique == "low-rank":  # the energy that stays; layers whose energy is spread evenly cannot give up more
+        return {"rule": "energy", "share": round(1 - strength / 2, 2)}
+    return {"amount": strength}
+
+
+class Plans:
+    """The plans for one model. Probes and trials are made when they are needed, each once."""
+
+    def __init__(self, bench: Bench, architecture: Architecture, before: Figures) -> None:
+        self._bench, self._architecture, self._before = bench, architecture, before
+        self._tried: dict[tuple[str, ...], Tried | None] = {}
+
+    @cached_property
+    def probes(self) -> dict[str, Probed]:
+        """Every technique that could make this kind of model smaller or faster, tried alone."""
+        return {name: self._probe(name) for name in ORDER if name not in ("layers", "heads") or self._architecture.attention}
+
+    @cached_property
+    def useful(self) -> tuple[str, ...]:
+        """Those that gain on the target, in the order in which they are applied."""
+        return tuple(name for name in ORDER if name in self.probes and self.probes[name].gain >= GAIN)
+
+    @cached_property
+    def pattern(self) -> Probed | None:
+        """The N:M pattern that the target's kernels skip zeros of; None where they have none."""
+        sparsity = self._bench.profile.sparsity
+        if sparsity is None:
+            return None
+        one = Attempt(technique="nm", settings={"pattern": sparsity.pattern})
+        try:
+            tried = self._bench.tried((one,))
+        except CompressionError as error:
+            return Probed("nm", None, error=error.what)
+        return Probed("nm", tried, gain=len(tried.records[0].changed))
+
+    @property
+    def _last(self) -> tuple[Attempt, ...]:
+        """What ends every plan: training mends the pattern that this target's export would else force on the weights."""
+        if self.pattern is None or self.pattern.tried is None:
+            return ()
+        return tuple(Attempt(technique=step.technique, settings=step.settings) for step in self.pattern.tried.steps)
+
+    def mildest(self, excess: Excess) -> Tried | None:
+        """The first plan within the budgets: one technique if that will do, then all of them, then with a student first."""
+        for ladder in (self._alone, self._together, self._distilled):
+            found = self._lowest(ladder(), excess)
+            if found is not None:
+                return found
+        return None
+
+    def nearest(self, excess: Excess) -> Tried | None:
+        """Of the plans that were tried, the one nearest to the budgets."""
+        tried = [one for one in self._tried.values() if one is not None and one.steps]
+        return min(tried, key=lambda one: excess(one.after), default=None)
+
+    def _alone(self) -> list[tuple[Attempt, ...]]:
+        """The technique that gains most, at every strength."""
+        best = max(self.useful, key=lambda name: self.probes[name].gain, default=None)
+        return [(attempt(best, strength), *self._last) for strength in MILD_TO_STRONG] if best else []
+
+    def _together(self) -> list[tuple[Attempt, ...]]:
+        if len(self.useful) < 2:
+            return []
+        return [(*(attempt(name, strength) for name in self.useful), *self._last) for strength in MILD_TO_STRONG]
+
+    def _distilled(self) -> list[tuple[Attempt, ...]]:
+        """A narrower or shallower student, then what still gains; a student with half the layers loses no more of them."""
+        student = self.student
+        rest = [name for name in self.useful if name != "layers" or student is None or "layers" not in student.settings]
+        if student is None:
+            return []
+        stronger = ((student, *(attempt(name, strength) for name in rest), *self._last) for strength in MILD_TO_STRONG if rest)
+        return [(student, *self._last), *stronger]
+
+    @cached_property
+    def student(self) -> Attempt | None:
+        """The distillation that can make its own student of this model; None where none can."""
+        depth = self.depth
+        options = [Attempt(technique="distill", settings={"layers": depth})] if depth else []
+        options.append(Attempt(technique="distill", settings={"width": STUDENT}))
+        return next((one for one in options if self._try((one,)) is not None), None)
+
+    @property
+    def depth(self) -> int:
+        """Half the blocks with attention; 0 where there are none."""
+        return len(self._architecture.attention) // 2
+
+    def _probe(self, name: str) -> Probed:
+        try:
+            tried = self._bench.tried((attempt(name, PROBE),))
+        except CompressionError as error:
+            return Probed(name, None, error=f"{error.what}: {error.why}" if error.why else error.what)
+        self._tried[_key((attempt(name, PROBE),))] = tried
+        shares = (1 - tried.after.macs / max(self._before.macs, 1), 1 - tried.after.bytes / self._before.bytes)
+        return Probed(name, tried, gain=max(shares))
+
+    def _lowest(self, ladder: Sequence[tuple[Attempt, ...]], excess: Excess) -> Tried | None:
+        """The lowest rung within the budgets, by bisection: each rung leaves less than the one before."""
+
+        def reaches(attempts: tuple[Attempt, ...]) -> bool:
+            tried = self._try(attempts)
+            return tried is not None and excess(tried.after) <= 1
+
+        if not ladder or not reaches(ladder[-1]):
+            return None
+        return self._try(ladder[bisect_left(ladder, True, key=reaches)])
+
+    def _try(self, attempts: tuple[Attempt, ...]) -> Tried | None:
+        key = _key(attempts)
+        if key not in self._tried:
+            try:
+                self._tried[key] = self._bench.tried(attempts)
+            except CompressionError:
+                self._tried[key] = None
+        return self._tried[key]
+
+
+def attempt(technique: str, strength: float) -> Attempt:
+    """A technique at a strength."""
+    return Attempt(technique=technique, settings=settings_of(technique, strength))
+
+
+def _key(attempts: tuple[Attempt, ...]) -> tuple[str, ...]:
+    return tuple(one.describe() for one in attempts)

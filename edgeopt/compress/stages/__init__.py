@@ -1,0 +1,1 @@
+"""A network as stages with exits between them."""
