@@ -118,7 +118,7 @@ class Distill:
         if context.student is not None:
             return deepcopy(context.student), None
         if self.student:
-            return deepcopy(_named(self.student)), None
+            return deepcopy(named(self.student)), None
         fix = 'give student = "file.py:name", or width, layers or parameters'
         raise CompressionError("there is no student to distil into", fix=fix)
 
@@ -202,8 +202,8 @@ def _forget(stages: Sequence[Stage], checkpoint: Path | None) -> None:
             finished.unlink(missing_ok=True)
 
 
-def _named(reference: str) -> nn.Module:
-    """The module that a reference leads to, or that the function there makes."""
+def named(reference: str) -> nn.Module:
+    """The module that a reference leads to, or that the function there makes. Raises ReferenceNotFound or ModelError."""
     found = resolve(reference)
     if not isinstance(found, nn.Module) and callable(found):
         try:

@@ -48,7 +48,9 @@ class _Run:
     def __init__(self, subject: Subject, out: Path, listen: Listener, resume: bool) -> None:
         self._subject, self._out, self._listen = subject, out, listen
         self._recipe = subject.recipe
-        self._workspace = Workspace(out, _key(subject) if resume else None, subject.module)
+        self._workspace = Workspace(
+            out, _key(subject) if resume else None, nn.ModuleList([subject.module, *subject.students()])
+        )
         self._keeps: list[Keep] = []
         self._steps: list[StepOutcome] = []
         self._notes: list[str] = []

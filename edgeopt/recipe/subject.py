@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from edgeopt.compress.distill import named
 from edgeopt.compress.scoring import score
 from edgeopt.compress.technique import Context, Fit, Technique
 from edgeopt.compress.techniques import technique
@@ -65,6 +66,11 @@ class Subject:
             ).fit(module, epochs)  # fmt: skip
 
         return fit
+
+    def students(self) -> list[nn.Module]:
+        """The networks that steps name to learn from the model."""
+        named_by = (getattr(technique, "student", "") for technique in self.techniques)
+        return [named(reference) for reference in named_by if reference]
 
     def scores(self, module: nn.Module) -> dict[str, float]:
         """The user's numbers for ``module``, predicted by PyTorch; none without ``evaluate``. Raises EvaluationError."""

@@ -41,11 +41,14 @@ class Remembered:
 
 @dataclass(slots=True)
 class Workspace:
-    """``key`` of the whole start, or None where it cannot be told whether something changed: then nothing is resumed."""
+    """``key`` of the whole start, or None where it cannot be told whether something changed: then nothing is resumed.
+
+    ``like``: the user's modules; what a step left may consist of what these consist of.
+    """
 
     folder: Path
     key: str | None
-    original: nn.Module
+    like: nn.Module
     _keys: list[str] = field(default_factory=list)
 
     def step_folder(self, number: int, technique: str) -> Path:
@@ -72,7 +75,7 @@ class Workspace:
     def module_of(self, folder: Path) -> nn.Module | None:
         """The module that a step left; None where it cannot be read: then the step is done again."""
         try:
-            return store.load(folder / MODULE, like=self.original)
+            return store.load(folder / MODULE, like=self.like)
         except EdgeoptError:
             return None
 

@@ -41,6 +41,15 @@ def model():
     return edgeopt.Model(net, points[:1], calibration=[(points[:50],)], evaluate=evaluate)
 
 
+class Student(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.only = nn.Linear(4, 2)
+
+    def forward(self, points):
+        return self.only(points)
+
+
 def batches():
     for chosen in torch.randperm(300).split(50):
         yield points[chosen], labels[chosen]
@@ -113,6 +122,15 @@ def test_after_a_crash_in_training_the_steps_before_are_not_done_again(folder: P
     assert resumed.kept.scores == alone.kept.scores
     again = load_program(folder / "alone" / "model.pt2").state_dict
     assert all(torch.equal(value, again[name]) for name, value in load_program(folder / "out" / "model.pt2").state_dict.items())
+
+
+def test_a_student_of_another_class_is_taken_from_the_run_before(folder: Path) -> None:
+    text = HEAD + '[[step]]\ntechnique = "distill"\nstudent = "net.py:Student"\nprogressive = "off"\nepochs = 2\n'
+    compress(read(recipe(folder, text)), folder / "out")
+    before = trained(folder)
+    again = compress(read(recipe(folder, text)), folder / "out")
+    assert trained(folder) == before
+    assert again.kept.size.parameters == 10
 
 
 def test_a_changed_step_is_done_again(folder: Path) -> None:
