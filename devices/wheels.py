@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from email import message_from_bytes
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -122,7 +122,7 @@ class Fetcher:
             yield from ("--platform", platform)
 
     def _download(self, requirement: str, folder: str) -> bool:
-        if find_spec("pip") is None:
+        if PathFinder.find_spec("pip") is None:  # setuptools' own finder would warn where distutils is loaded
             raise MissingExtra("pip is not installed here", why="it fetches wheels for devices", fix="python -m ensurepip")
         quiet = ("--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--retries", "2")
         command = (sys.executable, "-m", "pip", "download", *quiet, "--no-deps", "--only-binary", ":all:", *self._options())

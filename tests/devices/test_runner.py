@@ -25,7 +25,7 @@ def test_a_measurement_goes_through_its_phases_in_order(tmp_path: Path) -> None:
         "runtime", "loaded", "first", "warm", "samples", "phase", "sustained", "memory", "outputs", "placement", "end",
     ]  # fmt: skip
     assert done.one("runtime")["cpus"] == [0] and done.one("loaded")["threads"] == 1
-    assert done.one("warm")["stable"]
+    assert done.one("warm")["runs"] > 40
     samples = [ns for event in done.all("samples") for ns in event["ns"]]
     burst, sustained = done.all("phase")
     assert len(samples) == burst["runs"] >= 20 and min(samples) > 0 and burst["stopped_by"] == "enough"
