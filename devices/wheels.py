@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email import message_from_bytes
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
