@@ -129,6 +129,8 @@ def put(part: str, text: str) -> None:
     """Replaces the table between ``<!-- part -->`` and ``<!-- end -->``."""
     document = DOCUMENT.read_text(encoding="utf-8")
     pattern = re.compile(rf"(<!-- {part} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not pattern.search(document):
+        raise SystemExit(f"{DOCUMENT} has no <!-- {part} --> ... <!-- end --> to put the table into")
     DOCUMENT.write_text(pattern.sub(lambda found: f"{found[1]}{text}\n{found[2]}", document), encoding="utf-8")
 
 
