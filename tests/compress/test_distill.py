@@ -9,15 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import edgeopt
 from edgeopt.compress.distill import Distill
 from edgeopt.compress.teaching.distill_losses import embeddings
 from edgeopt.compress.teaching.lessons import Lesson, Pair
 from edgeopt.compress.technique import Context
-from edgeopt.compress.training import Trainer
 from edgeopt.core import from_data
 from edgeopt.errors import CompressionError, ModelError, TrainingFailed
-from examples import digits
 
 EXAMPLE = (torch.zeros(1, 6),)
 
@@ -316,63 +313,3 @@ def test_a_frozen_teacher_still_has_a_student_that_learns_and_is_frozen_again() 
     found = Distill(width=0.5, epochs=5, learning_rate=1e-2).apply(teacher, context(None)).module
     assert not any(parameter.requires_grad for parameter in found.parameters())
     assert agreement(teacher, found) > 0.8
-
-
-LABELLED = 150
-
-
-def digits_student(seed: int) -> nn.Sequential:
-    torch.manual_seed(seed)
-    layers: list[nn.Module] = []
-    inputs = 1
-    for width, stride in ((8, 1), (16, 2), (32, 2)):
-        layers += [nn.Conv2d(inputs, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-        inputs = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
-
-
-def digits_batches() -> Iterator[tuple[Tensor, Tensor]]:
-    images, labels, _, _ = digits.data()
-    for chosen in torch.randperm(LABELLED).split(32):
-        yield images[chosen], labels[chosen]
-
-
-def digits_step(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return nn.functional.cross_entropy(module(batch[0]), batch[1])
-
-
-def digits_accuracy(module: nn.Module) -> float:
-    _, _, images, labels = digits.data()
-    with torch.no_grad():
-        return float((module.eval()(images).argmax(1) == labels).float().mean())
-
-
-@pytest.mark.slow
-def test_a_distilled_student_is_a_point_above_the_same_student_trained_alone() -> None:
-    """The same few images, epochs, learning rate and seeds; only the teacher's answers are added."""
-    teacher, epochs, rate = digits.trained(), 40, 1e-2
-    alone, distilled = list[float](), list[float]()
-    for seed in range(3):
-        student = digits_student(seed)
-        Trainer(train_step=digits_step, batches=digits_batches, learning_rate=rate).fit(student, epochs)
-        alone.append(digits_accuracy(student))
-        given = Context(
-            example_inputs=digits.data()[0][:1],
-            student=digits_student(seed),
-            train_step=digits_step,
-            train_batches=digits_batches,
-        )
-        found = Distill(epochs=epochs, learning_rate=rate).apply(teacher, given).module
-        distilled.append(digits_accuracy(found))
-    assert sum(distilled) / 3 > sum(alone) / 3 + 0.01, (alone, distilled)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
-def test_a_student_exports_like_any_other(tmp_path: Path) -> None:
-    images = digits.data()[0]
-    given = Context(example_inputs=images[:1], batches=[(image[None],) for image in images[:128]])
-    student = Distill(width=0.5, epochs=2).apply(digits.trained(), given).module
-    model = edgeopt.Model(student, images[:1], calibration=[(image[None],) for image in images[:50]])
-    bundle = edgeopt.export(model, targets=["arm-xnnpack"], out=tmp_path)
-    assert {(result.target, result.status) for result in bundle.manifest.results} >= {("arm-xnnpack", "ok")}
