@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -151,7 +152,7 @@ def test_an_unknown_runtime_is_refused_with_the_known_ones(device: Device) -> No
 
 
 def test_without_pip_the_message_says_how_to_get_it(device: Device, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheels, "find_spec", lambda name: None)
+    monkeypatch.setattr(wheels, "PathFinder", SimpleNamespace(find_spec=lambda name: None))
     with pytest.raises(MissingExtra, match="ensurepip"):
         set_up(device)
 
