@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from edgeopt.compress.measures import macs
+from edgeopt.compress.modes import evaluating
 from edgeopt.compress.structure.attention import Slimmed
 from edgeopt.compress.structure.channel_surgery import copied
 from edgeopt.compress.structure.head_importance import Gates, Importance, by_ablation, by_gradient
 from edgeopt.compress.structure.head_layouts import AttentionLayer, attention_layers, shared_modules
 from edgeopt.compress.structure.pretrained import Told, tell_heads
-from edgeopt.compress.structure.responses import change, evaluating, outputs, samples, within
+from edgeopt.compress.structure.responses import change, outputs, samples, within
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.core import data_class, to_data
 from edgeopt.errors import CompressionError, ForwardError

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeopt.compress.measures import macs, parameters
+from edgeopt.compress.modes import evaluating
 from edgeopt.compress.structure.channel_surgery import copied
 from edgeopt.compress.structure.pretrained import outermost, rebuilds
-from edgeopt.compress.structure.responses import change, evaluating, outputs, samples, within
+from edgeopt.compress.structure.responses import change, outputs, samples, within
 from edgeopt.compress.structure.stacks import Stack, Watch, special, stacks
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.core import data_class, to_data

@@ -20,6 +20,7 @@ from edgeopt.compress import measures
 from edgeopt.compress.factors.factorise import ConvMethod
 from edgeopt.compress.factors.layer_use import Use, second_moments, uses
 from edgeopt.compress.factors.rank_choice import Candidate, Option, by_budget, by_energy
+from edgeopt.compress.modes import evaluating
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.core import data_class, to_data
 from edgeopt.errors import CompressionError, did_you_mean
@@ -256,16 +257,12 @@ def _leave_fused_encoders(module: nn.Module) -> None:
 def _check_runs(module: nn.Module, context: Context) -> None:
     """Code may ask a layer for what its factors do not have, such as ``in_features``."""
     args, kwargs = call_arguments(context.example_inputs)
-    training = [(each, each.training) for each in module.modules()]
     try:
-        with torch.no_grad():
-            module.eval()(*args, **kwargs)
+        with evaluating(module):
+            module(*args, **kwargs)
     except Exception as error:
         fix = "exclude the layer that it asks for"
         raise CompressionError("the model does not run with factors in place of layers", why=cause(error), fix=fix) from error
-    finally:
-        for each, mode in training:
-            each.training = mode
 
 
 def _describe(layer: nn.Module) -> str:

@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeopt.calling import call_arguments
+from edgeopt.compress.modes import evaluating
 from edgeopt.core import data_class
 from edgeopt.errors import ForwardError
 from edgeopt.model import Batch
@@ -56,17 +57,12 @@ def macs_by_layer(module: nn.Module, example_inputs: Batch) -> dict[str, int]:
     """The same by the path of the innermost module that computes them; "" is the module itself."""
     counter = FlopCounterMode(display=False)
     args, kwargs = call_arguments(example_inputs)
-    modes = [(one, one.training) for one in module.modules()]
-    module.eval()
     try:
-        with torch.no_grad(), _unfused(), counter:
+        with evaluating(module), _unfused(), counter:
             module(*args, **kwargs)
     except Exception as error:
         fix = "check that it runs on the example inputs"
         raise ForwardError("the model raised in forward", why=cause(error), fix=fix) from error
-    finally:
-        for one, training in modes:
-            one.training = training
     return _innermost(counter, module)
 
 

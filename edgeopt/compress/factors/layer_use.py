@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgeopt.calling import Signature, call_arguments
+from edgeopt.compress.modes import evaluating, layer_by_layer
 from edgeopt.compress.technique import Context
 from edgeopt.errors import ForwardError
 from edgeopt.user_code import cause
@@ -44,7 +44,7 @@ def uses(module: nn.Module, context: Context) -> dict[str, Use]:
     ``module`` is as before afterwards. Raises ForwardError where it does not run.
     """
     found = {path: Use(layer) for path, layer in module.named_modules() if isinstance(layer, KINDS)}
-    with _quiet(module), ExitStack() as stack:
+    with evaluating(module), layer_by_layer(), ExitStack() as stack:
         for use in found.values():
             stack.enter_context(_watched(use))
             stack.callback(use.layer.register_forward_hook(partial(_note, use)).remove)
@@ -67,7 +67,7 @@ def second_moments(module: nn.Module, context: Context, layers: dict[str, nn.Mod
         counts[path] = counts.get(path, 0) + len(found)
 
     signature, _ = Signature.of(module.forward, context.example_inputs)
-    with _quiet(module), ExitStack() as stack:
+    with evaluating(module), layer_by_layer(), ExitStack() as stack:
         for path, layer in layers.items():
             stack.callback(layer.register_forward_hook(partial(add, path)).remove)
         for number, batch in enumerate(context.data()):
@@ -75,22 +75,6 @@ def second_moments(module: nn.Module, context: Context, layers: dict[str, nn.Mod
                 args, kwargs = pytree.tree_unflatten(flat, signature.tree)
                 _call(module, args, kwargs)
     return {path: total / counts[path] for path, total in totals.items() if counts[path]}
-
-
-@contextmanager
-def _quiet(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, and without attention's fused operator, which calls no layer inside it."""
-    modes = [(each, each.training) for each in module.modules()]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        for each, training in modes:
-            each.training = training
 
 
 def _call(module: nn.Module, args: Any, kwargs: Any) -> None:

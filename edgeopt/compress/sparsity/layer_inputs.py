@@ -1,7 +1,6 @@
 """What reaches the layers of a module: second moments of the inputs of each weight matrix, gathered by hooks while it runs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgeopt.calling import Signature
+from edgeopt.compress.modes import evaluating, layer_by_layer
 from edgeopt.compress.sparsity.replay import patches, thinned
 from edgeopt.compress.sparsity.zeros import Weight
 from edgeopt.compress.technique import Context
@@ -77,7 +77,7 @@ class Observed:
     def _run(self, hooks: Iterable[tuple[nn.Module, Callable[..., None]]], samples: Iterable[tuple[Tensor, ...]]) -> None:
         handles = [called.register_forward_pre_hook(hook, with_kwargs=True) for called, hook in hooks]
         try:
-            with _evaluating(self._module):
+            with evaluating(self._module), layer_by_layer():
                 for sample in samples:
                     args, kwargs = pytree.tree_unflatten(list(sample), self._signature.tree)
                     self._module(*args, **kwargs)
@@ -151,19 +151,3 @@ def _attended(attention: nn.MultiheadAttention) -> Rows:
                 last.bias.data = bias
 
     return rows
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Without gradients, dropout and new statistics, nor attention's fast path, which calls no layer."""
-    modes = {part: part.training for part in module.modules()}
-    fast = torch.backends.mha.get_fastpath_enabled()
-    module.eval()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for part, training in modes.items():
-            part.training = training

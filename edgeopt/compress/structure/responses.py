@@ -1,11 +1,9 @@
 """How much a model's outputs change when a part of it is switched off: the measure behind dropping heads and layers."""
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from edgeopt.calling import call_arguments
@@ -61,20 +59,6 @@ def within(module: nn.Module, names: Collection[str]) -> frozenset[str]:
             fix = did_you_mean(name, known) or "use paths as in the report of compression"
             raise CompressionError(f"exclude names {name!r}, which the model does not have", fix=fix)
     return frozenset(path for path in known for name in names if path == name or path.startswith(f"{name}."))
-
-
-@contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module's own mode comes back at the end."""
-    modes = [(module, module.training) for root in modules for module in root.modules()]
-    for root in modules:
-        root.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
