@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeopt.files import write_atomic
-from edgeopt.report.text import one_line
+from edgeopt.report.svg import literal, svg
 
 if TYPE_CHECKING:
     from edgeopt.recipe.outcome import Measured, Outcome
@@ -45,8 +45,6 @@ def _made(points: "Sequence[tuple[str, Measured, bool]]", target: str | None) ->
 
 
 def _drawn(panels: list[tuple[str, list[Point]]], metric: str) -> bytes:
-    import io
-
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -57,17 +55,10 @@ def _drawn(panels: list[tuple[str, list[Point]]], metric: str) -> bytes:
         axes.plot([point[0] for point in points], [point[1] for point in points], color=_COLOR, linewidth=0.8, alpha=0.5)
         for x, y, name, kept in points:
             axes.plot([x], [y], marker="o" if kept else "x", color=_COLOR if kept else _REFUSED)
-            axes.annotate(_literal(name), (x, y), xytext=(4, 5), textcoords="offset points", fontsize=8)
-        axes.set_xlabel(_literal(label))
-        axes.set_ylabel(_literal(metric))
+            axes.annotate(literal(name), (x, y), xytext=(4, 5), textcoords="offset points", fontsize=8)
+        axes.set_xlabel(literal(label))
+        axes.set_ylabel(literal(metric))
         axes.set_xlim(left=0)
         axes.margins(x=0.18, y=0.18)
         axes.grid(visible=True, alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def _literal(text: str) -> str:
-    """Text that matplotlib draws as it is: a dollar sign would begin mathematics."""
-    return one_line(text).replace("$", r"\$")
+    return svg(figure)

@@ -1,11 +1,10 @@
 """An architecture search as an SVG: every architecture by cost and score, the Pareto front as a line with names."""
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeopt.files import write_atomic
-from edgeopt.report.text import one_line
+from edgeopt.report.svg import literal, svg
 
 if TYPE_CHECKING:
     from edgeopt.compress.families.found import Found
@@ -18,7 +17,7 @@ def write_front(found: "Found", path: Path) -> None:
     """Writes ``path``; the same search always gives the same bytes. Raises OutputError."""
     from matplotlib import rc_context
 
-    with rc_context({"svg.hashsalt": "edgeopt", "svg.fonttype": "none"}):
+    with rc_context({"svg.fonttype": "none"}):
         write_atomic(path, _drawn(found))
 
 
@@ -34,20 +33,13 @@ def _drawn(found: "Found") -> bytes:
     front = [(trial.cost(found.cost), trial.score) for trial in found.front]
     axes.plot([cost for cost, _ in front], [score for _, score in front], "o-", color=_FRONT, linewidth=1, markersize=5)
     for trial, place in zip(found.front, front, strict=True):
-        name = _literal(trial.name)
+        name = literal(trial.name)
         axes.annotate(name, place, xytext=(5, -9), textcoords="offset points", fontsize=7, color=_FRONT)
     if all(cost > 0 for cost, _ in front):
         axes.set_xscale("log")
     source = {trial.latency_source.partition(",")[0] for trial in found.front} - {""}
     axes.set_xlabel(_LABELS[found.cost] + (f" ({', '.join(sorted(source))})" if source else ""))
-    axes.set_ylabel(_literal(found.metric))
+    axes.set_ylabel(literal(found.metric))
     axes.margins(x=0.15, y=0.12)
     axes.grid(visible=True, alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def _literal(text: str) -> str:
-    """Text that matplotlib draws as it is: a dollar sign would begin mathematics."""
-    return one_line(text).replace("$", r"\$")
+    return svg(figure)

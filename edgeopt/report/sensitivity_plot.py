@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeopt.files import write_atomic
+from edgeopt.report.svg import literal, svg
 from edgeopt.report.text import one_line
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ def write_sensitivity(found: "Sensitivity", path: Path) -> None:
 
 
 def _drawn(found: "Sensitivity") -> bytes:
-    import io
-
-    from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -44,27 +42,19 @@ def _drawn(found: "Sensitivity") -> bytes:
                 axes.text(x, y, f"{drop:.3f}", ha="center", va="center", fontsize=8, color="w" if drop > _DARK * most else "k")
     axes.set_xticks(range(len(found.amounts)), [f"{amount:.0%}" for amount in found.amounts])
     axes.set_yticks(range(len(names)), labels, fontsize=8)
-    axes.set_xlabel(f"of the layer's channels ({_literal(found.technique)}, nothing trained)", fontsize=9)
+    axes.set_xlabel(f"of the layer's channels ({literal(found.technique)}, nothing trained)", fontsize=9)
     axes.set_title(_title(found), fontsize=10)
-    figure.colorbar(image, ax=axes, label=f"loss in {_literal(found.metric)}")
-    buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": "edgeopt"}):  # the same scan gives the same file
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    figure.colorbar(image, ax=axes, label=f"loss in {literal(found.metric)}")
+    return svg(figure)
 
 
 def _label(name: str, macs: dict[str, int]) -> str:
     """The layer's name, its end if it is long, and its share of the work."""
     name = one_line(name) or "the model itself"
     shown = name if len(name) <= _NAME else "…" + name[1 - _NAME :]
-    return _literal(f"{shown}  {macs.get(name, 0) / max(sum(macs.values()), 1):.0%}")
+    return literal(f"{shown}  {macs.get(name, 0) / max(sum(macs.values()), 1):.0%}")
 
 
 def _title(found: "Sensitivity") -> str:
     unscanned = f", {len(found.unscanned)} layers not reached in time" if found.unscanned else ""
-    return f"{_literal(found.metric)} {found.base:.3f} untouched{unscanned}"
-
-
-def _literal(text: str) -> str:
-    """Text that matplotlib draws as it is: a dollar sign would begin mathematics."""
-    return one_line(text).replace("$", r"\$")
+    return f"{literal(found.metric)} {found.base:.3f} untouched{unscanned}"
