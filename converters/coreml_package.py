@@ -12,15 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from edgeopt.core import Structure, TensorSpec
+from edgeopt.core import Structure
 from edgeopt.errors import ConversionError
+from edgeopt.mil.loading import MODEL, WEIGHTS, load_program, operations, read_spec
 
-_MODEL = "com.apple.CoreML/model.mlmodel"
-_WEIGHTS = "com.apple.CoreML/weights"
 _DATE = "com.github.apple.coremltools.conversion_date"
-_DTYPES = {65552: "float16", 65568: "float32", 65600: "float64", 131104: "int32", 131080: "int8"}
-"""ArrayFeatureType.ArrayDataType of mlmodel/format/FeatureTypes.proto."""
-_NAMES = {"model.mlmodel": _MODEL, "weights": _WEIGHTS}
+_NAMES = {"model.mlmodel": MODEL, "weights": WEIGHTS}
 
 
 def make_reproducible(package: Path, metadata: dict[str, str]) -> None:
@@ -32,14 +29,14 @@ def make_reproducible(package: Path, metadata: dict[str, str]) -> None:
     user_defined = spec.description.metadata.userDefined
     user_defined.pop(_DATE, None)
     user_defined.update(metadata)
-    model = package / "Data" / _MODEL
+    model = package / "Data" / MODEL
     model.write_bytes(spec.SerializeToString(deterministic=True))
     model.chmod(0o644)  # coremltools leaves it readable by its owner alone
     # An item's identifier only has to be unique within its package (modelpackage/src/ModelPackage.cpp).
     entries = {
         str(uuid.uuid5(uuid.NAMESPACE_URL, path)): {
             "author": "com.apple.CoreML",
-            "description": f"CoreML Model {'Specification' if path == _MODEL else 'Weights'}",
+            "description": f"CoreML Model {'Specification' if path == MODEL else 'Weights'}",
             "name": name,
             "path": path,
         }
@@ -49,36 +46,9 @@ def make_reproducible(package: Path, metadata: dict[str, str]) -> None:
     manifest = {
         "fileFormatVersion": "1.0.0",
         "itemInfoEntries": entries,
-        "rootModelIdentifier": str(uuid.uuid5(uuid.NAMESPACE_URL, _MODEL)),
+        "rootModelIdentifier": str(uuid.uuid5(uuid.NAMESPACE_URL, MODEL)),
     }
     (package / "Manifest.json").write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def read_spec(package: Path) -> Any:
-    """The package's ``Model`` protobuf. Raises ConversionError where it is missing, broken or no ML program."""
-    from coremltools.proto import Model_pb2
-    from google.protobuf.message import DecodeError
-
-    spec = Model_pb2.Model()
-    try:
-        spec.ParseFromString((package / "Data" / _MODEL).read_bytes())
-    except (OSError, DecodeError) as error:
-        raise ConversionError(f"{package.name} is no Core ML package", why=str(error)) from error
-    if spec.WhichOneof("Type") != "mlProgram":
-        raise ConversionError(f"{package.name} holds no ML program", why=f"it holds {spec.WhichOneof('Type')}")
-    return spec
-
-
-def features(descriptions: Any) -> tuple[TensorSpec, ...]:
-    """Inputs or outputs as the package declares them."""
-    return tuple(
-        TensorSpec(
-            name=feature.name,
-            shape=tuple(int(size) for size in feature.type.multiArrayType.shape),
-            dtype=_DTYPES[feature.type.multiArrayType.dataType],
-        )
-        for feature in descriptions
-    )
 
 
 def structure(spec: Any) -> Structure:
@@ -108,22 +78,9 @@ def check_weights(package: Path, spec: Any) -> None:
 
     Raises ConversionError where one holds NaN or has another shape than declared.
     """
-    from coremltools.converters.mil.frontend.milproto.load import load
-
-    try:
-        program = load(spec, spec.specificationVersion, file_weights_dir=str(package / "Data" / _WEIGHTS))
-    except Exception as error:  # a reader of untrusted files: anything from KeyError to RuntimeError
-        raise ConversionError(f"{package.name} cannot be read back", why=f"{type(error).__name__}: {error}") from error
-    for function in program.functions.values():
-        for operation in _nested(function):
+    for function in load_program(package, spec).functions.values():
+        for operation in operations(function):
             _check_constant(operation)
-
-
-def _nested(block: Any) -> Iterator[Any]:
-    for operation in block.operations:
-        yield operation
-        for inner in operation.blocks:
-            yield from _nested(inner)
 
 
 def _check_constant(operation: Any) -> None:

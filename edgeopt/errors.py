@@ -135,6 +135,12 @@ class NotApplicable(ConversionError):
     exit_code = 35
 
 
+class UnknownOperator(ConversionError):
+    """An operation of a Core ML program that the evaluator does not know."""
+
+    exit_code = 36
+
+
 class VerificationFailed(TargetFailed):
     exit_code = 34
 
