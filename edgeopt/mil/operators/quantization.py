@@ -1,4 +1,4 @@
-"""Quantization of activations (iOS 17), and int8 weights with one scale per channel (iOS 16)."""
+"""Quantization of activations (iOS 17)."""
 
 import torch
 from torch import Tensor
@@ -35,9 +35,3 @@ def dequantize(input: Tensor, scale: Tensor, zero_point: Tensor | None = None, a
     if zero_point is not None:
         found -= along(zero_point, axis, input.dim()).to(torch.float32)
     return found.mul_(along(scale, axis, input.dim()))
-
-
-@operator("constexpr_affine_dequantize")
-def constexpr_affine_dequantize(quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: int) -> Tensor:
-    """scale * (quantized_data - zero_point) along ``axis``."""
-    return dequantize(quantized_data, scale, zero_point, axis)
