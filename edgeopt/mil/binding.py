@@ -117,11 +117,9 @@ class Binder:
 
 def _arguments(operation: Any) -> dict[str, Any]:
     """What the operation is given, and MIL's defaults for the rest. Inner functions of control flow are no data."""
-    defaults = operation.default_inputs()
-    names = {**dict(defaults.items()), **operation.inputs}
-    found = {name: operation.inputs.get(name) for name in names}
-    found = {name: defaults[name] if value is None and name in defaults else value for name, value in found.items()}
-    return {name: value for name, value in found.items() if value is not None and not name.startswith("_")}
+    given = {name: value for name, value in operation.inputs.items() if value is not None and not name.startswith("_")}
+    defaults = {name: value for name, value in operation.default_inputs().items() if value is not None}
+    return {**defaults, **given}
 
 
 def _is_constant(source: Any, constants: Mapping[Key, Any], key: Callable[[Any], Key]) -> bool:
