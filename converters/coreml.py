@@ -4,6 +4,7 @@ coremltools' frontend for exported programs lacks some operators (LSTM and GRU a
 ``torch.jit.trace`` has. Such a program is traced; the package's metadata says so under ``edgeopt.frontend``.
 """
 
+import json
 import logging
 import re
 import shutil
@@ -21,6 +22,7 @@ from edgeopt.converters.interface import Array
 from edgeopt.converters.program import Program, distinct_names, first_line, load_program, module_path
 from edgeopt.core import Structure, TensorSpec
 from edgeopt.errors import ConfigError, ConversionError, did_you_mean
+from edgeopt.mil.loading import LAYERS_KEY, features, read_spec
 from edgeopt.targets.schema import TargetProfile
 
 if TYPE_CHECKING:
@@ -36,10 +38,11 @@ _PACKAGES = ("coremltools", "torch", "torchao", "numpy")
 
 
 class CoremlConverter:
-    """Lowers to Core ML. Artifacts run on macOS only; elsewhere their structure is checked."""
+    """Lowers to Core ML. Artifacts run on Core ML on macOS; elsewhere edgeopt's own evaluator takes its place."""
 
     suffix = ".mlpackage"
-    runs_here = sys.platform == "darwin"
+    runs_here = True
+    stand_in = "" if sys.platform == "darwin" else "edgeopt's evaluator of ML programs, every float16 tensor rounded"
 
     def convert(
         self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]
@@ -50,15 +53,16 @@ class CoremlConverter:
         names = distinct_names(output_names, loaded.input_names)
         options = _options(loaded, profile, out, float_io=io_float, output_names=names)
         shutil.rmtree(out, ignore_errors=True)  # coremltools refuses a folder that is not empty
-        frontend = _lower(loaded, options)
-        coreml_package.make_reproducible(out, {FRONTEND_KEY: frontend})
+        frontend, nodes = _lower(loaded, options)
+        layers = coreml_package.layers(read_spec(out), nodes)
+        coreml_package.make_reproducible(out, {FRONTEND_KEY: frontend, LAYERS_KEY: json.dumps(layers, separators=(",", ":"))})
 
     def inspect(self, path: Path, profile: TargetProfile) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], Structure]:
         """Reads the package back and decodes every weight.
 
         Raises ConversionError where a weight is broken or the specification version is not the profile's.
         """
-        spec = coreml_package.read_spec(path)
+        spec = read_spec(path)
         wanted = profile.limits.specification_version
         if wanted is not None and spec.specificationVersion != wanted:
             raise ConversionError(
@@ -67,18 +71,15 @@ class CoremlConverter:
                 fix="make limits.specification_version and limits.minimum_os of the target agree",
             )
         coreml_package.check_weights(path, spec)
-        inputs, outputs = coreml_package.features(spec.description.input), coreml_package.features(spec.description.output)
+        inputs, outputs = features(spec.description.input), features(spec.description.output)
         return inputs, outputs, coreml_package.structure(spec)
 
-    def load(self, path: Path, *, threads: int) -> "CoremlPredictor":
-        """The package on Core ML (macOS). ``threads`` does not apply: Core ML schedules the compute units itself."""
-        if not self.runs_here:
-            raise ConversionError(
-                "Core ML artifacts cannot run here",
-                why=f"the Core ML framework exists on Apple systems only, and this is {sys.platform}",
-                fix="check the structure here, and run the artifact on a Mac",
-            )
-        return CoremlPredictor(path)
+    def load(self, path: Path, *, threads: int) -> "CoremlPredictor | EvaluatedPredictor":
+        """The package on Core ML, which schedules the compute units itself; elsewhere on the evaluator, with ``threads``.
+
+        Raises UnknownOperator where the evaluator lacks an operator.
+        """
+        return EvaluatedPredictor(path, threads) if self.stand_in else CoremlPredictor(path)
 
     def tool_versions(self) -> dict[str, str]:
         """Versions of coremltools and of what it reads the program with."""
@@ -91,9 +92,9 @@ class CoremlPredictor:
     def __init__(self, path: Path) -> None:
         import coremltools as ct
 
-        spec = coreml_package.read_spec(path)
-        self.inputs = coreml_package.features(spec.description.input)
-        self.outputs = coreml_package.features(spec.description.output)
+        spec = read_spec(path)
+        self.inputs = features(spec.description.input)
+        self.outputs = features(spec.description.output)
         self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.ALL)
 
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
@@ -109,6 +110,38 @@ class CoremlPredictor:
 
     def _feed(self, arrays: tuple[Array, ...]) -> dict[str, Array]:
         return {spec.name: array for spec, array in zip(self.inputs, arrays, strict=True)}
+
+
+class EvaluatedPredictor:
+    """A package on :mod:`edgeopt.mil`. Inputs and outputs as Core ML has them: float32, float16 or int32 arrays."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import torch
+
+        from edgeopt.mil.evaluator import load
+
+        torch.set_num_threads(threads)
+        self._program = load(path)
+        self.inputs, self.outputs = self._program.inputs, self._program.outputs
+
+    def __call__(self, *arrays: Array) -> tuple[Array, ...]:
+        found = self._program(**self._feed(arrays))
+        return tuple(found[spec.name] for spec in self.outputs)
+
+    def examine(self, *arrays: Array) -> tuple[tuple[Array, ...], tuple[str, ...]]:
+        """As a call, and the operators whose results do not fit float16, over every call of this."""
+        found, lost = self._program.examine(**self._feed(arrays))
+        return tuple(found[spec.name] for spec in self.outputs), tuple(each.describe() for each in lost)
+
+    def raw(self, *arrays: Array) -> None:
+        self(*arrays)
+
+    def prepare(self, *arrays: Array) -> tuple[Array, ...]:
+        pairs = zip(arrays, self.inputs, strict=True)
+        return tuple(np.asarray(array).astype(spec.dtype).reshape(spec.shape) for array, spec in pairs)
+
+    def _feed(self, arrays: tuple[Array, ...]) -> dict[str, Array]:
+        return {spec.name: array for spec, array in zip(self.inputs, self.prepare(*arrays), strict=True)}
 
 
 def _refuse_dynamic_shapes(program: Program, profile: TargetProfile) -> None:
@@ -177,14 +210,18 @@ def _outputs(program: Program) -> "tuple[Tensor, ...]":
     return tuple(value.meta["val"] for value in node.args[0])
 
 
-def _lower(program: Program, options: dict[str, Any]) -> str:
-    """Converts by the first frontend that takes the program; its name, with the reason where it is the second."""
+def _lower(program: Program, options: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    """Converts by the first frontend that takes the program.
+
+    Its name, with the reason where it is the second, and the layers of the nodes that it read, by their names.
+    """
     import coremltools as ct
 
     try:
+        decomposed = _decomposed(program.exported)
         with _validated_once():
-            ct.convert(_decomposed(program.exported), **options)
-        return "torch.export"
+            ct.convert(decomposed, **options)
+        return "torch.export", {node.name: module_path(node) for node in decomposed.graph.nodes}
     except Exception as error:  # coremltools raises anything, AssertionError included
         first = error
     if program.quantized:
@@ -193,7 +230,7 @@ def _lower(program: Program, options: dict[str, Any]) -> str:
     shutil.rmtree(options["package_dir"], ignore_errors=True)
     try:
         ct.convert(_trace(program), **options)
-        return f"torch.jit.trace, because of torch.export: {first_line(first)}"
+        return f"torch.jit.trace, because of torch.export: {first_line(first)}", {}
     except Exception as second:
         raise _refusal(program, first, f"the traced program was refused too: {first_line(second)}") from second
 

@@ -5,7 +5,7 @@ A converter only lowers: the program it gets is already quantized for its target
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,22 @@ class Predictor(Protocol):
         """``arrays`` in the artifact's own dtypes, for :meth:`raw`."""
 
 
+@runtime_checkable
+class Examined(Protocol):
+    """A predictor that can tell what goes wrong inside and does not show in every output."""
+
+    def examine(self, *arrays: Array) -> tuple[tuple[Array, ...], tuple[str, ...]]:
+        """Outputs as a call gives them, and findings over every call of this so far, one line each."""
+
+
 class Converter(Protocol):
     """One artifact format."""
 
     suffix: str
     runs_here: bool
-    """Whether :meth:`load` can run the artifact on this machine (Core ML cannot on Linux)."""
+    """Whether :meth:`load` can run the artifact on this machine."""
+    stand_in: str
+    """What :meth:`load` gives where the format's own runtime is not here, in words; empty where it is. Only that is timed."""
 
     def convert(
         self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]

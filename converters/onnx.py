@@ -33,6 +33,7 @@ class OnnxConverter:
 
     suffix = ".onnx"
     runs_here = True
+    stand_in = ""
 
     def convert(
         self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]

@@ -26,6 +26,7 @@ class Pt2Converter:
 
     suffix = ".pt2"
     runs_here = True
+    stand_in = ""
 
     def convert(
         self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]

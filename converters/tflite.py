@@ -34,6 +34,7 @@ class TfliteConverter:
 
     suffix = ".tflite"
     runs_here = True
+    stand_in = ""
 
     def convert(
         self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]

@@ -193,7 +193,7 @@ def _exit_code(manifest: Any) -> int:
     """0, or the exit code of the worst failure."""
     from edgeopt import errors
 
-    failed = [result for result in manifest.results if result.status == "failed"]
+    failed = [result for result in manifest.results if result.status in ("failed", "unverified")]
     return max((getattr(errors, result.error or "TargetFailed").exit_code for result in failed), default=0)
 
 

@@ -13,7 +13,8 @@ from typing import Any, Literal, TypeVar, dataclass_transform
 from pydantic import TypeAdapter
 
 Format = Literal["onnx", "tflite", "coreml", "pt2"]
-Status = Literal["ok", "failed", "skipped"]
+Status = Literal["ok", "unverified", "failed", "skipped"]
+"""``unverified``: made, but nothing here could run it to prove it."""
 ActivationDtype = Literal["int8", "uint8", "float16", "float32"]
 WeightDtype = Literal["int8", "float16", "float32"]
 Observer = Literal["minmax", "mse", "percentile"]

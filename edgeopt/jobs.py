@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch.fx import GraphModule
 
+from edgeopt import registry
 from edgeopt.capture import Captured
 from edgeopt.compress.sparsity import sparse24
 from edgeopt.core import TWIN, Decision, Format, KeptFloat, Plan, QuantScheme, SparseLayer, to_data
@@ -116,6 +117,8 @@ def _decisions(job: Job, layers: tuple[SparseLayer, ...]) -> tuple[Decision, ...
         found.append(_decision("opset", str(profile.limits.opset), sources.get("limits.opset", "")))
     if profile.limits.minimum_os is not None:
         found.append(_decision("minimum OS", profile.limits.minimum_os, sources.get("limits.minimum_os", "")))
+    if stand_in := registry.converter(job.format).stand_in:
+        found.append(_decision("verification", stand_in, "the format's own runtime does not exist for this system"))
     if layers:
         pruned = sum(layer.pruned for layer in layers)
         found.append(_decision("sparsity 2:4", f"{pruned} of {len(layers)} layers", sources.get("sparsity.pattern", "")))

@@ -9,8 +9,8 @@ from edgeopt.core import data_class
 DEFAULT_TIMEOUT_S = 900.0
 
 Phase = Literal[
-    "capture", "calibrate", "plan", "quantize", "convert", "evaluate", "time", "write", "done", "failed", "skipped",
-    "connect", "wait", "push", "measure",
+    "capture", "calibrate", "plan", "quantize", "convert", "evaluate", "time", "write", "done", "unverified",
+    "failed", "skipped", "connect", "wait", "push", "measure",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgeopt import registry, verify
-from edgeopt.converters.interface import Array, Predictor
+from edgeopt.converters.interface import Array, Examined, Predictor
 from edgeopt.core import from_data, to_data
 from edgeopt.targets.schema import TargetProfile
 
@@ -47,13 +47,16 @@ def inspect(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(request: dict[str, Any]) -> dict[str, Any]:
-    """Numbers of the artifact at ``out`` against its program and the float model, on the samples in ``references``."""
+    """The artifact at ``out`` against its program and the float model, on the samples in ``references``.
+
+    ``numbers``, and ``findings``: what went wrong inside it, in words.
+    """
     predictor = registry.converter(request["format"]).load(Path(request["out"]), threads=1)
     samples, model_outputs = read_references(Path(request["references"]))
-    artifact_outputs = [predictor(*sample) for sample in samples]
+    artifact_outputs, findings = _examined(predictor, samples)
     few = samples[:PROGRAM_SAMPLES]
     program_outputs = _run_program(Path(request["program"]), few) if request["quantized"] else model_outputs[: len(few)]
-    return {
+    numbers = {
         "sqnr_program": verify.sqnr_db(program_outputs, artifact_outputs[: len(few)]),
         "sqnr_quantization": verify.sqnr_db(model_outputs[: len(few)], program_outputs),
         "sqnr_float": verify.sqnr_db(model_outputs, artifact_outputs),
@@ -61,6 +64,18 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
         "max_abs_error": verify.max_abs_error(model_outputs, artifact_outputs),
         "top1_agreement": verify.top1_agreement(model_outputs, artifact_outputs),
     }
+    return {"numbers": numbers, "findings": list(findings)}
+
+
+def _examined(predictor: Predictor, samples: list[tuple[Array, ...]]) -> tuple[list[tuple[Array, ...]], tuple[str, ...]]:
+    if not isinstance(predictor, Examined):
+        return [predictor(*sample) for sample in samples], ()
+    outputs: list[tuple[Array, ...]] = []
+    findings: tuple[str, ...] = ()
+    for sample in samples:
+        found, findings = predictor.examine(*sample)
+        outputs.append(found)
+    return outputs, findings
 
 
 def predict(request: dict[str, Any]) -> Callable[[tuple[Array, ...]], tuple[Array, ...]]:

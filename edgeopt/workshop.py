@@ -26,7 +26,15 @@ from edgeopt.core import (
     to_data,
     to_json,
 )
-from edgeopt.errors import ConversionError, EdgeoptError, EvaluationError, GateFailed, NotApplicable, VerificationFailed
+from edgeopt.errors import (
+    ConversionError,
+    EdgeoptError,
+    EvaluationError,
+    GateFailed,
+    NotApplicable,
+    UnknownOperator,
+    VerificationFailed,
+)
 from edgeopt.files import copy_tree, sha256_of, size_of
 from edgeopt.fingerprint import own_code
 from edgeopt.jobs import Job, plan_of
@@ -52,6 +60,10 @@ class Made:
     """The program it was lowered from; None where the artifact came from the cache."""
     key: str
     numbers: dict[str, float | None] | None = None
+    findings: tuple[str, ...] = ()
+    """What went wrong inside the artifact and may not show in its outputs."""
+    unproven: str = ""
+    """Why nothing here could run it."""
 
 
 @dataclass(slots=True)
@@ -111,13 +123,16 @@ class Workshop:
         float artifact depend on samples that its bytes do not depend on; they have a key of their own.
         """
         if not registry.converter(made.job.format).runs_here:
-            return replace(made, numbers={})
+            return replace(made, unproven="its format has no runtime on this machine")
         key = Cache.key("numbers", made.key, self.calibrated.digest if self.calibrated else "")
-        if (numbers := self.cache.get_json(key)) is None:
+        if (found := self.cache.get_json(key)) is None:
             request = {"program": str(self._program(made)), "quantized": made.job.scheme.integer}
-            numbers = self._run("check", made.job, made.path, request)
-            self.cache.put_json(key, numbers)
-        return replace(made, numbers=numbers)
+            try:
+                found = self._run("check", made.job, made.path, request)
+            except UnknownOperator as error:
+                return replace(made, unproven=error.message())
+            self.cache.put_json(key, found)
+        return replace(made, numbers=found["numbers"], findings=tuple(found["findings"]))
 
     def _program(self, made: Made) -> Path:
         """The program of ``made``, written now where the artifact came from the cache without its numbers."""
@@ -145,11 +160,11 @@ class Workshop:
             warnings=self._warnings(made, job, structure, accuracy),
             calibrated=not job.scheme.integer or self.calibrated is None or self.calibrated.real,
         )
-        return judged(result)
+        return replace(judged(result), **_unproven(made))
 
     def accuracy(self, made: Made) -> dict[str, float]:
         """The user's numbers for the artifact; empty without ``evaluate`` or where the artifact cannot run here."""
-        if self.evaluate is None or not registry.converter(made.job.format).runs_here:
+        if self.evaluate is None or made.unproven:
             return {}
         self.listen(event(made.job.name, "evaluate"))
         request = {"format": made.job.format, "out": str(made.path), "threads": 1}
@@ -216,10 +231,7 @@ class Workshop:
         found = []
         if job.scheme.integer and self.calibrated is not None and not self.calibrated.real:
             found.append("UNCALIBRATED: ranges come from the example input alone; give --calibration before you ship this")
-        if not registry.converter(job.format).runs_here:
-            found.append(
-                "its numbers are not verified: this format does not run on this machine, only its structure is checked"
-            )
+        found += made.findings
         sqnr = (made.numbers or {}).get("sqnr_float")
         if sqnr is not None and sqnr < verify.LOW_SQNR_DB and not accuracy:
             found.append(f"far from the float model ({sqnr:.1f} dB): give --evaluate to see what it costs")
@@ -240,6 +252,13 @@ def judged(result: TargetResult) -> TargetResult:
     gate = any(verdict.check == "accuracy_drop" for verdict in failed)
     error = GateFailed if gate else VerificationFailed
     return replace(result, status="failed", reason="; ".join(map(verify.describe, failed)), error=error.__name__)
+
+
+def _unproven(made: Made) -> dict[str, Any]:
+    """What becomes of the result of an artifact that nothing here could run."""
+    if not made.unproven:
+        return {}
+    return {"status": "unverified", "reason": f"not verified: {made.unproven}", "error": UnknownOperator.__name__}
 
 
 def failed_result(job: Job, error: EdgeoptError) -> TargetResult:

@@ -80,7 +80,7 @@ def _of_bundle(bundle: Bundle) -> list[Runnable]:
     found = []
     for result in bundle.manifest.results:
         artifact = result.artifact
-        if result.status != "ok" or artifact is None:
+        if result.status not in ("ok", "unverified") or artifact is None:
             continue
         path = bundle.artifact_path(result)
         if not path.exists() or _sha256(path) != artifact.sha256:

@@ -14,7 +14,7 @@ from rich.text import Text
 from edgeopt.options import Event, Listener
 from edgeopt.report.text import plain
 
-_FINAL = {"done": ("✓", "green"), "failed": ("✗", "red"), "skipped": ("-", "dim")}
+_FINAL = {"done": ("✓", "green"), "unverified": ("?", "yellow"), "failed": ("✗", "red"), "skipped": ("-", "dim")}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from edgeopt.report.console import headed, output, paragraph
 from edgeopt.report.text import counted, plain, size
 
 _NONE = "-"
-_STYLES = {"ok": "green", "failed": "bold red", "skipped": "dim"}
+_STYLES = {"ok": "green", "unverified": "bold yellow", "failed": "bold red", "skipped": "dim"}
 _METRIC_WIDTH = 10
 
 
@@ -25,6 +25,7 @@ def print_table(manifest: Manifest, out: Path, console: Console | None = None) -
     _print_float_model(console, manifest)
     for heading, style, notes in (
         ("Failed", "bold red", _failures(manifest)),
+        ("Not verified", "bold yellow", _reasons(manifest, "unverified")),
         ("Skipped", "bold", _reasons(manifest, "skipped")),
         ("Warnings", "bold yellow", _warnings(manifest)),
     ):
@@ -118,7 +119,7 @@ def _speed(result: TargetResult) -> Text:
 
 
 def _verdict(result: TargetResult) -> Text:
-    word = result.status if result.status != "failed" else "FAILED"
+    word = {"failed": "FAILED", "unverified": "NOT VERIFIED"}.get(result.status, result.status)
     text = Text(word, style=_STYLES[result.status])
     if result.status == "ok" and _is_slower(result):
         text.append(" SLOWER", style="bold yellow")

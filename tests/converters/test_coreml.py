@@ -1,5 +1,6 @@
 """Core ML: what the package holds, that the same program gives the same bytes, and what cannot be held."""
 
+import json
 import os
 import re
 import shutil
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeopt.converters.coreml import FRONTEND_KEY, CoremlConverter
-from edgeopt.converters.coreml_package import read_spec
+from edgeopt.converters.interface import Examined
 from edgeopt.core import Structure, TensorSpec
 from edgeopt.errors import ConfigError, ConversionError
+from edgeopt.mil.loading import LAYERS_KEY, read_spec
 from edgeopt.targets.loader import load
 from edgeopt.targets.schema import TargetProfile
 
@@ -280,11 +282,22 @@ def test_a_damaged_package_is_an_error_of_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs here")
-def test_elsewhere_than_on_a_mac_loading_says_why_not(tmp_path: Path) -> None:
-    converter = CoremlConverter()
-    assert not converter.runs_here
-    with pytest.raises(ConversionError, match="Apple systems only"):
-        converter.load(tmp_path, threads=1)
+def test_elsewhere_than_on_a_mac_the_package_is_evaluated(tmp_path: Path) -> None:
+    module = Convolutions()
+    package, *_ = converted(tmp_path, module, IMAGE)
+    predictor = CoremlConverter().load(package, threads=1)
+    assert isinstance(predictor, Examined)
+    (found,), findings = predictor.examine(IMAGE.numpy())
+    np.testing.assert_allclose(found, module(IMAGE).detach().numpy(), atol=1e-2)
+    assert not findings
+
+
+def test_the_package_names_the_layers_of_its_operators(tmp_path: Path) -> None:
+    package, *_ = converted(tmp_path, Convolutions(), IMAGE)
+    layers = json.loads(read_spec(package).description.metadata.userDefined[LAYERS_KEY])
+    operations = read_spec(package).mlProgram.functions["main"].block_specializations["CoreML7"].operations
+    kinds = {operation.outputs[0].name: operation.type for operation in operations}
+    assert {layer: [kinds[name] for name in names] for layer, names in layers.items()} == {"conv": ["conv"], "head": ["linear"]}
 
 
 @pytest.mark.skipif(sys.platform != "darwin", reason="the Core ML framework exists on macOS only")

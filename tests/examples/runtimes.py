@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import edgeopt.coreml
 from edgeopt.core import Artifact, TensorSpec
 
 Array = NDArray[Any]
@@ -27,6 +28,11 @@ def run_tflite(path: Path, artifact: Artifact, arrays: tuple[Array, ...]) -> tup
     feed = {spec.name: quantized(array, spec) for spec, array in zip(artifact.inputs, arrays, strict=True)}
     found = runner(**feed)
     return tuple(dequantized(found[spec.name], spec) for spec in artifact.outputs)
+
+
+def run_coreml(path: Path, artifact: Artifact, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    found = edgeopt.coreml.load(path)(**{spec.name: array for spec, array in zip(artifact.inputs, arrays, strict=True)})
+    return tuple(found[spec.name] for spec in artifact.outputs)
 
 
 def quantized(array: Array, spec: TensorSpec) -> Array:

@@ -11,13 +11,14 @@ import edgeopt
 from edgeopt.core import TargetResult
 from edgeopt.targets import loader
 from tests.examples.conftest import load
-from tests.examples.runtimes import Array, run_onnx, run_tflite, sqnr_db
+from tests.examples.runtimes import Array, run_coreml, run_onnx, run_tflite, sqnr_db
 
 TARGETS = loader.names()
 FULLY_SUPPORTED = ("mobilenet_v2", "digits", "minilm")
 # dB against the float model on the example input, by the activation's dtype.
 LEAST_SQNR = {"float32": 60.0, "float16": 35.0, "int8": 8.0, "uint8": 8.0}
 
+RUNNERS = {"onnx": run_onnx, "tflite": run_tflite, "coreml": run_coreml}
 Exported = Callable[[str], edgeopt.Bundle]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of torch and torchao: an export sends them to its log
 
@@ -47,9 +48,7 @@ def test_the_artifact_is_ok_and_computes_what_the_model_computes(example: str, t
         assert result.calibrated
         assert result.artifact is not None
         assert result.plan is not None
-        if result.format == "coreml":
-            continue
-        runner = run_onnx if result.format == "onnx" else run_tflite
+        runner = RUNNERS[result.format]
         arrays = tuple(tensor.numpy() for tensor in model.example_inputs)
         found = runner(bundle.artifact_path(result), result.artifact, arrays)
         for reference, output in zip(float_outputs(model), found, strict=True):
@@ -57,11 +56,10 @@ def test_the_artifact_is_ok_and_computes_what_the_model_computes(example: str, t
 
 
 @pytest.mark.parametrize("example", FULLY_SUPPORTED)
-def test_every_artifact_that_runs_here_is_evaluated_like_the_model(example: str, exported: Exported) -> None:
+def test_every_artifact_is_evaluated_like_the_model(example: str, exported: Exported) -> None:
     manifest = exported(example).manifest
     for result in manifest.results:
-        if result.format != "coreml":
-            assert result.accuracy.keys() == manifest.model.accuracy.keys()
+        assert result.accuracy.keys() == manifest.model.accuracy.keys()
 
 
 def test_full_int8_takes_and_gives_int8(exported: Exported) -> None:
