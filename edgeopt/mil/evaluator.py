@@ -11,32 +11,37 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeopt.core import TensorSpec
 from edgeopt.errors import ConversionError, EdgeoptError, InputError
 from edgeopt.mil import operators
 from edgeopt.mil.binding import Binder, Key, Step, Steps
-from edgeopt.mil.loading import LAYERS_KEY, features, load_program, read_spec
+from edgeopt.mil.features import Feature, feature
+from edgeopt.mil.loading import LAYERS_KEY, load_program, read_spec
 from edgeopt.mil.operator import Declared
+from edgeopt.mil.operators.states import State
 from edgeopt.mil.precision import LostRange, Precision, Watch, rounded
-from edgeopt.mil.values import tensor
+from edgeopt.mil.values import TORCH, tensor
 
 operators.register()
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 class Evaluator:
     """A loaded ML program: ``evaluator(x=array) -> {"y": array}``.
 
-    ``inputs`` and ``outputs`` are the package's own, float16 borders included. Equal arrays give equal results. Raises
-    UnknownOperator (at loading) for an operation that is not known, ConversionError where one fails or gives another shape
-    than the program declares, InputError for wrong inputs.
+    ``inputs`` and ``outputs`` are the package's own, float16 borders included (``precision="float32"`` gives those as float32);
+    where a shape may vary it is the default one. An image is an array [1, channels, height, width] of pixels. A classifier
+    gives a label, and probabilities in the order of ``classes``. Equal arrays give equal results, but for what a program keeps
+    in states until :meth:`reset`. Raises UnknownOperator (at loading) for an operation that is not known, ConversionError where
+    one fails or gives another shape than the program declares, InputError for wrong inputs.
     """
 
     def __init__(self, package: Path, *, precision: Precision = "float16") -> None:
         spec = read_spec(package)
         function = _function(load_program(package, spec), spec, package)
-        self.inputs, self.outputs = features(spec.description.input), features(spec.description.output)
+        self._given, self._results = tuple(map(feature, spec.description.input)), tuple(map(feature, spec.description.output))
+        self.inputs, self.outputs = tuple(each.spec for each in self._given), tuple(each.spec for each in self._results)
+        self._states = {each.spec.name: State(torch.zeros(each.spec.shape)) for each in map(feature, spec.description.state)}
         self._half, self._watch = precision == "float16", None if precision == "float32" else Watch()
         self._watching = False
         binder = Binder(_opset(function), _layers(spec), self._run_step)
@@ -44,13 +49,15 @@ class Evaluator:
         self._main = binder.block(function, function.inputs.values(), function.outputs)
         self._input_dtypes = {name: _mil_dtype(var) for name, var in function.inputs.items()}
         self._output_names = [var.name for var in function.outputs]
+        ends = [step for step in self._main.steps if step.operator.name == "classify"]
+        self.classes: tuple[str | int, ...] = tuple(ends[0].fixed["classes"].ls) if ends else ()
 
     def __call__(self, **inputs: Any) -> dict[str, Array]:
         """Outputs by name for arrays by name, of any number type that converts to the declared one."""
         with torch.inference_mode():
             values = self._run(self._main, {}, *self._fed(inputs))
         found = dict(zip(self._output_names, values, strict=True))
-        return {spec.name: _array(found[spec.name], spec) for spec in self.outputs}
+        return {each.spec.name: self._output(each, found[each.spec.name]) for each in self._results}
 
     def examine(self, **inputs: Any) -> tuple[dict[str, Array], tuple[LostRange, ...]]:
         """As a call, and what float16 has lost in it and in earlier calls of this method; nothing with ``float32``."""
@@ -61,19 +68,39 @@ class Evaluator:
             self._watching = False
         return outputs, self._watch.lost() if self._watch else ()
 
-    def _fed(self, inputs: Mapping[str, Any]) -> list[Tensor]:
-        names = [spec.name for spec in self.inputs]
-        if set(inputs) != set(names):
+    def reset(self) -> None:
+        """Every state is zeros again, as before the first call."""
+        for state in self._states.values():
+            state.value = torch.zeros_like(state.value)
+
+    def _fed(self, inputs: Mapping[str, Any]) -> list[Tensor | State]:
+        names = [each.spec.name for each in self._given]
+        needed = {each.spec.name for each in self._given if each.default is None}
+        if not needed <= set(inputs) <= set(names):
             why = f"given: {', '.join(sorted(inputs)) or 'nothing'}"
             raise InputError(f"the program takes {', '.join(names)}", why=why, fix="give each of them by its name")
-        return [self._input(spec, inputs[spec.name]) for spec in self.inputs]
+        values = {each.spec.name: self._input(each, inputs.get(each.spec.name)) for each in self._given}
+        return [values[name] if name in values else self._states[name] for name in self._input_dtypes]
 
-    def _input(self, spec: TensorSpec, given: Any) -> Tensor:
-        array = np.asarray(given)
-        if array.shape != spec.shape and spec.shape:
-            raise InputError(f"{spec.name} has the shape {list(spec.shape)}, not {list(array.shape)}", fix="give that shape")
-        value = tensor(array.astype(spec.dtype))
-        return rounded(value) if self._half and self._input_dtypes[spec.name] == "fp16" else value
+    def _input(self, declared: Feature, given: Any) -> Tensor:
+        name, dtype = declared.spec.name, self._input_dtypes[declared.spec.name]
+        array = np.full(declared.spec.shape, declared.default) if given is None else np.asarray(given)
+        if not declared.fits(array.shape):
+            raise InputError(f"{name} has the shape {declared.describe()}, not {list(array.shape)}", fix="give such a shape")
+        with np.errstate(invalid="ignore"):  # what does not fit a pixel is found below
+            converted = array.astype(declared.spec.dtype)
+        if declared.spec.dtype == "uint8" and not np.array_equal(converted, array):
+            raise InputError(f"{name} is an image", why="its pixels are no integers from 0 to 255", fix="give unscaled pixels")
+        value = tensor(converted).to(TORCH[dtype])
+        return rounded(value) if self._half and dtype == "fp16" else value
+
+    def _output(self, declared: Feature, value: Any) -> Array:
+        array, dtype = np.asarray(value.numpy() if isinstance(value, Tensor) else value), declared.spec.dtype
+        if dtype == "uint8":  # Core ML does not say how it makes pixels of floats
+            array = np.clip(np.rint(array), 0, 255)
+        wide = dtype == "float16" and not self._half
+        with np.errstate(over="ignore"):  # to infinity, as on a device
+            return array.astype("float32" if wide else dtype)
 
     def _run(self, block: Steps, outer: Mapping[Key, Any], *inputs: Any) -> tuple[Any, ...]:
         values = {**outer, **dict(zip(block.inputs, inputs, strict=True))}
@@ -158,10 +185,6 @@ def _mil_dtype(var: Any) -> str:
 
 def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
     return len(shape) == len(declared) and all(want in (size, -1) for size, want in zip(shape, declared, strict=True))
-
-
-def _array(value: Any, spec: TensorSpec) -> Array:
-    return np.asarray(value.numpy() if isinstance(value, Tensor) else value).astype(spec.dtype)
 
 
 def _failed(step: Step, why: str) -> ConversionError:
