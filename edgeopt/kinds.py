@@ -127,7 +127,7 @@ def weight_shape(node: Node) -> tuple[int, ...]:
 
 
 def macs(node: Node) -> int:
-    """Multiply-accumulates of one call; 0 for everything that is not a convolution or a matrix product."""
+    """Multiply-accumulates of one operator; 0 where it is no convolution or matrix product, as a whole recurrent layer."""
     kind = kind_of(node)
     if kind in ("conv", "linear"):
         return elements(node) * math.prod(weight_shape(node)[1:])

@@ -18,7 +18,7 @@ from edgeopt.capture import Captured, capture
 from edgeopt.core import TWIN, Manifest, ModelFacts, TargetResult
 from edgeopt.errors import EdgeoptError
 from edgeopt.jobs import DENSE, Job, calibrated_values, jobs_of
-from edgeopt.kinds import macs
+from edgeopt.macs import macs_by_layer
 from edgeopt.model import Model
 from edgeopt.options import Listener, Options
 from edgeopt.programs import Programs
@@ -178,7 +178,7 @@ def _time_all(shop: Workshop, results: list[TargetResult]) -> list[TargetResult]
     timed = []
     for result in results:
         artifact = result.artifact
-        if artifact is not None and artifact.format in twins and registry.converter(artifact.format).runs_here:
+        if artifact is not None and artifact.format in twins and not registry.converter(artifact.format).stand_in:
             if artifact.sha256 not in known:
                 known[artifact.sha256] = _timed(shop, result, twins[artifact.format], folder / artifact.path)
             result = _with_latency(result, known[artifact.sha256])
@@ -206,11 +206,12 @@ def _with_latency(result: TargetResult, timed: TargetResult) -> TargetResult:
 def _manifest(model: Model, shop: Workshop, results: list[TargetResult]) -> Manifest:
     captured, calibrated = shop.captured, shop.calibrated
     program = captured.program
+    runnable = program.module(check_guards=False)
     facts = ModelFacts(
         name=model.name,
         sha256=captured.sha256(),
         parameters=sum(value.numel() for value in program.parameters()),
-        macs=sum(macs(node) for node in program.graph.nodes if node.op == "call_function"),
+        macs=sum(macs_by_layer(runnable, lambda: runnable(*captured.example)).values()),
         inputs=captured.signature.specs,
         outputs=captured.outputs,
         accuracy=shop.model_accuracy,
