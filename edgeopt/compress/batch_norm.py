@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from edgeopt.calling import call_arguments
+from edgeopt.compress.modes import evaluating
 from edgeopt.errors import ForwardError
 from edgeopt.model import Batch
 from edgeopt.user_code import cause
@@ -30,17 +30,14 @@ def foldable(module: nn.Module, example_inputs: Batch) -> dict[str, str]:
     """
     watcher = _Watcher(module)
     args, kwargs = call_arguments(example_inputs)
-    training = [(each, each.training) for each in module.modules()]
     try:
-        with torch.no_grad(), watcher:
-            watcher.used(pytree.tree_leaves(module.eval()(*args, **kwargs)))
+        with evaluating(module), watcher:
+            watcher.used(pytree.tree_leaves(module(*args, **kwargs)))
     except Exception as error:
         fix = "check that it runs on the example inputs"
         raise ForwardError("the model raised in forward", why=cause(error), fix=fix) from error
     finally:
         watcher.close()
-        for each, mode in training:
-            each.training = mode
     return watcher.pairs()
 
 

@@ -14,12 +14,13 @@ from typing import Literal
 from torch import nn
 
 from edgeopt.compress import measures
+from edgeopt.compress.copying import copied
 from edgeopt.compress.structure import channel_surgery
 from edgeopt.compress.structure.channel_config import tell_widths
 from edgeopt.compress.structure.channel_groups import LAYERS, Block, blocks
 from edgeopt.compress.structure.channel_importance import Importance, scores
 from edgeopt.compress.structure.channel_plan import Costs, Planner, Scope
-from edgeopt.compress.structure.channel_surgery import Removed, copied, cut, difference
+from edgeopt.compress.structure.channel_surgery import Removed, cut, difference
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.compress.training import fine_tune
 from edgeopt.core import data_class
@@ -68,8 +69,8 @@ class Channels:
         settings = replace(self, multiple=self.multiple or _multiple(context))
         run = _Run(settings, module, context)
         for number in range(1, self.rounds + 1):
-            run.prune(self.amount * number / self.rounds)
-            if number < self.rounds and self.epochs_between and context.fit is not None:
+            went = run.prune(self.amount * number / self.rounds)
+            if went and number < self.rounds and self.epochs_between and context.fit is not None:
                 context.tell(f"channels: fine-tuning after part {number} of {self.rounds}")
                 fine_tune(context.fit, run.module, self.epochs_between)
         return run.compressed()
@@ -87,8 +88,8 @@ class _Run:
         self._blocks: list[Block] = []
         self._readable = True
 
-    def prune(self, share: float) -> None:
-        """Takes channels away until ``share`` of the original is gone."""
+    def prune(self, share: float) -> bool:
+        """Takes channels away until ``share`` of the original is gone; whether any went."""
         found = blocks(copied(self.module), self._context.example_inputs, self._excluded)
         found = channel_surgery.tried(self.module, found, self._context.example_inputs)
         importance = scores(self.module, found, self._settings.importance, self._context)
@@ -105,6 +106,7 @@ class _Run:
         removed = self._plan(planner, found, share) if share else {}
         self._verify(found, removed)
         self.module = cut(self.module, found, removed)
+        return any(removed.values())
 
     def _plan(self, planner: Planner, found: list[Block], share: float) -> Removed:
         if self._settings.measure == "channels":

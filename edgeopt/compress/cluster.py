@@ -7,7 +7,6 @@ and gain only where the file is packed.
 
 import math
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from fnmatch import fnmatchcase
 from functools import partial
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeopt.compress.batch_norm import fold, foldable
+from edgeopt.compress.copying import copied
 from edgeopt.compress.palette import Packed, centroids, nearest, packed
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.core import data_class, to_data
@@ -58,7 +58,7 @@ class Cluster:
         ``keep`` lets fine-tuning move the values: after an optimizer step each weight becomes the mean of its cluster. Raises
         CompressionError where ``exclude`` fits nothing, ForwardError where the model does not run.
         """
-        copy = deepcopy(module)
+        copy = copied(module)
         weights = _weights(copy)
         _refuse_unknown(self.exclude, list(weights))
         reasons = {layer: self._reason(copy, layer, name) for layer, name in weights.items()}
@@ -100,8 +100,6 @@ class Cluster:
             return "the weights are computed from this in forward"
         if count < self.min_parameters:
             return f"{count:,} parameters: below {self.min_parameters:,}"
-        if not bool(weight.isfinite().all()):
-            return "its weights are not all finite"
         tables = len(_parts(weight, _axis(module, name), self.group_size))
         if math.ceil(count * self.bits / 8) + tables * self.centroids * item >= count * item:
             return f"{tables:,} palettes of {self.centroids} values would take more room than its weights"

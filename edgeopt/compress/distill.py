@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from edgeopt.calling import call_arguments
+from edgeopt.compress.copying import copied
 from edgeopt.compress.measures import macs, parameters
 from edgeopt.compress.scoring import score
 from edgeopt.compress.students import Goal, narrower, shallower, to_goal
@@ -91,7 +92,7 @@ class Distill:
         batches = training_batches(module, context)
         if context.train_batches is None:
             context = replace(context, train_step=None)  # it wants labels, which calibration data does not have
-        teacher = deepcopy(module).eval().requires_grad_(False)
+        teacher = copied(module).eval().requires_grad_(False)
         student, made = self._made(module, context)
         self._refuse_misfits(teacher, student, context)
         stages = planned(module, student, context.example_inputs, self.max_ratio, self.progressive)

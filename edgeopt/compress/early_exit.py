@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeopt.calling import call_arguments
+from edgeopt.compress.copying import copied
 from edgeopt.compress.measures import macs
+from edgeopt.compress.modes import evaluating
 from edgeopt.compress.stages.exit_places import Head, Places
 from edgeopt.compress.stages.exit_training import InTraining, lesson
 from edgeopt.compress.stages.exits import EarlyExits, Stage, confidence, trunks
@@ -67,7 +69,7 @@ class EarlyExit:
         """An :class:`EarlyExits`; an equal copy where no exit pays. Raises CompressionError for a network that is no chain."""
         held_out, warning = _held_out(context)
         batches = training_batches(module, context)
-        network = deepcopy(module)
+        network = copied(module)
         places = Places.of(network, context.example_inputs)
         cuts, left = self._cuts(places)
         if not cuts:
@@ -134,9 +136,7 @@ def _calibrated(net: EarlyExits, batches: TrainBatches, example_inputs: Batch, m
 def _answers(net: EarlyExits, batches: TrainBatches, example_inputs: Batch) -> tuple[Floats, Bools]:
     """Confidences [exits - 1, samples] and whether each exit is right [exits, samples]."""
     seen, right = list[Tensor](), list[Tensor]()
-    training = net.training
-    net.eval()
-    with torch.no_grad():
+    with evaluating(net):
         for batch in batches() if callable(batches) else batches:
             args, kwargs = call_arguments(inputs(batch, example_inputs))
             scores = net.scores(*args, *kwargs.values())
@@ -144,7 +144,6 @@ def _answers(net: EarlyExits, batches: TrainBatches, example_inputs: Batch) -> t
             truth = labels(batch, example_inputs)
             right.append(said == (said[-1] if truth is None else truth))
             seen.append(torch.stack([confidence(one) for one in scores[:-1]]))
-    net.train(training)
     if not seen:
         raise CompressionError("the held-out data is empty", fix="give some thousand samples that nothing was trained on")
     return torch.cat(seen, 1).double().numpy(), torch.cat(right, 1).numpy()

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from edgeopt.compress.copying import copied
 from edgeopt.compress.measures import macs
 from edgeopt.compress.modes import evaluating
 from edgeopt.compress.structure.attention import Slimmed
-from edgeopt.compress.structure.channel_surgery import copied
 from edgeopt.compress.structure.head_importance import Gates, Importance, by_ablation, by_gradient
 from edgeopt.compress.structure.head_layouts import AttentionLayer, attention_layers, shared_modules
 from edgeopt.compress.structure.pretrained import Told, tell_heads

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from edgeopt.calling import call_arguments
 from edgeopt.compress.families.layer_trace import Layer, layers_of
+from edgeopt.compress.modes import evaluating
 from edgeopt.core import data_class, from_json, to_json
 from edgeopt.errors import CompressionError
 from edgeopt.files import write_atomic
@@ -198,16 +199,11 @@ def nothing() -> Layer:
 def time_here(module: nn.Module, example_inputs: Batch) -> float:
     """Median milliseconds of one call in PyTorch, here, with the threads that PyTorch is set to."""
     args, kwargs = call_arguments(example_inputs)
-    training = module.training
-    module.eval()
     times: list[float] = []
-    try:
-        with torch.inference_mode():
-            until = time.perf_counter() + HERE_SECONDS
-            while len(times) < HERE_RUNS + HERE_WARM_UP or time.perf_counter() < until:
-                started = time.perf_counter_ns()
-                module(*args, **kwargs)
-                times.append((time.perf_counter_ns() - started) / 1e6)
-    finally:
-        module.train(training)
+    with evaluating(module), torch.inference_mode():
+        until = time.perf_counter() + HERE_SECONDS
+        while len(times) < HERE_RUNS + HERE_WARM_UP or time.perf_counter() < until:
+            started = time.perf_counter_ns()
+            module(*args, **kwargs)
+            times.append((time.perf_counter_ns() - started) / 1e6)
     return median(times[HERE_WARM_UP:])

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from edgeopt.compress.copying import copied
 from edgeopt.compress.measures import macs, parameters
 from edgeopt.compress.modes import evaluating
-from edgeopt.compress.structure.channel_surgery import copied
 from edgeopt.compress.structure.pretrained import outermost, rebuilds
 from edgeopt.compress.structure.responses import change, outputs, samples, within
 from edgeopt.compress.structure.stacks import Stack, Watch, special, stacks

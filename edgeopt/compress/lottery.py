@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from edgeopt.compress.magnitude import Magnitude, put_zeros
+from edgeopt.compress.copying import copied
+from edgeopt.compress.magnitude import Magnitude, last_one, put_zeros
 from edgeopt.compress.sparsity.zeros import Weight, keep_zeros, zeros
 from edgeopt.compress.technique import Compressed, Context, Fit, Keep, LayerChange, Record
 from edgeopt.compress.training import fine_tune
@@ -48,7 +49,7 @@ class Lottery:
 
     def ticket(self, module: nn.Module, context: Context) -> Compressed:
         """The ticket itself: early weights, those not in it zero; ``keep`` holds them zero when it is trained."""
-        fit, network = _given(context.fit), deepcopy(module)
+        fit, network = _given(context.fit), copied(module)
         if self.rewind_to:
             fine_tune(fit, network, self.rewind_to)
         early = deepcopy(network.state_dict())
@@ -60,8 +61,14 @@ class Lottery:
             fine_tune(fit, network, self.epochs - self.rewind_to, keep)
             put_zeros(chosen, share, self.scope)
             _rewind(network, early, keep)
-        layers = tuple(change for weight in weights for change in _change(weight))
+        layers = tuple(change for weight in weights for change in self._change(weight))
         return Compressed(module=network, record=Record(technique="lottery", settings=to_data(self), layers=layers), keep=keep)
+
+    def _change(self, weight: Weight) -> list[LayerChange]:
+        if weight.reason:
+            return weight.left()
+        count, total = zeros(weight.value), weight.value.numel()
+        return weight.changed(f"{total:,} weights", f"{total - count:,} weights in the ticket", last_one(weight, self.scope))
 
     def _pruning(self) -> Magnitude:
         """The same as a pruning schedule, its settings checked."""
@@ -82,10 +89,3 @@ def _given(fit: Fit | None) -> Fit:
         fix = "give the training code: fit(model, epochs), or train_step"
         raise CompressionError("a lottery ticket is found by training", why="there is no fit", fix=fix)
     return fit
-
-
-def _change(weight: Weight) -> list[LayerChange]:
-    if weight.reason:
-        return weight.left()
-    count, total = zeros(weight.value), weight.value.numel()
-    return weight.changed(f"{total:,} weights", f"{total - count:,} weights in the ticket")

@@ -7,7 +7,6 @@ a square matrix that is half its size: half the rank saves nothing at all, a qua
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from torch.utils.benchmark import Timer
 
 from edgeopt.calling import call_arguments
 from edgeopt.compress import measures
+from edgeopt.compress.copying import copied
 from edgeopt.compress.factors.factorise import ConvMethod
 from edgeopt.compress.factors.layer_use import Use, second_moments, uses
 from edgeopt.compress.factors.rank_choice import Candidate, Option, by_budget, by_energy
@@ -68,7 +68,7 @@ class LowRank:
         Raises CompressionError where ``whiten`` has no data or ``exclude`` fits nothing, BudgetUnmet where the share of MACs or
         parameters is out of reach, ForwardError where the model does not run.
         """
-        copy = deepcopy(module)
+        copy = copied(module)
         found = uses(copy, context)
         _refuse_unknown(self.exclude, found)
         reasons = self._reasons(copy, found)
@@ -216,9 +216,7 @@ def _held(use: Use, shared: Mapping[int, int]) -> str:
     groups: Any = getattr(layer, "groups", 1)
     if groups > 1:
         return f"a {'depthwise' if groups == layer.in_channels else 'grouped'} convolution"
-    if not use.calls:
-        return "the example inputs do not reach it"
-    return "" if bool(_weight(layer).isfinite().all()) else "its weights are not all finite"
+    return "" if use.calls else "the example inputs do not reach it"
 
 
 def _speedup(candidate: Candidate, option: Option, found: Mapping[str, Use]) -> float:

@@ -4,14 +4,14 @@ Han et al., 2015 (arXiv:1506.02626); in steps after Zhu & Gupta, 2017 (arXiv:171
 kernels, which all of edgeopt's targets have, multiply zeros like other numbers: it makes nothing faster.
 """
 
-from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from edgeopt.compress.copying import copied
 from edgeopt.compress.sparsity.zeros import Weight, download, keep_zeros, smallest, weights_of, zeros
 from edgeopt.compress.technique import Compressed, Context, Keep, LayerChange, Record
 from edgeopt.compress.training import fine_tune
@@ -68,7 +68,7 @@ class Magnitude:
         if self.steps > 1 and self.epochs_between and context.fit is None:
             fix = "give the training code (fit, or train_step), or set epochs_between = 0 or steps = 1"
             raise CompressionError(f"pruning in {self.steps} steps trains between them", why="there is no fit", fix=fix)
-        pruned = deepcopy(module)
+        pruned = copied(module)
         weights = self.weights(pruned)
         chosen = [weight for weight in weights if not weight.reason]
         before = {weight.name: _described(weight) for weight in chosen}
@@ -84,6 +84,8 @@ class Magnitude:
         return Compressed(module=pruned, record=record, keep=keep)
 
     def _prune(self, module: nn.Module, chosen: list[Weight], keep: Keep, context: Context) -> None:
+        if self.scope == "global":
+            _refuse_emptied(chosen, self.sparsity)  # before any training
         for number, share in enumerate(self.shares(), start=1):
             if number > 1 and self.epochs_between and context.fit is not None:
                 fine_tune(context.fit, module, self.epochs_between, keep)
@@ -95,27 +97,48 @@ class Magnitude:
         if weight.name in before:
             after = _described(weight)
             none_came = "it has no smaller weights than the other layers" if self.sparsity else "sparsity is 0"
-            return weight.left(none_came) if after == before[weight.name] else weight.changed(before[weight.name], after)
+            if after == before[weight.name]:
+                return weight.left(none_came)
+            return weight.changed(before[weight.name], after, last_one(weight, self.scope))
         return weight.left()
 
 
 def put_zeros(weights: list[Weight], share: float, scope: Literal["layer", "global"]) -> None:
     """Makes ``share`` of the weights zero, in each or of all together, rounded to whole weights; zeros they have count.
 
-    Raises CompressionError, with the weights as they were, where one threshold for all would leave a layer nothing.
+    A layer's largest weight stays: training moves weights between two steps, and no late step may empty a layer.
     """
     groups = [[weight] for weight in weights] if scope == "layer" else [weights] if weights else []
     for group in groups:
         values = [weight.value for weight in group]
-        masks = smallest(values, round(share * sum(value.numel() for value in values)))
-        for weight, mask in zip(group, masks, strict=True):
-            if bool(mask.all()):
-                why = f"all its {mask.numel():,} weights are among the {share:.1%} nearest to zero of the model"
-                fix = 'set scope = "layer", a smaller sparsity, or exclude this layer'
-                raise CompressionError(f"{weight.layer} would be left without weights", why=why, fix=fix)
+        total = sum(value.numel() for value in values)
+        masks = smallest([_greatest_last(value) for value in values], min(round(share * total), total - len(values)))
         with torch.no_grad():
             for value, mask in zip(values, masks, strict=True):
                 value.masked_fill_(mask, 0.0)
+
+
+def _greatest_last(value: Tensor) -> Tensor:
+    """Magnitudes, the first of the greatest being infinite."""
+    magnitudes = value.detach().abs()
+    magnitudes.view(-1)[magnitudes.argmax()] = torch.inf
+    return magnitudes
+
+
+def _refuse_emptied(weights: list[Weight], share: float) -> None:
+    """Raises CompressionError where one threshold for all weights, as they are now, takes a whole layer."""
+    masks = smallest([weight.value for weight in weights], round(share * sum(weight.value.numel() for weight in weights)))
+    for weight, mask in zip(weights, masks, strict=True):
+        if bool(mask.all()):
+            why = f"all its {mask.numel():,} weights are among the {share:.1%} nearest to zero of the model"
+            fix = 'set scope = "layer", a smaller sparsity, or exclude this layer'
+            raise CompressionError(f"{weight.layer} would be left without weights", why=why, fix=fix)
+
+
+def last_one(weight: Weight, scope: Literal["layer", "global"]) -> str:
+    """What to say of a layer that one threshold for all has left nothing but its largest weight; "" of others."""
+    emptied = scope == "global" and zeros(weight.value) == weight.value.numel() - 1
+    return "only its largest weight is left, which one threshold for all never takes: exclude this layer" if emptied else ""
 
 
 def _described(weight: Weight) -> str:

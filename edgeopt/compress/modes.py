@@ -10,12 +10,18 @@ from torch import nn
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; every module's own mode comes back at the end."""
+    with modes_kept(*modules), torch.no_grad():
+        for root in modules:
+            root.eval()
+        yield
+
+
+@contextmanager
+def modes_kept(*modules: nn.Module) -> Iterator[None]:
+    """Whatever is done meanwhile: in the end every module inside ``modules`` trains, or does not, as it did."""
     modes = [(module, module.training) for root in modules for module in root.modules()]
-    for root in modules:
-        root.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training

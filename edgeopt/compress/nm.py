@@ -5,13 +5,13 @@ NVIDIA's tensor cores since Ampere skip the zeros of 2:4; what else there is gai
 
 import re
 from collections.abc import Iterable
-from copy import deepcopy
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from edgeopt.compress.copying import copied
 from edgeopt.compress.sparsity.layer_inputs import Convolution, Observed
 from edgeopt.compress.sparsity.replay import from_matrix, matrix
 from edgeopt.compress.sparsity.sparse24 import gains_nothing
@@ -33,6 +33,10 @@ class NM:
     ``method`` chooses what stays: "magnitude"; "wanda" magnitude times the norm of the input (arXiv:2306.11695); "sparsegpt"
     by the error it makes, which the weights that are left take over (arXiv:2301.00774). The last two run the first
     ``samples`` of ``context.batches``, each of the example inputs' size, once per layer. ``exclude``: paths, ``*``.
+
+    Fine-tune after "wanda" where there are batch norms: its choice moves the means that they have kept. The Fashion-MNIST
+    example, 92.4% right, has 81.6% with it, 90.2% by magnitude and 91.8% by SparseGPT; with the norms' statistics taken anew
+    and nothing else trained 91.1%, 91.2% and 92.1%.
     """
 
     pattern: str = "2:4"
@@ -58,7 +62,7 @@ class NM:
 
         Raises CompressionError where the method needs data that is not given, InputError where the data does not fit.
         """
-        pruned = deepcopy(module)
+        pruned = copied(module)
         weights = weights_of(pruned, self.exclude)
         limits = self._limits(context.profile)
         reasons = {weight.name: self._reason(weight, limits) for weight in weights}

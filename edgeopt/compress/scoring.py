@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgeopt.calling import Signature, flat_outputs
+from edgeopt.compress.modes import evaluating
 from edgeopt.core import TensorSpec
 from edgeopt.errors import CompressionError
 from edgeopt.evaluation import Array, Run, evaluate, predict
@@ -26,20 +27,16 @@ def score(module: nn.Module, function: Evaluate | None, example_inputs: Batch) -
     if function is None:
         raise CompressionError("there is no evaluate", why="candidates are scored by it", fix="give evaluate in the context")
     signature, example = Signature.of(module.forward, example_inputs)
-    training = module.training
-    module.eval()
 
     def run(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(value.numpy() for value in _outputs(module, signature, [torch.from_numpy(one) for one in arrays]))
 
-    try:
+    with evaluating(module):
         specs = signature.specs
         if not _rows_apart(module, signature, example):
             return evaluate(function, run, specs, "the candidate")
         in_large_batches = lambda *arrays: _in_large_batches(run, specs, arrays)  # noqa: E731
         return evaluate(lambda _: function(in_large_batches), run, specs, "the candidate")
-    finally:
-        module.train(training)
 
 
 def _in_large_batches(run: Run, specs: tuple[TensorSpec, ...], arrays: tuple[Any, ...]) -> tuple[Array, ...]:
@@ -64,5 +61,4 @@ def _rows_apart(module: nn.Module, signature: Signature, example: tuple[Tensor, 
 
 def _outputs(module: nn.Module, signature: Signature, flat: list[Tensor]) -> tuple[Tensor, ...]:
     args, kwargs = pytree.tree_unflatten(flat, signature.tree)
-    with torch.no_grad():
-        return flat_outputs(module(*args, **kwargs))[1]
+    return flat_outputs(module(*args, **kwargs))[1]

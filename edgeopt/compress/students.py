@@ -14,9 +14,9 @@ from torch import nn
 
 from edgeopt.calling import call_arguments
 from edgeopt.compress.channels import Channels
+from edgeopt.compress.copying import copied
 from edgeopt.compress.measures import parameters
 from edgeopt.compress.modes import evaluating
-from edgeopt.compress.structure.channel_surgery import copied
 from edgeopt.compress.structure.pretrained import outermost
 from edgeopt.compress.structure.responses import outputs
 from edgeopt.compress.teaching.student_config import narrowed_models

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
+from edgeopt.compress.copying import not_finite
+from edgeopt.compress.modes import modes_kept
 from edgeopt.compress.technique import Fit, Keep, TrainBatches, TrainStep
 from edgeopt.errors import EdgeoptError, TrainingFailed
 from edgeopt.files import write_atomic
@@ -56,7 +58,7 @@ class Trainer:
         module.train()
         losses: list[float] = []
         for number, batch in enumerate(self.batches() if callable(self.batches) else self.batches):
-            loss = self.train_step(module, batch)
+            loss = _a_loss(self.train_step(module, batch))
             losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
                 raise _diverged(f"the loss of batch {number} in epoch {state.epoch + 1} is {losses[-1]}")
@@ -143,19 +145,18 @@ def fine_tune(fit: Fit, module: nn.Module, epochs: int, keep: Keep | None = None
 
     Raises TrainingFailed, with ``module`` as it was before, where ``fit`` raises or leaves a weight that is not finite.
     """
-    training, before = module.training, deepcopy(module.state_dict())
+    before = deepcopy(module.state_dict())
     try:
-        with _kept(module, keep):
+        with modes_kept(module), _kept(module, keep):
             fit(module, epochs)
-        _refuse_not_finite(module)
+        if broken := not_finite(module):
+            raise _diverged(f"{broken} holds NaN or infinity afterwards")
     except BaseException as error:
         module.load_state_dict(before)
         if isinstance(error, EdgeoptError) or not isinstance(error, Exception):
             raise
         fix = "fit(model, epochs) trains in place; train_step(model, batch) returns the loss"
         raise TrainingFailed("the training code raised", why=cause(error), fix=fix) from error
-    finally:
-        module.train(training)
 
 
 @contextmanager
@@ -173,10 +174,15 @@ def _kept(module: nn.Module, keep: Keep | None) -> Iterator[None]:
         handle.remove()
 
 
-def _refuse_not_finite(module: nn.Module) -> None:
-    for name, value in module.state_dict().items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise _diverged(f"{name} holds NaN or infinity afterwards")
+def _a_loss(value: object) -> Tensor:
+    """``value``, which the user's train_step gave. Raises TrainingFailed where nothing can be learnt from it."""
+    if isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad:
+        return value
+    given = f"a {type(value).__name__}"
+    if isinstance(value, Tensor):
+        given = f"a tensor of shape {list(value.shape)}" if value.numel() != 1 else "a tensor without a gradient"
+    fix = "return the loss of one batch, a scalar that was computed from the module's parameters by torch"
+    raise TrainingFailed(f"train_step gave {given}, which is no loss", fix=fix)
 
 
 def _diverged(why: str) -> TrainingFailed:

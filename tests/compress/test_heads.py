@@ -256,10 +256,10 @@ def test_a_target_that_likes_other_widths_is_told_of() -> None:
 def test_unknown_names_and_outputs_without_numbers_are_refused() -> None:
     with pytest.raises(CompressionError, match="exclude names"):
         Heads(exclude=("encoder.layer.00",)).apply(nets.bert(), IDS)
-    broken = nets.bert()
-    torch.nn.init.constant_(broken.embeddings.LayerNorm.weight, float("nan"))
-    with pytest.raises(NotFiniteError):
-        Heads(importance="ablation").apply(broken, IDS)
+    overflowing = nets.bert()
+    torch.nn.init.constant_(overflowing.embeddings.word_embeddings.weight, 3e38)
+    with pytest.raises(NotFiniteError, match="outputs hold NaN"):
+        Heads(importance="ablation").apply(overflowing, IDS)
 
 
 def test_emptying_a_layer_is_refused() -> None:

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import edgeopt
 from edgeopt.compress import store
 from edgeopt.compress.magnitude import Magnitude
 from edgeopt.compress.measures import sparsity, zstd_bytes
@@ -128,6 +127,26 @@ def test_a_small_layer_that_its_own_share_would_empty_is_left_and_one_threshold_
     assert not any(sparsity(module).values())
 
 
+def test_what_one_threshold_would_empty_is_known_before_training_and_what_training_shrinks_keeps_its_largest_weight() -> None:
+    module = nn.Sequential(nn.Linear(50, 50), nn.Linear(2, 2))
+    trained = list[int]()
+
+    def shrink(net: nn.Module, epochs: int) -> None:
+        trained.append(epochs)
+        with torch.no_grad():
+            net[1].weight.mul_(1e-6)
+
+    context = Context(example_inputs=EXAMPLE, fit=shrink)
+    found = Magnitude(sparsity=0.9, steps=3).apply(module, context)
+    assert [int(weight.count_nonzero()) for weight in (found.module[0].weight, found.module[1].weight)] == [249, 1]
+    assert "only its largest weight is left" in found.record.layers[1].reason
+    trained.clear()
+    shrink(module, 0)
+    with pytest.raises(CompressionError, match="1 would be left without weights"):
+        Magnitude(sparsity=0.9, steps=3).apply(module, context)
+    assert trained == [0]
+
+
 @pytest.mark.parametrize("amount", [1.0, -0.1, 1.5, float("nan")])
 def test_a_share_that_leaves_nothing_is_refused(amount: float) -> None:
     with pytest.raises(ValueError, match="give a share from 0 to below 1"):
@@ -232,17 +251,3 @@ def test_in_steps_with_training_the_digits_stay_accurate_where_at_once_they_do_n
     fine_tune(fit, gradual.module, 3, gradual.keep)
     assert accuracy(once) < 0.5
     assert accuracy(gradual.module) > accuracy(trained) - 0.03
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
-def test_a_pruned_module_is_exported_like_any_other(tmp_path: Path) -> None:
-    pruned = Magnitude(sparsity=0.5).apply(digits.trained(), Context(example_inputs=digits.data()[2][:1])).module
-    bundle = edgeopt.export(
-        pruned,
-        (digits.data()[2][:1],),
-        targets=["arm-xnnpack"],
-        out=tmp_path / "out",
-        calibration=digits.calibration,
-    )
-    assert {result.status for result in bundle.manifest.results} == {"ok"}

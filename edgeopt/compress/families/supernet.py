@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from edgeopt.calling import Signature, flat_outputs
 from edgeopt.compress.families.family import RESOLUTION, Architecture, Family, described, fed, key, resized
+from edgeopt.compress.modes import evaluating
 from edgeopt.compress.technique import Context
 from edgeopt.errors import CompressionError
 
@@ -168,7 +169,7 @@ def recalibrate(module: nn.Module, context: Context, architecture: Architecture)
         why = "its batch norms hold statistics of other widths"
         raise CompressionError("a shared network needs data to be taken out", why=why, fix="give batches in the context")
     fed_module = fed(module, architecture)
-    with _measuring(module, norms), torch.no_grad():
+    with _measuring(module, norms):
         for args, kwargs in _chunks(fed_module, context):
             fed_module(*args, **kwargs)
 
@@ -176,18 +177,17 @@ def recalibrate(module: nn.Module, context: Context, architecture: Architecture)
 @contextmanager
 def _measuring(module: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
     """Only the batch norms are in training mode: dropout stays off."""
-    training, momenta = module.training, [norm.momentum for norm in norms]
-    module.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
-        norm.train()
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        module.train(training)
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(module):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative average
+            norm.train()
+        try:
+            yield
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
 
 def _chunks(module: nn.Module, context: Context) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:

@@ -1,7 +1,6 @@
 """Channels silenced in place: as if they were removed, without the surgery. For looking only; nothing smaller comes of it."""
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -10,6 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from edgeopt.calling import call_arguments
+from edgeopt.compress.copying import copied
+from edgeopt.compress.modes import evaluating
 from edgeopt.compress.technique import Context
 
 
@@ -20,7 +21,7 @@ class Silenced:
     """
 
     def __init__(self, module: nn.Module, context: Context) -> None:
-        self._module = deepcopy(module)
+        self._module = copied(module)
         self._layers = dict(self._module.named_modules())
         self._norms = _norms_behind(self._module, context)
         self._before: list[tuple[Tensor, Tensor]] = []
@@ -75,9 +76,8 @@ def _norms_behind(module: nn.Module, context: Context) -> dict[str, tuple[Tensor
     ]
     handles += [layer.register_forward_pre_hook(match) for layer in module.modules() if isinstance(layer, _BatchNorm)]
     args, kwargs = call_arguments(context.example_inputs)
-    module.eval()
     try:
-        with torch.no_grad():
+        with evaluating(module):
             module(*args, **kwargs)
     finally:
         for handle in handles:

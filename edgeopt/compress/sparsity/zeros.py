@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgeopt.compress.measures import zstd_bytes
 from edgeopt.compress.technique import LayerChange
-from edgeopt.errors import CompressionError, NotFiniteError, did_you_mean
+from edgeopt.errors import CompressionError, did_you_mean
 
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 """Names that torch.nn.MultiheadAttention gives to weights which are not a layer of their own."""
@@ -62,8 +62,7 @@ def layer_name(name: str) -> str:
 def weights_of(module: nn.Module, exclude: Collection[str] = ()) -> list[Weight]:
     """Every parameter of two or more axes once, with the reason where it is no weight to prune. Biases have one axis.
 
-    ``exclude``: layers' paths, ``*`` stands for anything. Raises CompressionError where one fits no layer, NotFiniteError
-    where a weight holds NaN or infinity, of which no magnitude can be told.
+    ``exclude``: layers' paths, ``*`` stands for anything. Raises CompressionError where one fits no layer.
     """
     owners: dict[int, dict[str, nn.Module]] = {}
     values = {}
@@ -76,7 +75,6 @@ def weights_of(module: nn.Module, exclude: Collection[str] = ()) -> list[Weight]
     for key, held in owners.items():
         reason = next((_reason(owner, name, exclude) for name, owner in held.items() if _reason(owner, name, exclude)), "")
         found.append(Weight(name=next(iter(held)), value=values[key], owners=held, reason=reason))
-    _refuse_not_finite(found)
     return found
 
 
@@ -104,13 +102,6 @@ def _refuse_unknown(exclude: Iterable[str], layers: Sequence[str]) -> None:
             why = "no layer with weights has this path"
             fix = did_you_mean(pattern, layers) or f"the layers are {', '.join(layers)[:300]}"
             raise CompressionError(f"exclude names {pattern!r}", why=why, fix=fix)
-
-
-def _refuse_not_finite(found: Iterable[Weight]) -> None:
-    for weight in found:
-        if not weight.reason and not bool(torch.isfinite(weight.value).all()):
-            fix = "train the model again, or load other weights"
-            raise NotFiniteError(f"{weight.name} holds NaN or infinity", why="its training diverged", fix=fix)
 
 
 def smallest(values: Sequence[Tensor], count: int) -> list[Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgeopt.calling import call_arguments
+from edgeopt.compress.modes import evaluating
 from edgeopt.compress.teaching.lessons import imitated
 from edgeopt.errors import CompressionError
 from edgeopt.model import Batch
@@ -66,18 +67,13 @@ def chain(module: nn.Module, example_inputs: Batch) -> list[Link]:
     if _only((args, kwargs)) is None:
         fix = "wrap it in a module of one input: masks and the like can be constants there"
         raise CompressionError("early exits need a network with one input tensor", fix=fix)
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            root = _watched(module, args, kwargs)
-            links = list(_links(root, imitated(root.result)))
-            if len(links) < 2 or not _equal(links, module, args, kwargs):
-                why = "its layers do not simply follow each other: something else happens between them in forward"
-                fix = "write forward as a few modules in a row, such as stem, blocks and head"
-                raise CompressionError(f"{type(module).__name__} is no chain of layers", why=why, fix=fix)
-    finally:
-        module.train(training)
+    with evaluating(module):
+        root = _watched(module, args, kwargs)
+        links = list(_links(root, imitated(root.result)))
+        if len(links) < 2 or not _equal(links, module, args, kwargs):
+            why = "its layers do not simply follow each other: something else happens between them in forward"
+            fix = "write forward as a few modules in a row, such as stem, blocks and head"
+            raise CompressionError(f"{type(module).__name__} is no chain of layers", why=why, fix=fix)
     return links
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from edgeopt.calling import call_arguments
 from edgeopt.compress.measures import macs
+from edgeopt.compress.modes import evaluating
 from edgeopt.compress.stages.chain import Link, TokenMean, chain
 from edgeopt.compress.stages.exits import Stage
 from edgeopt.compress.teaching.distill_losses import refuse_probabilities
@@ -34,12 +34,11 @@ class Places:
         args, kwargs = call_arguments(example_inputs)
         value: Tensor = (*args, *kwargs.values())[0]
         values, costs = list[Tensor](), list[int]()
-        module.eval()
-        for link in links:
-            costs.append(macs(link.module, (value.clone(),)))  # a layer may work in place
-            with torch.no_grad():
+        with evaluating(module):
+            for link in links:
+                costs.append(macs(link.module, (value.clone(),)))  # a layer may work in place
                 value = link.module(value.clone())
-            values.append(value)
+                values.append(value)
         if value.ndim != 2 or value.shape[1] < 2:
             fix = "early exits are for classifiers: answers that come with a confidence"
             raise CompressionError(f"an output of shape {tuple(value.shape)} holds no class scores", fix=fix)

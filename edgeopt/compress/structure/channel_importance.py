@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgeopt.calling import Signature, flat_outputs
+from edgeopt.compress.copying import copied
 from edgeopt.compress.structure.channel_groups import WEIGHTED, Block, Slice
-from edgeopt.compress.structure.channel_surgery import channel_axis, copied
+from edgeopt.compress.structure.channel_surgery import channel_axis
 from edgeopt.compress.technique import Context
 from edgeopt.errors import CompressionError
 

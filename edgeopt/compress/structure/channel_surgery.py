@@ -6,7 +6,6 @@ has misread a reshape, a split or a normalisation between them.
 """
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeopt.calling import call_arguments, flat_outputs
+from edgeopt.compress.copying import copied
 from edgeopt.compress.structure.channel_groups import Block, Slice
-from edgeopt.errors import CompressionError
 from edgeopt.model import Batch
 from edgeopt.user_code import summary
 
@@ -45,15 +44,6 @@ def _cut_parameter(module: nn.Module, one: Slice, places: list[int]) -> None:
     owner, _, name = one.layer.rpartition(".")
     holder = module.get_submodule(owner)
     setattr(holder, name, one.prune(getattr(holder, name), places))
-
-
-def copied(module: nn.Module) -> nn.Module:
-    """A deep copy. Raises CompressionError where the module cannot be copied."""
-    try:
-        return deepcopy(module)
-    except Exception as error:
-        fix = "keep no tensors with a history, locks or open files in it"
-        raise CompressionError("the model cannot be copied", why=summary(error), fix=fix) from error
 
 
 def tried(module: nn.Module, blocks: list[Block], example_inputs: Batch) -> list[Block]:
