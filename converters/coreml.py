@@ -22,7 +22,8 @@ from edgeopt.converters.interface import Array
 from edgeopt.converters.program import Program, distinct_names, first_line, load_program, module_path
 from edgeopt.core import Structure, TensorSpec
 from edgeopt.errors import ConfigError, ConversionError, did_you_mean
-from edgeopt.mil.loading import LAYERS_KEY, features, read_spec
+from edgeopt.mil.features import features
+from edgeopt.mil.loading import LAYERS_KEY, read_spec
 from edgeopt.targets.schema import TargetProfile
 
 if TYPE_CHECKING:

@@ -32,8 +32,8 @@ class Evaluator:
     ``inputs`` and ``outputs`` are the package's own, float16 borders included (``precision="float32"`` gives those as float32);
     where a shape may vary it is the default one. An image is an array [1, channels, height, width] of pixels. A classifier
     gives a label, and probabilities in the order of ``classes``. Equal arrays give equal results, but for what a program keeps
-    in states until :meth:`reset`. Raises UnknownOperator (at loading) for an operation that is not known, ConversionError where
-    one fails or gives another shape than the program declares, InputError for wrong inputs.
+    in states until :meth:`reset`. Raises UnknownOperator (at loading) for an operation that is not known, ConversionError
+    where one fails or gives another shape than the program declares, InputError for wrong inputs.
     """
 
     def __init__(self, package: Path, *, precision: Precision = "float16") -> None:
@@ -50,7 +50,7 @@ class Evaluator:
         self._input_dtypes = {name: _mil_dtype(var) for name, var in function.inputs.items()}
         self._output_names = [var.name for var in function.outputs]
         ends = [step for step in self._main.steps if step.operator.name == "classify"]
-        self.classes: tuple[str | int, ...] = tuple(ends[0].fixed["classes"].ls) if ends else ()
+        self.classes: tuple[str | int, ...] = tuple(ends[0].fixed["classes"]) if ends else ()
 
     def __call__(self, **inputs: Any) -> dict[str, Array]:
         """Outputs by name for arrays by name, of any number type that converts to the declared one."""

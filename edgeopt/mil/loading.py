@@ -4,15 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgeopt.core import TensorSpec
 from edgeopt.errors import ConversionError
 
 MODEL = "com.apple.CoreML/model.mlmodel"
 WEIGHTS = "com.apple.CoreML/weights"
 LAYERS_KEY = "edgeopt.layers"
 """User-defined metadata: the layers of the PyTorch model, each with the names of its operators, as JSON."""
-_DTYPES = {65552: "float16", 65568: "float32", 65600: "float64", 131104: "int32", 131080: "int8"}
-"""ArrayFeatureType.ArrayDataType of mlmodel/format/FeatureTypes.proto."""
 
 
 def read_spec(package: Path) -> Any:
@@ -28,18 +25,6 @@ def read_spec(package: Path) -> Any:
     if spec.WhichOneof("Type") != "mlProgram":
         raise ConversionError(f"{package.name} holds no ML program", why=f"it holds {spec.WhichOneof('Type')}")
     return spec
-
-
-def features(descriptions: Any) -> tuple[TensorSpec, ...]:
-    """Inputs or outputs as the package declares them."""
-    return tuple(
-        TensorSpec(
-            name=feature.name,
-            shape=tuple(int(size) for size in feature.type.multiArrayType.shape),
-            dtype=_DTYPES[feature.type.multiArrayType.dataType],
-        )
-        for feature in descriptions
-    )
 
 
 def load_program(package: Path, spec: Any) -> Any:

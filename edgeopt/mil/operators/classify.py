@@ -12,4 +12,4 @@ from edgeopt.mil.operator import operator
 def classify(probabilities: Tensor, classes: Any) -> tuple[Any, Tensor]:
     """The most probable of ``classes`` (text or int64) and the probabilities in their order, [number of classes]."""
     flat = probabilities.reshape(-1)
-    return np.asarray(classes.ls)[int(flat.argmax())], flat
+    return np.asarray(classes)[int(flat.argmax())], flat
