@@ -201,7 +201,7 @@ SEARCH_IMAGES, WIDTHS, STAGES = 20_000, (8, 16, 32), (2, 3)
 def search_fit(module: nn.Module, epochs: int) -> None:
     images, labels = (values[:SEARCH_IMAGES] for values in fashion.data("train"))
     batches: TrainBatches = lambda: shuffled(images, labels, fashion.BATCH)  # noqa: E731
-    Trainer(train_step=fashion.train_step, batches=batches, learning_rate=1e-2).fit(module, epochs)
+    Trainer(train_step=fashion.train_step, batches=batches, learning_rate=3e-3).fit(module, epochs)
 
 
 def family(width: int, stages: int) -> nn.Module:
@@ -214,7 +214,7 @@ def pareto() -> Lines:
     with tempfile.TemporaryDirectory() as name, diverted(Path(name) / "log"):  # what the converters say
         times = layer_latency(ends, target=TWIN, form="tflite", device=LOCAL, path=Path(name) / "layers.json")
     given = Context(example_inputs=example, evaluate=fashion.evaluate, fit=search_fit)
-    found = search(family, {"width": WIDTHS, "stages": STAGES}, given, epochs=2, latency=times)
+    found = search(family, {"width": WIDTHS, "stages": STAGES}, given, epochs=4, latency=times)
     yield ["network", "accuracy", "parameters", "MACs", "TFLite fp32, predicted", "on the front"]
     for trial in sorted(found.trials, key=lambda trial: trial.cost(found.cost)):
         figures = [f"{trial.score:.4f}", short(trial.parameters), short(trial.macs), f"{trial.latency_ms:.3f} ms"]
