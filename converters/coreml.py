@@ -164,7 +164,7 @@ def _options(
     half = profile.io.float_type == "float16" and not float_io
     scheme = profile.schemes[0]
     precision = ct.precision.FLOAT32 if scheme.activation == "float32" else ct.precision.FLOAT16
-    return {
+    options: dict[str, Any] = {
         "convert_to": "mlprogram",
         "minimum_deployment_target": _deployment_target(profile),
         "compute_precision": precision,
@@ -180,6 +180,21 @@ def _options(
             for name, value in zip(output_names, _outputs(program), strict=True)
         ],
     }
+    if scheme.palette_bits:
+        options["pass_pipeline"] = _palettizing(profile, scheme.palette_bits)
+    return options
+
+
+def _palettizing(profile: TargetProfile, bits: int) -> Any:
+    """The passes that end with palettes. Raises ConfigError where the deployment target has none for groups of channels."""
+    import coremltools as ct
+
+    if _deployment_target(profile) < ct.target.iOS18:
+        why = f"limits.minimum_os is {profile.limits.minimum_os}: tables for groups of channels exist from iOS 18 on"
+        raise ConfigError(f"the target {profile.name} cannot have palettes", why=why, fix="set limits.minimum_os to iOS18")
+    from edgeopt.converters.coreml_palettes import pipeline
+
+    return pipeline(bits, profile.schemes[0].palette_channels)
 
 
 def _deployment_target(profile: TargetProfile) -> Any:

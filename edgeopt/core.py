@@ -16,7 +16,8 @@ Format = Literal["onnx", "tflite", "coreml", "pt2"]
 Status = Literal["ok", "unverified", "failed", "skipped"]
 """``unverified``: made, but nothing here could run it to prove it."""
 ActivationDtype = Literal["int8", "uint8", "float16", "float32"]
-WeightDtype = Literal["int8", "float16", "float32"]
+WeightDtype = Literal["int8", "lut4", "lut6", "float16", "float32"]
+"""``lut4``, ``lut6``: indices of 4 or 6 bits into a palette, a table of 16 or 64 floats."""
 Observer = Literal["minmax", "mse", "percentile"]
 
 MANIFEST_SCHEMA_VERSION = 1
@@ -70,7 +71,10 @@ class TensorSpec:
 
 @data_class
 class QuantScheme:
-    """How numbers are stored and computed. Weights are always symmetric, per output channel where ``per_channel``."""
+    """How numbers are stored and computed. Integer weights are always symmetric, per output channel where ``per_channel``.
+
+    Weights of int8 or with palettes beside float activations are only stored so: the arithmetic stays in floats.
+    """
 
     activation: ActivationDtype
     weight: WeightDtype
@@ -80,25 +84,44 @@ class QuantScheme:
     observer: Observer = "mse"
     bias: Literal["float32", "int32"] = "float32"
     """``int32`` stores biases as integers with the scale of input times weight, where the runtime asks for it in the file."""
+    palette_channels: int | None = None
+    """Output channels that share a palette; None is the whole weight. A weight that it does not divide has one palette."""
 
     def __post_init__(self) -> None:
-        if self.integer != (self.weight == "int8"):
+        if self.integer and self.weight != "int8":
             raise ValueError(f"activations {self.activation} and weights {self.weight} do not go together")
         if self.symmetric and self.activation == "uint8":
             raise ValueError("symmetric activations need a signed type: use int8")
+        if self.palette_channels is not None and (self.palette_bits is None or self.palette_channels < 1):
+            raise ValueError("palette_channels is 1 or more, and goes with the weights lut4 and lut6")
 
     @property
     def integer(self) -> bool:
         """Whether activations and weights are 8-bit integers (else nothing is quantized by PT2E)."""
         return self.activation in ("int8", "uint8")
 
+    @property
+    def palette_bits(self) -> int | None:
+        """Bits of an index into a palette; None where weights have none."""
+        return int(self.weight[3:]) if self.weight.startswith("lut") else None
+
+    @property
+    def quantized(self) -> bool:
+        """Whether weights are stored in fewer bits than floats have; activations stay floats where not ``integer``."""
+        return self.weight not in ("float16", "float32")
+
     def describe(self) -> str:
         """A short name in the field's terms, such as ``u8 affine / s8 per-channel``."""
-        if not self.integer:
-            return {"float32": "fp32", "float16": "fp16"}[self.activation]
-        activation = f"{'u8' if self.activation == 'uint8' else 's8'} {'symmetric' if self.symmetric else 'affine'}"
-        weight = f"s{7 if self.reduce_range else 8} {'per-channel' if self.per_channel else 'per-tensor'}"
-        return f"{activation} / {weight}"
+        if self.integer:
+            activation = f"{'u8' if self.activation == 'uint8' else 's8'} {'symmetric' if self.symmetric else 'affine'}"
+        else:
+            activation = {"float32": "fp32", "float16": "fp16"}[self.activation]
+        if not self.quantized:
+            return activation
+        if self.palette_bits:
+            shared = f" per {self.palette_channels} channels" if self.palette_channels else ""
+            return f"{activation} / {self.palette_bits}-bit palette{shared}"
+        return f"{activation} / s{7 if self.reduce_range else 8} {'per-channel' if self.per_channel else 'per-tensor'}"
 
 
 @data_class

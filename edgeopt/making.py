@@ -101,8 +101,7 @@ def _groups(jobs: list[Job]) -> dict[str, list[Job]]:
 def _finish(shop: Workshop, group: list[Job], early: "Future[Made] | None") -> list[TargetResult]:
     """Converts where that is still to do, checks, evaluates and judges; an error fails the whole group with its cause."""
     try:
-        made = shop.check(early.result() if early else shop.convert(group[0]))
-        accuracy = shop.accuracy(made)
+        made, accuracy = shop.proven(early.result() if early else shop.convert(group[0]))
     except EdgeoptError as error:
         return [_told(shop, failed_result(job, error)) for job in group]
     return [_told(shop, _result(shop, made, replace(job, scheme=made.job.scheme), accuracy)) for job in group]

@@ -3,6 +3,8 @@
 import logging
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from torch.export import ExportedProgram
 
 from edgeopt.calibrate import Calibrated, Sample
 from edgeopt.capture import Captured, name_inputs
+from edgeopt.compress.palettized import palettize
 from edgeopt.compress.sparsity import sparse24
 from edgeopt.core import KeptFloat
 from edgeopt.errors import ConversionError, NotApplicable
@@ -19,6 +22,7 @@ from edgeopt.kinds import HEAVY
 from edgeopt.quantize.annotate import quantize
 from edgeopt.quantize.planner import Quantization
 from edgeopt.quantize.statistics import Recorder, Statistics
+from edgeopt.quantize.weights import quantize_weights
 from edgeopt.user_code import cause
 
 _log = logging.getLogger(__name__)
@@ -45,6 +49,8 @@ class Programs:
         """The ``.pt2`` file that ``job`` lowers, and what its plan keeps in float."""
         with self._lock, torch.no_grad():
             program = self._variant(job)
+            if job.scheme.quantized and not job.scheme.integer:
+                return self._with_small_weights(program, job)
             if not job.scheme.integer:
                 if job.variant not in self._float:
                     self._float[job.variant] = self._save(program)
@@ -55,15 +61,20 @@ class Programs:
             name_inputs(quantized, self.captured.signature.specs)
             return self._save(quantized), decided.kept_float
 
+    def _with_small_weights(self, program: ExportedProgram, job: Job) -> tuple[Path, tuple[KeptFloat, ...]]:
+        """Only its weights are quantized."""
+        with _refused(job):
+            if job.scheme.palette_bits:
+                small, kept = palettize(program, job.scheme)
+            else:
+                small, kept = quantize_weights(program, self.captured.example, job.scheme)
+        name_inputs(small, self.captured.signature.specs)
+        return self._save(small), kept
+
     def _quantized(self, program: ExportedProgram, job: Job) -> tuple[ExportedProgram, Quantization]:
-        """What PT2E makes of ``program``; what it raises costs this job only. The traceback goes to the export's log."""
         statistics, example = self._statistics[job.variant], self.captured.example
-        try:
+        with _refused(job):
             return quantize(program, example, statistics, job.profile, job.scheme, job.io_float)
-        except Exception as error:
-            _log.exception("%s cannot be quantized", job.name)
-            fix = "leave this target out, and report the model with the bundle's log"
-            raise ConversionError(f"{job.name} cannot be quantized", why=cause(error), fix=fix) from error
 
     def _variant(self, job: Job) -> ExportedProgram:
         """The dense program, or one pruned as the profile asks with statistics of its own from the kept samples."""
@@ -83,6 +94,17 @@ class Programs:
         path = self.folder / f"program_{self._count}.pt2"
         torch.export.save(program, path)
         return path
+
+
+@contextmanager
+def _refused(job: Job) -> Iterator[None]:
+    """What PT2E and torch raise inside costs this job only. The traceback goes to the export's log."""
+    try:
+        yield
+    except Exception as error:
+        _log.exception("%s cannot be quantized", job.name)
+        fix = "leave this target out, and report the model with the bundle's log"
+        raise ConversionError(f"{job.name} cannot be quantized", why=cause(error), fix=fix) from error
 
 
 def _nothing_to_quantize(job: Job, decided: Quantization) -> NotApplicable:

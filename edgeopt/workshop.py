@@ -105,7 +105,7 @@ class Workshop:
             stored = from_json(dict[str, Any], (entry / FACTS).read_bytes())
             plan = from_data(Plan, stored["plan"])
             return Made(job=job, path=out, plan=plan, facts=stored["facts"], program=None, key=key)
-        self.listen(event(job.name, "quantize" if job.scheme.integer else "plan", job.scheme.describe()))
+        self.listen(event(job.name, "quantize" if job.scheme.quantized else "plan", job.scheme.describe()))
         program, kept_float = self.programs.saved(job)
         self.listen(event(job.name, "convert"))
         request = {"program": str(program), "io_float": job.io_float, "output_names": [s.name for s in self.captured.outputs]}
@@ -126,13 +126,28 @@ class Workshop:
             return replace(made, unproven="its format has no runtime on this machine")
         key = Cache.key("numbers", made.key, self.calibrated.digest if self.calibrated else "")
         if (found := self.cache.get_json(key)) is None:
-            request = {"program": str(self._program(made)), "quantized": made.job.scheme.integer}
+            request = {"program": str(self._program(made)), "quantized": made.job.scheme.quantized}
             try:
                 found = self._run("check", made.job, made.path, request)
             except UnknownOperator as error:
                 return replace(made, unproven=error.message())
             self.cache.put_json(key, found)
         return replace(made, numbers=found["numbers"], findings=tuple(found["findings"]))
+
+    def proven(self, made: Made) -> tuple[Made, dict[str, float]]:
+        """``made``, checked, and the user's numbers for it.
+
+        Where a check fails and the profile has another scheme, the same of that one, with the failure recorded.
+        """
+        made = self.check(made)
+        accuracy = self.accuracy(made)
+        verdicts = (*verify.judge(made.numbers or {}, made.job.profile.checks), *self._gate(accuracy))
+        failed = [verify.describe(verdict) for verdict in verdicts if not verdict.passed]
+        other = made.job.fallback("; ".join(failed)) if failed else None
+        if other is None:
+            return made, accuracy
+        self.listen(event(made.job.name, "convert", f"{failed[0]}: falling back to {other.scheme.describe()}"))
+        return self.proven(self.convert(other))
 
     def _program(self, made: Made) -> Path:
         """The program of ``made``, written now where the artifact came from the cache without its numbers."""
@@ -180,7 +195,8 @@ class Workshop:
         return from_data(Latency, found)
 
     def _run(self, task: str, job: Job, out: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-        common = {"format": job.format, "profile": to_data(job.profile), "out": str(out), "references": str(self.references)}
+        profile = replace(job.profile, schemes=(job.scheme,))  # converters take the first
+        common = {"format": job.format, "profile": to_data(profile), "out": str(out), "references": str(self.references)}
         log = self._log(job.profile.name, job.format)
         return self.host.run(task, common | dict(request), timeout_s=self.options.timeout_s, log=log)
 

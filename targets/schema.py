@@ -106,3 +106,7 @@ class TargetProfile:
     channel_multiple: int = 8
     """What the kernels compute at once along the channels: counts between two multiples cost as much as the upper one."""
     checks: Checks = field(default_factory=Checks)
+
+    def __post_init__(self) -> None:
+        if any(scheme.palette_bits for scheme in self.schemes) and self.formats != ("coreml",):
+            raise ValueError("only Core ML stores palettes: the formats of a target with the weights lut4 or lut6 are [coreml]")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgeopt.compress.batch_norm import fold, foldable
 from edgeopt.compress.copying import copied
-from edgeopt.compress.palette import Packed, centroids, nearest, packed
+from edgeopt.compress.palette import Packed, centroids, centroids_and_zero, nearest, packed
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.core import data_class, to_data
 from edgeopt.errors import CompressionError, did_you_mean
@@ -111,7 +111,7 @@ class Cluster:
         parts = _parts(weight, axis, self.group_size)
         error, energy = 0.0, float(weight.double().square().sum()) or 1.0
         for part in parts:
-            palette = self._palette(part)
+            palette = (centroids_and_zero if self.keep_zeros else centroids)(part, self.centroids)
             near = palette[nearest(part, palette)].to(part.dtype)
             error += float((near.double() - part.double()).square().sum())
             part.copy_(near)
@@ -126,13 +126,6 @@ class Cluster:
             reason=f"{1 - error / energy:.2%} of its energy; its entropy is {_kb(size.entropy)}",
         )  # fmt: skip
         return change, size
-
-    def _palette(self, part: Tensor) -> Tensor:
-        zeros = part == 0
-        if not self.keep_zeros or not bool(zeros.any()):
-            return centroids(part, self.centroids)
-        rest = centroids(part[~zeros], self.centroids - 1)
-        return torch.cat([rest, rest.new_zeros(1)]).sort().values
 
     def _notes(self, sizes: Sequence[Packed], folded: int, context: Context) -> tuple[str, ...]:
         if not sizes:
@@ -149,7 +142,8 @@ class Cluster:
         profile = context.profile
         if profile and "coreml" in profile.formats and not profile.schemes[0].integer:
             notes.append(
-                "coremltools' palettize_weights in the mode unique stores these palettes; as exported the weights are whole"
+                "stored as these palettes for apple-ane-palettized (up to 16 values), and by coremltools' palettize_weights in "
+                "the mode unique; other targets store whole weights"
             )
             if self.bits not in CORE_ML_BITS:
                 bits = next(bits for bits in CORE_ML_BITS if bits > self.bits)

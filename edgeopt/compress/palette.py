@@ -33,11 +33,11 @@ class Packed:
         return self.dense, self.palette, self.huffman, self.entropy
 
 
-def centroids(values: Tensor, count: int) -> Tensor:
+def centroids(values: Tensor, count: int, cuts: int = CUTS) -> Tensor:
     """``count`` numbers (fewer where ``values`` has fewer) at the least sum of squared distances to ``values``; sorted float64.
 
     Clusters of numbers are runs of the sorted ones, so dynamic programming finds the best k-means there is (Wang & Song, 2011,
-    doi:10.32614/RJ-2011-015). Of more than ``CUTS`` different values not every one is tried as a border; Lloyd's algorithm then
+    doi:10.32614/RJ-2011-015). Of more than ``cuts`` different values not every one is tried as a border; Lloyd's algorithm then
     moves the borders to where they belong.
     """
     distinct: Tensor
@@ -45,7 +45,16 @@ def centroids(values: Tensor, count: int) -> Tensor:
     if len(distinct) <= count:
         return distinct
     sums = _Sums(distinct, counts)
-    return sums.refined(sums.best(count, _cuts(distinct)))
+    return sums.refined(sums.best(count, _cuts(distinct, cuts)))
+
+
+def centroids_and_zero(values: Tensor, count: int, cuts: int = CUTS) -> Tensor:
+    """As :func:`centroids`; one of them is 0 where ``values`` has zeros, so that these stay."""
+    zeros = values == 0
+    if not bool(zeros.any()):
+        return centroids(values, count, cuts)
+    rest = centroids(values[~zeros], count - 1, cuts)
+    return torch.cat([rest, rest.new_zeros(1)]).sort().values
 
 
 def nearest(values: Tensor, palette: Tensor) -> Tensor:
@@ -53,13 +62,13 @@ def nearest(values: Tensor, palette: Tensor) -> Tensor:
     return torch.bucketize(values.double(), (palette[1:] + palette[:-1]) / 2)
 
 
-def _cuts(distinct: Tensor) -> Tensor:
+def _cuts(distinct: Tensor, count: int) -> Tensor:
     """Where clusters may begin and end: half of the places evenly among the values, half evenly over their range."""
     size = len(distinct)
-    if size <= CUTS:
+    if size <= count:
         return torch.arange(size + 1)
-    among = torch.linspace(0, size, CUTS // 2).long()
-    over = torch.linspace(float(distinct[0]), float(distinct[-1]), CUTS // 2, dtype=torch.float64)
+    among = torch.linspace(0, size, count // 2).long()
+    over = torch.linspace(float(distinct[0]), float(distinct[-1]), count // 2, dtype=torch.float64)
     cuts: Tensor = torch.unique(torch.cat([among, torch.searchsorted(distinct, over)]))
     return cuts
 

@@ -51,7 +51,7 @@ class ProfileQuantizer(Quantizer):  # type: ignore[misc]
     def _annotate(self, op: Op, decided: Quantization) -> None:
         inputs: dict[Node, Any] = {operand: self._activation(decided.parameters[operand]) for operand in op.operands}
         if op.weight is not None:
-            inputs[op.weight] = self._weight(channel_axis(op))
+            inputs[op.weight] = weight_spec(self._scheme, channel_axis(op))
             bias = op.head.args[2] if len(op.head.args) > 2 else None
             if isinstance(bias, Node) and self._scheme.bias == "int32":
                 inputs[bias] = self._bias(op)
@@ -69,18 +69,6 @@ class ProfileQuantizer(Quantizer):  # type: ignore[misc]
             qscheme=torch.per_tensor_symmetric if self._scheme.symmetric else torch.per_tensor_affine,
         )
 
-    def _weight(self, axis: int) -> QuantizationSpec:
-        bound = 63 if self._scheme.reduce_range else 127
-        observer = PerChannelMinMaxObserver if self._scheme.per_channel else MinMaxObserver
-        return QuantizationSpec(
-            dtype=torch.int8,
-            quant_min=-bound,
-            quant_max=bound,
-            ch_axis=axis if self._scheme.per_channel else None,
-            qscheme=torch.per_channel_symmetric if self._scheme.per_channel else torch.per_tensor_symmetric,
-            observer_or_fake_quant_ctr=observer.with_args(eps=WEIGHT_EPS),
-        )
-
     def _bias(self, op: Op) -> DerivedQuantizationSpec:
         """int32 with scale(input) * scale(weight) per output channel and zero point 0: what the accumulator holds."""
         return DerivedQuantizationSpec(
@@ -92,6 +80,20 @@ class ProfileQuantizer(Quantizer):  # type: ignore[misc]
             ch_axis=0,
             qscheme=torch.per_channel_symmetric if self._scheme.per_channel else torch.per_tensor_symmetric,
         )
+
+
+def weight_spec(scheme: QuantScheme, axis: int) -> QuantizationSpec:
+    """int8 (or 7 bits) by the greatest magnitude, along ``axis`` or for the whole weight."""
+    bound = 63 if scheme.reduce_range else 127
+    observer = PerChannelMinMaxObserver if scheme.per_channel else MinMaxObserver
+    return QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=-bound,
+        quant_max=bound,
+        ch_axis=axis if scheme.per_channel else None,
+        qscheme=torch.per_channel_symmetric if scheme.per_channel else torch.per_tensor_symmetric,
+        observer_or_fake_quant_ctr=observer.with_args(eps=WEIGHT_EPS),
+    )
 
 
 def _accumulator_qparams(observers: list[Any]) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,8 @@ from edgeopt.targets import loader
 from edgeopt.targets.schema import TargetProfile
 
 NAMES = (
-    "android-litert-gpu", "android-nnapi", "apple-ane", "apple-ane-fp16", "arm-ort", "arm-xnnpack", "nvidia-sparse24",
-    "portable-fp32", "x86-fbgemm", "x86-fbgemm-avx2",
+    "android-litert-gpu", "android-nnapi", "apple-ane", "apple-ane-fp16", "apple-ane-palettized", "apple-ane-w8", "arm-ort",
+    "arm-xnnpack", "nvidia-sparse24", "portable-fp32", "x86-fbgemm", "x86-fbgemm-avx2",
 )  # fmt: skip
 NOT_SETTINGS = {"name", "summary", "sources"}
 ATOMIC = {"schemes", "operators.fixed_output"}
@@ -35,7 +35,7 @@ def toml(name: str) -> dict[str, Any]:
     return tomllib.loads(files("edgeopt.targets").joinpath(f"{name}.toml").read_text(encoding="utf-8"))
 
 
-def test_the_ten_targets_of_the_readme_are_built_in() -> None:
+def test_the_targets_of_the_readme_are_built_in() -> None:
     assert set(NAMES) <= set(loader.names())
     assert loader.names() == tuple(sorted(loader.names()))
 
@@ -72,6 +72,8 @@ def test_the_schemes_are_those_each_runtime_is_fast_with() -> None:
         "android-nnapi": ["s8 affine / s8 per-channel"],
         "apple-ane": ["s8 symmetric / s8 per-channel", "fp16"],
         "apple-ane-fp16": ["fp16"],
+        "apple-ane-palettized": ["fp16 / 4-bit palette per 16 channels", "fp16 / 6-bit palette per 16 channels", "fp16"],
+        "apple-ane-w8": ["fp16 / s8 per-channel", "fp16"],
         "arm-ort": ["s8 affine / s8 per-channel"],
         "arm-xnnpack": ["s8 affine / s8 per-channel"],
         "nvidia-sparse24": ["s8 symmetric / s8 per-channel"],
