@@ -30,7 +30,8 @@ def audio(seed: int) -> NDArray[np.float32]:
     """Notes: a few decaying tones and some noise."""
     random, time = np.random.default_rng(seed), np.arange(AUDIO[1]) / 22_050
     tones = [np.sin(2 * np.pi * pitch * time) * np.exp(-3 * time) for pitch in random.uniform(80, 1200, 4)]
-    return (np.sum(tones, 0) / 4 + 0.01 * random.normal(size=AUDIO[1])).astype(np.float32).reshape(AUDIO)
+    sound = np.sum(tones, 0) / 4 + 0.01 * random.normal(size=AUDIO[1])
+    return np.asarray(sound, np.float32).reshape(AUDIO)
 
 
 def onnx_outputs(sound: NDArray[np.float32]) -> list[NDArray[Any]]:
