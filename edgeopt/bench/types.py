@@ -1,6 +1,7 @@
 """What a benchmark brings back: plain data that round-trips through JSON. Times are nanoseconds, sizes bytes."""
 
 from dataclasses import field
+from statistics import median
 from typing import Any, Literal
 
 from edgeopt.core import Format, data_class
@@ -149,6 +150,15 @@ class BenchResult:
     def key(self) -> str:
         """Its name among the results of its device, in ``DeviceRun.comparisons``."""
         return f"{self.subject.target or self.subject.path}/{self.subject.format} x{self.threads}"
+
+    @property
+    def typical_ms(self) -> float | None:
+        """The median over all launches' samples; of a native tool's medians, or averages, where it gives no samples."""
+        launches = self.measurement.launches if self.measurement is not None else ()
+        times: list[float] = [sample for launch in launches for sample in launch.samples_ns]
+        summaries = [launch.summary for launch in launches]
+        times = times or [one.get("median_ns", one["avg_ns"]) for one in summaries if "avg_ns" in one]
+        return median(times) / 1e6 if times else None
 
 
 @data_class

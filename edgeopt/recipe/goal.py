@@ -1,75 +1,74 @@
-"""A latency goal: the smallest amount of a technique with which the target's artifact is as fast as asked."""
+"""A step's latency goal: how much its technique has to take away, found on the recipe's device."""
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import nn
 
+from edgeopt.compress.latency_goal import Trial, within
 from edgeopt.compress.technique import Context, Technique
-from edgeopt.errors import BudgetUnmet, CompressionError, ConfigError
-from edgeopt.options import ignore
-from edgeopt.recipe.measure import latency_ms
-from edgeopt.recipe.subject import Subject
-
-MOST = 0.9
-TRIALS = 6
-"""Halvings of the range of amounts: it is then known to 0.015, finer than channels can be taken away."""
+from edgeopt.core import data_class, from_json, to_json
+from edgeopt.errors import TargetFailed
+from edgeopt.files import make_folder, write_atomic
+from edgeopt.recipe.outcome import Goal, Measured
+from edgeopt.recipe.subject import Subject, digest
 
 
 def reached(
-    subject: Subject, technique: Technique, share: float, module: nn.Module, context: Context, folder: Path
-) -> Technique:
-    """``technique`` with the amount that brings the latency to ``share`` of the original's, on the recipe's device.
+    subject: Subject, technique: Technique, share: float, module: nn.Module, context: Context, original: Measured,
+    time: Callable[[nn.Module], float], tell: Callable[[Trial], None],
+) -> tuple[Technique, Goal]:  # fmt: skip
+    """``technique`` with the amount that brings the latency to ``share`` of ``original``'s, and how it was found.
 
-    Nothing is trained meanwhile: latency does not depend on it. Raises ConfigError where the recipe has no target or the
-    technique no amount, BudgetUnmet where no amount up to nine tenths that the technique can take reaches it.
+    Raises TargetFailed where the original has no latency, BudgetUnmet where the goal is out of reach.
     """
-    if subject.profile is None:
-        raise ConfigError("latency needs a target to measure", fix='add target = "arm-xnnpack", for example')
-    if "amount" not in {one.name for one in fields(technique)}:  # type: ignore[arg-type]
-        raise ConfigError(f"{type(technique).__name__} has no amount to vary for latency", fix="give its own settings instead")
-    untrained = replace(context, fit=None)
+    before = original.ms_of(subject.recipe.target)
+    if before is None:
+        reasons = "; ".join(made.reason for made in original.artifacts if made.target == subject.recipe.target and made.reason)
+        fix = "name another target or device"
+        raise TargetFailed(f"the original has no latency as {subject.recipe.target} to judge by", why=reasons, fix=fix)
+    chosen = within(technique, share * before, module, context, time, tell)
+    return chosen.technique, Goal(
+        share=share, original_ms=before, ms=share * before, amount=chosen.amount, trials=chosen.trials
+    )
 
-    def time(amount: float) -> float | None:
+
+@data_class
+class _Kept:
+    """``key``: of the step that the times are for."""
+
+    key: str
+    ms: dict[str, float]
+
+
+@dataclass(slots=True)
+class Times:
+    """Latencies of modules, each measured once; kept in ``path``, so that after a lost link the search goes on where it was.
+
+    ``key`` None: nothing is taken from an earlier run.
+    """
+
+    path: Path
+    key: str | None
+    time: Callable[[nn.Module], float]
+    _known: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         try:
-            smaller = _with(technique, amount).apply(module, untrained).module
-        except CompressionError as error:
-            context.tell(f"amount {amount:.2f}: {error.what}")
-            return None
-        ms = latency_ms(subject, smaller, folder / "latency", ignore)
-        context.tell(f"amount {amount:.2f}: {ms:.3f} ms, goal {goal:.3f}")
-        return ms
+            kept = from_json(_Kept, self.path.read_bytes())
+        except (OSError, ValidationError):
+            return
+        if kept.key == self.key:
+            self._known = dict(kept.ms)
 
-    goal = share * latency_ms(subject, subject.module, folder / "latency", ignore)
-    found = smallest(time, goal)
-    if found is None:
-        why = f"no amount up to {MOST:g} that can be taken needs {goal:.3f} ms or less"
-        raise BudgetUnmet("the latency cannot be reached this way", why=why, fix="ask for less, or combine techniques")
-    return _with(technique, found)
-
-
-def smallest(time: Callable[[float], float | None], goal: float) -> float | None:
-    """The smallest amount found with a time of ``goal`` at most, by bisection; None where there is none.
-
-    ``time`` is None for an amount that the technique cannot take: it is too much.
-    """
-    low, high, best = 0.0, MOST, None
-    amount = MOST
-    for _ in range(TRIALS + 1):
-        found = time(amount)
-        if found is None:
-            high = amount
-        elif found <= goal:
-            best = high = amount
-        else:
-            low = amount
-            if best is None and amount == MOST:
-                return None
-        amount = (low + high) / 2
-    return best
-
-
-def _with(technique: Technique, amount: float) -> Technique:
-    changed: Technique = replace(technique, amount=amount)  # type: ignore[type-var]
-    return changed
+    def __call__(self, module: nn.Module) -> float:
+        """Milliseconds; a module with the same weights is the same."""
+        name = digest(module)
+        if name not in self._known:
+            self._known[name] = self.time(module)
+            if self.key is not None:
+                make_folder(self.path.parent)
+                write_atomic(self.path, to_json(_Kept(key=self.key, ms=self._known)))
+        return self._known[name]

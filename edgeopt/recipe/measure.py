@@ -3,11 +3,11 @@
 from dataclasses import replace
 from getpass import getpass
 from pathlib import Path
-from statistics import median
 
 import zstandard
 from torch import nn
 
+from edgeopt import errors
 from edgeopt.bench.artifacts import load
 from edgeopt.bench.run import Benchmark, Request
 from edgeopt.bench.types import BenchSettings
@@ -15,75 +15,84 @@ from edgeopt.bundle import Bundle
 from edgeopt.compress.measures import ZSTD_LEVEL, size
 from edgeopt.core import TWIN, TargetResult
 from edgeopt.devices import known
-from edgeopt.errors import RunFailed, TargetFailed
+from edgeopt.errors import TargetFailed
 from edgeopt.files import files_below
+from edgeopt.model import Model
 from edgeopt.options import Listener, Options
 from edgeopt.pipeline import export
 from edgeopt.recipe.outcome import MadeFor, Measured
 from edgeopt.recipe.subject import Subject
-from edgeopt.registry import LOCAL
+from edgeopt.targets.schema import TargetProfile
+
+TIMING = BenchSettings(launches=3, min_runs=20, min_seconds=0.5, max_seconds=5.0)
+"""A recipe asks for many latencies: each is a matter of seconds."""
 
 
-def measure(subject: Subject, module: nn.Module, folder: Path, listen: Listener) -> Measured:
-    """Everything about ``module``; the target's bundle is written to ``folder``. A target that fails is a figure too."""
+def measure(subject: Subject, module: nn.Module, folder: Path, listen: Listener, *, twins: bool = False) -> Measured:
+    """Everything about ``module``; the target's bundle is written to ``folder``. A target that fails is a figure too.
+
+    ``twins``: the artifacts in float32 are timed on the device as well. Raises DeviceError where the device fails.
+    """
     found = size(module, subject.model.example_inputs)
     scores = subject.scores(module)
-    if subject.recipe.target is None:
+    if subject.profile is None:
         return Measured(size=found, scores=scores)
-    bundle = _exported(subject, module, folder, listen)
-    artifacts = tuple(_made(bundle, result) for result in bundle.manifest.results if _concerns(subject, result))
-    if subject.recipe.device != LOCAL:
-        times = device_ms(subject, folder, listen)
-        artifacts = tuple(replace(made, ms=times.get((made.target, made.format))) for made in artifacts)
+    bundle = _exported(subject, subject.model, module, folder, listen)
+    artifacts = tuple(_made(bundle, result) for result in bundle.manifest.results if _concerns(subject.profile, result))
+    times = _device_ms(subject, bundle, (subject.profile.name, *([TWIN] if twins else [])), listen)
+    artifacts = tuple(replace(made, ms=times.get((made.target, made.format))) for made in artifacts)
     return Measured(size=found, scores=scores, artifacts=artifacts)
 
 
 def latency_ms(subject: Subject, module: nn.Module, folder: Path, listen: Listener) -> float:
-    """Median latency of the target's artifact of ``module`` on the recipe's device. Raises TargetFailed where there is none."""
-    bundle = _exported(subject, module, folder, listen)
-    if subject.recipe.device != LOCAL:
-        times = [ms for (target, _), ms in device_ms(subject, folder, listen).items() if _is_target(subject, target)]
-    else:
-        times = [result.latency.median_ms for result in bundle.manifest.results if _timed(subject, result) and result.latency]
+    """Median latency of the target's fastest artifact of ``module`` on the recipe's device.
+
+    Raises TargetFailed where there is no artifact to time, DeviceError where the device fails.
+    """
+    assert subject.profile is not None
+    bundle = _exported(subject, replace(subject.model, evaluate=None), module, folder, listen)
+    times = _device_ms(subject, bundle, (subject.profile.name,), listen)
     if not times:
-        reasons = "; ".join(result.reason for result in bundle.manifest.results if _timed(subject, result) and result.reason)
-        raise TargetFailed(
-            f"{subject.recipe.target} gives no latency to judge by", why=reasons, fix="name another target or device"
-        )
-    return min(times)
+        reasons = "; ".join(result.reason for result in bundle.manifest.results if result.reason)
+        fix = "name another target or device"
+        raise TargetFailed(f"{subject.profile.name} gives no latency to judge by", why=reasons, fix=fix)
+    return min(times.values())
 
 
-def device_ms(subject: Subject, bundle: Path, listen: Listener) -> dict[tuple[str, str], float]:
-    """Median latency of the bundle's artifacts on the recipe's device, by target and format. Raises RunFailed."""
+def _device_ms(subject: Subject, bundle: Bundle, targets: tuple[str, ...], listen: Listener) -> dict[tuple[str, str], float]:
+    """Median latency on the recipe's device, by target and format, of what there is for ``targets``."""
+    there = {result.target for result in bundle.manifest.results if result.artifact is not None and result.status == "ok"}
+    wanted = tuple(name for name in targets if name in there)
+    if not wanted:
+        return {}
+    device = subject.recipe.device
     request = Request(
-        artifacts=load(bundle), devices=[known.resolve(subject.recipe.device)], settings=BenchSettings(),
-        out=bundle.parent / "runs", ask=getpass, listen=listen,
-        targets=tuple(dict.fromkeys(result.target for result in Bundle.load(bundle).manifest.results)),
+        artifacts=load(bundle.path), devices=[known.resolve(device)], settings=TIMING, out=bundle.path.parent / "runs",
+        ask=getpass, listen=listen, targets=wanted,
     )  # fmt: skip
     (run,) = Benchmark(request).run()
-    times: dict[tuple[str, str], float] = {}
-    for result in run.results:
-        launches = result.measurement.launches if result.measurement else ()
-        samples = [sample for launch in launches for sample in launch.samples_ns]
-        if samples:
-            times[result.subject.target, result.subject.format] = median(samples) / 1e6
-    if not times:
-        why = run.reason or "; ".join(dict.fromkeys(result.reason for result in run.results if result.reason))
-        fix = f"see whether `edgeopt bench {bundle} --device {subject.recipe.device}` works"
-        raise RunFailed(f"{subject.recipe.device} measured nothing", why=why, fix=fix)
-    return times
+    failed = [result for result in run.results if result.status == "failed" and result.subject.target == targets[0]]
+    if run.error or failed:
+        error, reason = (run.error, run.reason) if run.error else (failed[0].error, failed[0].reason)
+        kind = getattr(errors, error, errors.RunFailed)
+        fix = (
+            f"see whether edgeopt bench {bundle.path} --device {device} works, then run the same command again: it goes on here"
+        )
+        raise kind(f"{device} measured no latency of {targets[0]}", why=reason, fix=fix)
+    times = {(result.subject.target, result.subject.format): result.typical_ms for result in run.results}
+    return {key: ms for key, ms in times.items() if ms is not None}
 
 
 def packed_bytes(path: Path) -> int:
     """Bytes of an artifact's files packed with zstd, as a download would be."""
-    packer = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj()
     files = [path / name for name in files_below(path)] if path.is_dir() else [path]
+    packer = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj(size=sum(file.stat().st_size for file in files))
     return sum(len(packer.compress(file.read_bytes())) for file in files) + len(packer.flush())
 
 
-def _exported(subject: Subject, module: nn.Module, folder: Path, listen: Listener) -> Bundle:
+def _exported(subject: Subject, model: Model, module: nn.Module, folder: Path, listen: Listener) -> Bundle:
     options = Options(out=folder, targets=(subject.recipe.target,) if subject.recipe.target else ())
-    return export(replace(subject.model, module=module), options, listen)
+    return export(replace(model, module=module), options, listen)
 
 
 def _made(bundle: Bundle, result: TargetResult) -> MadeFor:
@@ -92,20 +101,9 @@ def _made(bundle: Bundle, result: TargetResult) -> MadeFor:
         target=result.target, format=result.format, status=result.status, reason=result.reason, scores=result.accuracy,
         bytes=artifact.bytes if artifact else None,
         zstd_bytes=packed_bytes(bundle.artifact_path(result)) if artifact else None,
-        ms=result.latency.median_ms if result.latency else None,
     )  # fmt: skip
 
 
-def _concerns(subject: Subject, result: TargetResult) -> bool:
+def _concerns(profile: TargetProfile, result: TargetResult) -> bool:
     """The target, and the fp32 twins in its formats."""
-    return _timed(subject, result) or (
-        result.target == TWIN and subject.profile is not None and result.format in subject.profile.formats
-    )
-
-
-def _timed(subject: Subject, result: TargetResult) -> bool:
-    return _is_target(subject, result.target)
-
-
-def _is_target(subject: Subject, name: str) -> bool:
-    return subject.profile is not None and name == subject.profile.name
+    return result.target == profile.name or (result.target == TWIN and result.format in profile.formats)

@@ -3,6 +3,7 @@
 from dataclasses import field
 from typing import Literal
 
+from edgeopt.compress.latency_goal import Trial
 from edgeopt.compress.measures import Size
 from edgeopt.compress.technique import Record
 from edgeopt.core import Format, Status, data_class
@@ -12,7 +13,7 @@ OUTCOME_SCHEMA_VERSION = 1
 
 @data_class
 class MadeFor:
-    """The artifact of one target, made of the module as it was: ``ms`` here, ``scores`` from ``evaluate`` on it."""
+    """The artifact of one target, made of the module as it was: ``ms`` on the recipe's device, ``scores`` from ``evaluate``."""
 
     target: str
     format: Format
@@ -37,6 +38,21 @@ class Measured:
         """The number that the gate judges: the first that ``evaluate`` gives."""
         return next(iter(self.scores.values()), None)
 
+    def ms_of(self, target: str | None) -> float | None:
+        """The latency of the target's fastest artifact; None where none was measured."""
+        return min((made.ms for made in self.artifacts if made.target == target and made.ms is not None), default=None)
+
+
+@data_class
+class Goal:
+    """A step's latency goal: ``share`` of ``original_ms`` is ``ms``. ``amount``: the smallest of ``trials`` that reached it."""
+
+    share: float
+    original_ms: float
+    ms: float
+    amount: float
+    trials: tuple[Trial, ...]
+
 
 @data_class
 class StepOutcome:
@@ -50,16 +66,20 @@ class StepOutcome:
     status: Literal["kept", "stopped"]
     reason: str = ""
     seconds: float = 0.0
+    goal: Goal | None = None
 
 
 @data_class
 class Outcome:
-    """A whole recipe. ``best`` is the number of the step whose module was kept, 0 for the original."""
+    """A whole recipe. ``device``: where every ``ms`` was measured, on one thread. ``best`` is the number of the step whose
+    module was kept, 0 for the original.
+    """
 
     schema_version: int = OUTCOME_SCHEMA_VERSION
     edgeopt_version: str
     model: str
     target: str | None
+    device: str
     max_drop: float | None
     original: Measured
     steps: tuple[StepOutcome, ...] = ()

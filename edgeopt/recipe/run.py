@@ -16,20 +16,21 @@ from edgeopt import __version__
 from edgeopt.bundle import Bundle
 from edgeopt.calling import call_arguments
 from edgeopt.chatter import diverted
+from edgeopt.compress.latency_goal import Trial
 from edgeopt.compress.technique import Compressed, Context, Keep, Technique
 from edgeopt.compress.training import fine_tune
 from edgeopt.core import to_json
 from edgeopt.files import make_folder, write_atomic
 from edgeopt.fingerprint import fingerprint
-from edgeopt.options import Listener, Options, Phase, ignore
+from edgeopt.options import Event, Listener, Options, Phase, ignore
 from edgeopt.pipeline import export
 from edgeopt.progress import event
 from edgeopt.recipe import goal
-from edgeopt.recipe.measure import measure
-from edgeopt.recipe.outcome import Measured, Outcome, StepOutcome
+from edgeopt.recipe.measure import latency_ms, measure
+from edgeopt.recipe.outcome import Goal, Measured, Outcome, StepOutcome
 from edgeopt.recipe.schema import Recipe, Step
 from edgeopt.recipe.subject import Subject, load, owns
-from edgeopt.recipe.workspace import ORIGINAL, Remembered, Workspace, keep_of, name_of
+from edgeopt.recipe.workspace import COMPRESSED, ORIGINAL, Remembered, Workspace, keep_of, name_of
 
 
 def compress(recipe: Recipe, out: Path, listen: Listener = ignore, resume: bool = True) -> Outcome:
@@ -79,8 +80,8 @@ class _Run:
             self._tell("original", "done", "from the run before")
             return known.measured
         self._tell("original", "measure")
-        measured = measure(self._subject, self._subject.module, folder / "bundle", ignore)
-        self._remember(folder, Remembered(key="", measured=measured), None, ORIGINAL)
+        measured = measure(self._subject, self._subject.module, folder / "bundle", self._within("original"), twins=True)
+        self._remember(folder, Remembered(key="", measured=measured), name=ORIGINAL)
         self._tell("original", "done", _score(measured))
         return measured
 
@@ -96,33 +97,63 @@ class _Run:
             self._keeps += [keep] if (keep := keep_of(known.keep)) else []
             return stored, self._judged(known.outcome, original)
         start = time.monotonic()
-        compressed = self._compressed(name, step, technique, module, folder)
+        compressed, goal = self._compressed(name, step, technique, module, folder, original)
         self._tell(name, "measure")
-        measured = measure(self._subject, compressed.module, folder / "bundle", ignore)
+        measured = measure(self._subject, compressed.module, folder / "bundle", self._within(name))
         outcome = StepOutcome(
             number=number, technique=step.technique, epochs=step.epochs, record=compressed.record, measured=measured,
-            status="kept", seconds=time.monotonic() - start,
+            status="kept", seconds=time.monotonic() - start, goal=goal,
         )  # fmt: skip
         keep_name = name_of(compressed.keep)
         if keep_name is not None:
-            self._remember(folder, Remembered(key="", outcome=outcome, keep=keep_name), compressed.module)
+            self._remember(folder, Remembered(key="", outcome=outcome, keep=keep_name))
         outcome = self._judged(outcome, original)
         self._tell(name, "failed" if outcome.reason else "done", outcome.reason or _score(measured))
         return compressed.module, outcome
 
-    def _compressed(self, name: str, step: Step, technique: Technique, module: nn.Module, folder: Path) -> Compressed:
-        """``module`` after the technique and its fine-tuning."""
+    def _compressed(
+        self, name: str, step: Step, technique: Technique, module: nn.Module, folder: Path, original: Measured
+    ) -> tuple[Compressed, Goal | None]:
+        """``module`` after the technique and its fine-tuning, kept in ``folder``: to measure it may fail, on a device."""
+        known = self._workspace.recall(folder, COMPRESSED)
+        stored = self._workspace.module_of(folder) if known is not None else None
+        if known is not None and known.record is not None and stored is not None:
+            self._tell(name, "plan", "from the run before")
+            keep = keep_of(known.keep)
+            self._keeps += [keep] if keep else []
+            return Compressed(module=stored, record=known.record, keep=keep), known.goal
+        compressed, found = self._applied(name, step, technique, module, folder, original)
+        keep_name = name_of(compressed.keep)
+        if keep_name is not None:
+            remembered = Remembered(key="", record=compressed.record, goal=found, keep=keep_name)
+            self._remember(folder, remembered, compressed.module, COMPRESSED)
+        return compressed, found
+
+    def _applied(
+        self, name: str, step: Step, technique: Technique, module: nn.Module, folder: Path, original: Measured
+    ) -> tuple[Compressed, Goal | None]:
         _seed(self._recipe.seed + len(self._steps) + 1)
-        context = self._context(len(self._steps) + 1, name, folder)
+        context, found = self._context(len(self._steps) + 1, name, folder), None
         self._tell(name, "plan", "applying")
         if step.latency is not None:
-            technique = goal.reached(self._subject, technique, step.latency, module, context, folder)
+            times = goal.Times(folder / "latency" / "times.json", self._workspace.current, self._time(name, folder))
+            technique, found = goal.reached(
+                self._subject, technique, step.latency, module, context, original, times, self._trial(name)
+            )
         compressed = technique.apply(module, context)
         self._keeps += [compressed.keep] if compressed.keep else []
         if step.epochs and context.fit is not None and not owns(technique, "epochs"):
             self._tell(name, "plan", f"fine-tuning, {step.epochs} epochs")
             context.fit(compressed.module, step.epochs)
-        return compressed
+        return compressed, found
+
+    def _trial(self, name: str) -> Callable[[Trial], None]:
+        """Each trial is told as a subject of its own: all of them stay in a log."""
+        return lambda trial: self._tell(f"{name}, amount {trial.amount:.2f}", "done", trial.said)
+
+    def _time(self, name: str, folder: Path) -> Callable[[nn.Module], float]:
+        """The latency of a module that a step tries."""
+        return lambda module: latency_ms(self._subject, module, folder / "latency" / "bundle", self._within(name))
 
     def _context(self, number: int, name: str, folder: Path) -> Context:
         """The step's; whatever a technique fine-tunes itself keeps the patterns of the steps before it too."""
@@ -146,9 +177,11 @@ class _Run:
         return replace(outcome, status="stopped", reason=reason)
 
     def _write(self, original: Measured, best: int) -> Outcome:
+        profile = self._subject.profile
         outcome = Outcome(
-            edgeopt_version=__version__, model=self._subject.model.name, target=self._recipe.target,
-            max_drop=self._recipe.max_drop, original=original, steps=tuple(self._steps), best=best, notes=tuple(self._notes),
+            edgeopt_version=__version__, model=self._subject.model.name, target=profile.name if profile else None,
+            device=self._recipe.device, max_drop=self._recipe.max_drop, original=original, steps=tuple(self._steps), best=best,
+            notes=tuple(self._notes),
         )  # fmt: skip
         write_atomic(self._out / "outcome.json", to_json(outcome))
         return outcome
@@ -172,9 +205,17 @@ class _Run:
         options = Options(out=self._out / "bundle", targets=targets, max_drop=left)
         return export(replace(self._subject.model, module=module), options, self._listen)
 
-    def _remember(self, folder: Path, what: Remembered, module: nn.Module | None, name: str = "step.json") -> None:
+    def _remember(self, folder: Path, what: Remembered, module: nn.Module | None = None, name: str = "step.json") -> None:
         if (key := self._workspace.current) is not None:
             self._workspace.remember(folder, replace(what, key=key), module, name)
+
+    def _within(self, name: str) -> Listener:
+        """What exports and benchmarks tell, as details of the step that asked for them."""
+
+        def listen(event: Event) -> None:
+            self._tell(name, "measure", " ".join(part for part in (event.subject, event.phase, event.detail) if part))
+
+        return listen
 
     def _tell(self, subject: str, phase: Phase, detail: str = "") -> None:
         self._listen(event(subject, phase, detail))

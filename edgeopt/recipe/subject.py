@@ -11,9 +11,11 @@ from pydantic import ValidationError
 from torch import nn
 
 from edgeopt.compress.distill import named
+from edgeopt.compress.latency_goal import has_amount
 from edgeopt.compress.scoring import score
 from edgeopt.compress.technique import Context, Fit, Technique
-from edgeopt.compress.techniques import technique
+from edgeopt.compress.techniques import TECHNIQUES
+from edgeopt.compress.techniques import technique as technique_of
 from edgeopt.compress.training import Trainer
 from edgeopt.core import from_data
 from edgeopt.errors import ConfigError, ModelError, UsageError, did_you_mean
@@ -62,7 +64,7 @@ class Subject:
             Trainer(
                 train_step=train_step, batches=batches, schedule=said.schedule,
                 learning_rate=step.learning_rate or said.learning_rate,
-                checkpoint=folder / f"training-{_digest(module)}-{epochs}.pt",
+                checkpoint=folder / f"training-{digest(module)}-{epochs}.pt",
             ).fit(module, epochs)  # fmt: skip
 
         return fit
@@ -93,6 +95,8 @@ def load(recipe: Recipe) -> Subject:
     if any(step.epochs for step in recipe.steps) and not (functions["fit"] or functions["train_step"]):
         fix = 'add [training] with fit = "file.py:fit", or train_step and batches'
         raise ConfigError("a step has epochs, but the recipe has no training", fix=fix)
+    for number, (step, made) in enumerate(zip(recipe.steps, techniques, strict=True), 1):
+        _check_latency(number, step, made, profile)
     return Subject(
         recipe=recipe, model=replace(model), module=model.module, techniques=techniques, profile=profile,
         fit=functions["fit"], train_step=functions["train_step"], train_batches=functions["batches"],
@@ -105,17 +109,17 @@ def owns(technique: Technique | type[Technique], setting: str) -> bool:
     return setting in getattr(technique, "__dataclass_fields__", {})
 
 
-def _digest(module: nn.Module) -> str:
-    """Of all weights."""
-    digest = hashlib.sha256()
+def digest(module: nn.Module) -> str:
+    """Of all weights and buffers, with their names and shapes."""
+    found = hashlib.sha256()
     for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+        found.update(f"{name}{list(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def _settings(number: int, step: Step) -> Technique:
-    kind = technique(step.technique)
+    kind = technique_of(step.technique)
     shared = {name: getattr(step, name) for name in ("epochs", "learning_rate") if owns(kind, name) and getattr(step, name)}
     known = list(getattr(kind, "__dataclass_fields__", {}))
     for key in step.settings:
@@ -129,6 +133,22 @@ def _settings(number: int, step: Step) -> Technique:
         place = ".".join(map(str, first["loc"]))
         why = f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"step {number}: {step.technique} does not fit", why=why, fix="correct it") from error
+
+
+def _check_latency(number: int, step: Step, technique: Technique, profile: TargetProfile | None) -> None:
+    """Raises ConfigError for a latency goal that cannot be gone for."""
+    if step.latency is None:
+        return
+    if profile is None:
+        fix = 'add target = "arm-xnnpack", for example'
+        raise ConfigError(f"step {number}: latency needs a target to measure", fix=fix)
+    if not has_amount(technique):
+        able = ", ".join(name for name in TECHNIQUES if owns(technique_of(name), "amount"))
+        why, fix = "its technique has no amount to vary", f"these have: {able}"
+        raise ConfigError(f"step {number}: {step.technique} cannot go for a latency", why=why, fix=fix)
+    if "amount" in step.settings:
+        why = "latency asks for as much as it takes"
+        raise ConfigError(f"step {number} has an amount and a latency", why=why, fix="give one of them")
 
 
 def _function(name: str, reference: str | None) -> Callable[..., Any] | None:

@@ -4,7 +4,8 @@ DIR/outcome.json              everything, as plain data
 DIR/accuracy.svg              accuracy against size and latency, step by step
 DIR/model.pt2                 the module that was kept, as an exported program: `edgeopt export DIR/model.pt2`
 DIR/bundle/                   its artifacts, where the recipe has [export]
-DIR/steps/2-channels/         what a step left: module.pt, step.json, the target's bundle, checkpoints of its training
+DIR/steps/2-channels/         what a step left: module.pt, step.json, the target's bundle, checkpoints of its training;
+                              compressed.json before it was measured; latency/, what was tried for a latency goal
 """
 
 import hashlib
@@ -19,23 +20,28 @@ from pydantic import ValidationError
 from torch import nn
 
 from edgeopt.compress import store
-from edgeopt.compress.technique import Keep
+from edgeopt.compress.technique import Keep, Record
 from edgeopt.core import data_class, from_json, to_json
 from edgeopt.errors import EdgeoptError
 from edgeopt.files import make_folder, write_atomic
-from edgeopt.recipe.outcome import Measured, StepOutcome
+from edgeopt.recipe.outcome import Goal, Measured, StepOutcome
 
 _OURS = "edgeopt.compress."
-MODULE, STEP, ORIGINAL = "module.pt", "step.json", "original.json"
+MODULE, STEP, ORIGINAL, COMPRESSED = "module.pt", "step.json", "original.json", "compressed.json"
 
 
 @data_class
 class Remembered:
-    """A finished step. ``key`` covers all that led to it; ``keep`` names the pattern that later training must not undo."""
+    """A finished step; or, with ``record`` instead of ``outcome``, one that is compressed and trained but not yet measured.
+
+    ``key`` covers all that led to it; ``keep`` names the pattern that later training must not undo.
+    """
 
     key: str
     outcome: StepOutcome | None = None
     measured: Measured | None = None
+    record: Record | None = None
+    goal: Goal | None = None
     keep: str = ""
 
 

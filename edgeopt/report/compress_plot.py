@@ -24,7 +24,7 @@ def write_plot(outcome: "Outcome", path: Path) -> None:
     sized = [(artifact.bytes / 1e3, *rest) for artifact, rest in _made(points, outcome.target) if artifact.bytes]
     timed = [(artifact.ms, *rest) for artifact, rest in _made(points, outcome.target) if artifact.ms]
     panels += [(f"{outcome.target}: kB", sized)] if sized else []
-    panels += [(f"{outcome.target}: ms", timed)] if timed else []
+    panels += [(f"{outcome.target}: ms on {outcome.device}", timed)] if timed else []
     if metric and points:
         write_atomic(path, _drawn(panels, metric))
 

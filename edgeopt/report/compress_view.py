@@ -13,7 +13,7 @@ from edgeopt.report.text import counted, one_line, plain, size
 
 if TYPE_CHECKING:
     from edgeopt.compress.technique import LayerChange, Record
-    from edgeopt.recipe.outcome import MadeFor, Measured, Outcome
+    from edgeopt.recipe.outcome import Goal, MadeFor, Measured, Outcome
 
 _NONE = "-"
 _FIRST_FEW = 3
@@ -29,11 +29,15 @@ def print_outcome(outcome: "Outcome", out: Path, *, verbose: bool = False, conso
         console.print()
         paragraph(console, f"{step.number} {step.technique}", style="bold")
         _print_record(console, step.record, None if verbose else _FIRST_FEW)
+        if step.goal is not None:
+            _print_goal(console, step.goal, step.measured.ms_of(outcome.target), outcome.device)
         if step.reason:
             paragraph(
                 console, f"stopped: {step.reason}; what was there before this step is kept", indent=2, style="bold yellow"
             )
     _print_slices(console, outcome)
+    if outcome.target:
+        paragraph(console, f"ms: median on {one_line(outcome.device)}, one thread", style="dim")
     for note in outcome.notes:
         paragraph(console, note, style="dim")
     console.print()
@@ -93,6 +97,17 @@ def _print_record(console: Console, record: "Record", limit: int | None) -> None
         paragraph(console, note, indent=2)
 
 
+def _print_goal(console: Console, goal: "Goal", ms: float | None, device: str) -> None:
+    reached = next(trial.said for trial in goal.trials if trial.amount == goal.amount)
+    asked = f"{goal.share:g} of the original's {goal.original_ms:.3g} ms on {one_line(device)}"
+    found = f"reached with amount {goal.amount:.2f} ({reached}), the smallest of {len(goal.trials)} tried"
+    paragraph(console, f"latency: the goal, {asked}, is {goal.ms:.3g} ms; {found}", indent=2)
+    paragraph(console, "; ".join(trial.text for trial in goal.trials), indent=4, style="dim")
+    if ms is not None and ms > goal.ms:
+        said = f"measured again after fine-tuning: {ms:.3g} ms, {ms / goal.ms - 1:.1%} above the goal, as times vary there"
+        paragraph(console, said, indent=2, style="yellow")
+
+
 def _change(layer: "LayerChange") -> str:
     name = layer.layer or "(the model)"
     if layer.before and layer.after:
@@ -123,7 +138,7 @@ def _print_summary(console: Console, outcome: "Outcome", out: Path) -> None:
     for made in outcome.kept.artifacts:
         twin = _artifact(outcome.original, (TWIN, made.format))
         if made.target == outcome.target and made.bytes and twin and twin.bytes:
-            faster = f", {twin.ms / made.ms:.1f} times as fast here" if made.ms and twin.ms else ""
+            faster = f", {twin.ms / made.ms:.1f} times as fast on {one_line(outcome.device)}" if made.ms and twin.ms else ""
             against = f"against the original in float32 ({size(twin.bytes)} as {made.format})"
             times = f"{twin.bytes / made.bytes:.1f} times smaller{faster}"
             paragraph(console, f"{one_line(made.target)}: {size(made.bytes)}, {times}, {against}", style="bold")
