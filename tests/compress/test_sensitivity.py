@@ -83,10 +83,8 @@ def test_a_batch_norm_behind_a_silent_channel_is_silent_too() -> None:
 
 def test_the_time_is_kept_and_what_was_not_reached_is_named() -> None:
     found = scan(net(), context(delay=0.2), amounts=(0.25, 0.5, 0.75), seconds=0.1)
-    assert len(found.points) == 1
-    assert found.points[0].layer == "2" or found.points[0].layer == "0"
-    assert len(found.unscanned) == 1
-    assert found.seconds < 5
+    (point,) = found.points
+    assert {point.layer, *found.unscanned} == {"0", "2"}
 
 
 @pytest.mark.slow
