@@ -44,6 +44,8 @@ def l2_norm(x: Tensor, epsilon: float) -> Tensor:
 def local_response_norm(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     """x / (k + alpha / size * sum(x^2 of ``size`` channels around))^beta; x [n, c, *size].
 
-    An even size reaches one channel further down than up, as in PyTorch.
+    An even size sums one channel less, as many below as above, and is divided by all the same: coremltools' own tests expect
+    this of Core ML. PyTorch sums one more below.
     """
-    return functional.local_response_norm(x, size, alpha, beta, k)
+    summed = 2 * ((size - 1) // 2) + 1
+    return functional.local_response_norm(x, summed, alpha * summed / size, beta, k)

@@ -14,8 +14,9 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
     query [b, *, l, e], key [b, *, s, e], value [b, *, s, v], attn_mask broadcast to [b, *, l, s]: added, or bool with true for
     what takes part. Where nothing takes part MIL's formula has no value; PyTorch gives 0.
     """
-    found = functional.scaled_dot_product_attention(query, key, value, attn_mask)
     if attn_mask is None:
-        return found
+        return functional.scaled_dot_product_attention(query, key, value)
+    attn_mask = torch.atleast_2d(attn_mask)  # PyTorch takes no vector
+    found = functional.scaled_dot_product_attention(query, key, value, attn_mask)
     nothing = (attn_mask.logical_not() if attn_mask.dtype == torch.bool else attn_mask == -torch.inf).all(-1, keepdim=True)
     return found.masked_fill_(nothing, torch.nan)
