@@ -22,7 +22,10 @@ devices_app = typer.Typer(
 )  # fmt: skip
 
 Artifact = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a bare .onnx, .tflite, .mlpackage or .pt2.")
+    Path,
+    typer.Argument(
+        metavar="BUNDLE", help="A bundle's folder, or a bare .onnx, .tflite, .mlpackage or .pt2; with --layers a model."
+    ),
 ]
 DeviceNames = Annotated[
     list[str] | None,
@@ -51,6 +54,10 @@ FailOnFallback = Annotated[bool, typer.Option("--fail-on-fallback", help="Fail w
 Operators = Annotated[bool, typer.Option("--operators", help="Times of each operator too, in a run of their own.")]
 Wait = Annotated[str, typer.Option(metavar="TIME", help="How long to wait for somebody else's benchmark.")]
 Timeout = Annotated[str, typer.Option(metavar="TIME", help="Longest time of one launch.")]
+Layers = Annotated[
+    Path | None,
+    typer.Option(metavar="TABLE", help="Add the times of the model's layers as --target to TABLE.json, for a search."),
+]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where results go.")]
 Format = Annotated[str, typer.Option("--format", metavar="NAME", help="table, json, csv or markdown.")]
 Samples = Annotated[bool, typer.Option("--samples", help="With --format json: every raw sample too.")]
@@ -60,14 +67,17 @@ Runtimes = Annotated[
 
 
 def bench(
-    artifact: Artifact, device: DeviceNames = None, target: Targets = None, threads: Threads = None, cpus: Cpus = None,
-    accelerator: Accelerator = "cpu", launches: Launches = 3, runs: Runs = 100, seconds: Seconds = "2",
+    context: typer.Context, artifact: Artifact, device: DeviceNames = None, target: Targets = None, threads: Threads = None,
+    cpus: Cpus = None, accelerator: Accelerator = "cpu", launches: Launches = 3, runs: Runs = 100, seconds: Seconds = "2",
     max_seconds: MaxSeconds = "60", sustained: Sustained = "0", evaluate: Evaluate = None, lock_clocks: LockClocks = False,
     fail_on_fallback: FailOnFallback = False, operators: Operators = False, wait: Wait = "15m", timeout: Timeout = "10m",
-    out: Out = Path("runs"), form: Format = "table", samples: Samples = False, debug: Debug = False,
+    layers: Layers = None, out: Out = Path("runs"), form: Format = "table", samples: Samples = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Measure artifacts on devices."""
     with reported(debug):
+        if layers is not None:
+            _check_alone(context)
+            return _layers(str(artifact), device or ["local"], target or [], threads or [1], layers)
         from edgeopt.bench.durations import cpu_list, seconds_of
         from edgeopt.bench.types import BenchSettings
         from edgeopt.errors import UsageError, did_you_mean
@@ -85,6 +95,53 @@ def bench(
         found, folders = _run(_request(artifact, device or ["local"], target or [], evaluate, out, settings))
         _show(found, folders, form, samples)
         raise typer.Exit(_exit_code(found))
+
+
+def _check_alone(context: typer.Context) -> None:
+    """Layers are measured in one way: raises UsageError for an option that would not be heeded."""
+    from edgeopt.errors import UsageError
+
+    heeded = ("artifact", "device", "target", "threads", "layers", "debug")
+    for name in context.params:
+        source = context.get_parameter_source(name)  # by its name: typer may bring a click of its own
+        if name not in heeded and source is not None and source.name == "COMMANDLINE":
+            option = "--" + {"form": "format"}.get(name, name).replace("_", "-")
+            raise UsageError(f"{option} does not go with --layers", fix="leave it out")
+
+
+def _layers(model: str, devices: list[str], targets: list[str], threads: list[int], path: Path) -> None:
+    """Fills the table of layers in ``path``, and says how well it foretells the whole model."""
+    from dataclasses import replace
+
+    from edgeopt.errors import ModelError, UsageError
+
+    for name, given in (("device", devices), ("target", targets), ("threads", threads)):
+        if len(given) != 1:
+            why = f"a table is for one, and {len(given)} were given"
+            raise UsageError(f"--layers needs one --{name}", why=why, fix=f"give --{name} once")
+    from edgeopt.chatter import diverted
+    from edgeopt.files import make_folder
+    from edgeopt.report.layers_view import print_layers
+    from edgeopt.report.progress import progress
+
+    make_folder(path.parent)
+    with progress() as listen, diverted(path.with_suffix(".log")):
+        from torch import nn
+
+        from edgeopt.latency import SETTINGS, layer_latency, on_device
+        from edgeopt.references import load_model
+
+        loaded = load_model(model)
+        module, example = loaded.module, loaded.example_inputs
+        if not isinstance(module, nn.Module):
+            raise ModelError(f"{model} is an exported program", fix="give the nn.Module itself: its layers are looked for")
+        settings = replace(SETTINGS, threads=tuple(threads))
+        times = layer_latency(
+            [(module, example)], target=targets[0], device=devices[0], path=path, settings=settings, listen=listen
+        )
+        whole = on_device(target=targets[0], device=devices[0], settings=settings, listen=listen)(module, example)
+        prediction = times.predict(module, example)
+    print_layers(times.table, prediction, whole, path)
 
 
 @devices_app.callback()

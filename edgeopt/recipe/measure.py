@@ -7,10 +7,10 @@ from pathlib import Path
 import zstandard
 from torch import nn
 
-from edgeopt import errors
 from edgeopt.bench.artifacts import load
+from edgeopt.bench.failed import cause_of, device_error
 from edgeopt.bench.run import Benchmark, Request
-from edgeopt.bench.types import BenchSettings
+from edgeopt.bench.types import BenchResult, BenchSettings
 from edgeopt.bundle import Bundle
 from edgeopt.compress.measures import ZSTD_LEVEL, size
 from edgeopt.core import TWIN, TargetResult
@@ -39,8 +39,8 @@ def measure(subject: Subject, module: nn.Module, folder: Path, listen: Listener,
         return Measured(size=found, scores=scores)
     bundle = _exported(subject, subject.model, module, folder, listen)
     artifacts = tuple(_made(bundle, result) for result in bundle.manifest.results if _concerns(subject.profile, result))
-    times = _device_ms(subject, bundle, (subject.profile.name, *([TWIN] if twins else [])), listen)
-    artifacts = tuple(replace(made, ms=times.get((made.target, made.format))) for made in artifacts)
+    timed = _timed(subject, bundle, (subject.profile.name, *([TWIN] if twins else [])), listen)
+    artifacts = tuple(_with_time(made, timed.get((made.target, made.format))) for made in artifacts)
     return Measured(size=found, scores=scores, artifacts=artifacts)
 
 
@@ -51,16 +51,23 @@ def latency_ms(subject: Subject, module: nn.Module, folder: Path, listen: Listen
     """
     assert subject.profile is not None
     bundle = _exported(subject, replace(subject.model, evaluate=None), module, folder, listen)
-    times = _device_ms(subject, bundle, (subject.profile.name,), listen)
+    timed = _timed(subject, bundle, (subject.profile.name,), listen)
+    times = [result.typical_ms for result in timed.values() if result.typical_ms is not None]
     if not times:
-        reasons = "; ".join(result.reason for result in bundle.manifest.results if result.reason)
+        reasons = "; ".join(made.reason for made in bundle.manifest.results if made.reason)
+        reasons = reasons or "; ".join(cause_of(result.reason) for result in timed.values())
         fix = "name another target or device"
         raise TargetFailed(f"{subject.profile.name} gives no latency to judge by", why=reasons, fix=fix)
-    return min(times.values())
+    return min(times)
 
 
-def _device_ms(subject: Subject, bundle: Bundle, targets: tuple[str, ...], listen: Listener) -> dict[tuple[str, str], float]:
-    """Median latency on the recipe's device, by target and format, of what there is for ``targets``."""
+def _timed(
+    subject: Subject, bundle: Bundle, targets: tuple[str, ...], listen: Listener
+) -> dict[tuple[str, str], BenchResult]:  # fmt: skip
+    """What the recipe's device measured, by target and format, of what there is for ``targets``, the first of them its own.
+
+    A device without the runtime for them has measured nothing, which is no failure.
+    """
     there = {result.target for result in bundle.manifest.results if result.artifact is not None and result.status == "ok"}
     wanted = tuple(name for name in targets if name in there)
     if not wanted:
@@ -73,14 +80,15 @@ def _device_ms(subject: Subject, bundle: Bundle, targets: tuple[str, ...], liste
     (run,) = Benchmark(request).run()
     failed = [result for result in run.results if result.status == "failed" and result.subject.target == targets[0]]
     if run.error or failed:
-        error, reason = (run.error, run.reason) if run.error else (failed[0].error, failed[0].reason)
-        kind = getattr(errors, error, errors.RunFailed)
         fix = (
             f"see whether edgeopt bench {bundle.path} --device {device} works, then run the same command again: it goes on here"
         )
-        raise kind(f"{device} measured no latency of {targets[0]}", why=reason, fix=fix)
-    times = {(result.subject.target, result.subject.format): result.typical_ms for result in run.results}
-    return {key: ms for key, ms in times.items() if ms is not None}
+        raise device_error(f"{device} measured no latency of {targets[0]}", run, next(iter(failed), None), fix)
+    return {(result.subject.target, result.subject.format): result for result in run.results}
+
+
+def _with_time(made: MadeFor, result: BenchResult | None) -> MadeFor:
+    return made if result is None else replace(made, ms=result.typical_ms, reason=made.reason or cause_of(result.reason))
 
 
 def packed_bytes(path: Path) -> int:
