@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import edgeopt
 from edgeopt.compress import measures, store
 from edgeopt.compress.channels import Channels
 from edgeopt.compress.technique import Compressed, Context
@@ -260,17 +259,6 @@ def test_pruned_nets_are_captured_by_torch_export(plan: nets.Plan) -> None:
     module = pruned(nets.Random(plan)).module
     program = torch.export.export(module, (IMAGE,))
     torch.testing.assert_close(program.module()(IMAGE), module(IMAGE))
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of torch and its exporters: an export sends them to its log
-def test_a_pruned_net_with_a_residual_and_a_concatenation_is_exported_to_every_format(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    images = [torch.randn(1, 3, 8, 8) for _ in range(8)]
-    module = pruned(nets.Random((("residual", 16), ("concat", 16))), images[0]).module
-    model = edgeopt.Model(module, images[0], calibration=images)
-    bundle = edgeopt.export(model, targets=["arm-xnnpack", "x86-fbgemm", "apple-ane"], out=tmp_path / "bundle")
-    assert {one.status for one in bundle.manifest.results} == {"ok"}
 
 
 @pytest.mark.slow

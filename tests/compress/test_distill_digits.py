@@ -1,13 +1,11 @@
 """Distillation on real data: a student against the same one trained alone, and its artifact."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-import edgeopt
 from edgeopt.compress.distill import Distill
 from edgeopt.compress.technique import Context
 from edgeopt.compress.training import Trainer
@@ -60,14 +58,3 @@ def test_a_distilled_student_is_a_point_above_the_same_student_trained_alone() -
         found = Distill(epochs=epochs, learning_rate=rate).apply(teacher, given).module
         distilled.append(digits_accuracy(found))
     assert sum(distilled) / 3 > sum(alone) / 3 + 0.01, (alone, distilled)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
-def test_a_student_exports_like_any_other(tmp_path: Path) -> None:
-    images = digits.data()[0]
-    given = Context(example_inputs=images[:1], batches=[(image[None],) for image in images[:128]])
-    student = Distill(width=0.5, epochs=2).apply(digits.trained(), given).module
-    model = edgeopt.Model(student, images[:1], calibration=[(image[None],) for image in images[:50]])
-    bundle = edgeopt.export(model, targets=["arm-xnnpack"], out=tmp_path)
-    assert {(result.target, result.status) for result in bundle.manifest.results} >= {("arm-xnnpack", "ok")}

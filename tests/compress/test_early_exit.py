@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import edgeopt
 from edgeopt.compress import store
 from edgeopt.compress.early_exit import EarlyExit, measured
 from edgeopt.compress.measures import macs
@@ -180,14 +179,3 @@ def test_misuse_is_named(net: nn.Module) -> None:
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be|between|give the layers|at least 0"):
         from_data(EarlyExit, settings)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
-def test_a_stage_and_the_whole_export_and_verify(compressed: Compressed, tmp_path: Path) -> None:
-    images = [(image[None],) for image in digits.data()[0][:50]]
-    first, _ = exits(compressed).parts(EXAMPLE)[0]
-    for name, module in {"stage": first, "whole": exits(compressed)}.items():
-        bundle = edgeopt.export(module, EXAMPLE, calibration=images, targets=["arm-xnnpack"], out=tmp_path / name)
-        assert {(result.target, result.status) for result in bundle.manifest.results} >= {("arm-xnnpack", "ok")}
-        assert all(result.status == "ok" for result in bundle.manifest.results)

@@ -1,12 +1,9 @@
 """A module's layers as its runtimes execute them: the same computation in parts, each part a module of its own."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-import edgeopt
 from edgeopt.compress.families.layer_trace import layers_of
 from edgeopt.compress.measures import macs
 from tests.compress.families import build
@@ -108,10 +105,3 @@ def test_a_value_that_is_split_is_split_once_and_its_parts_are_inputs_of_their_o
 
     assert kinds_of(Gated(), torch.rand(2, 4)) == ["linear", "slice", "sigmoid", "mul", "concat"]
     assert all(layer.module(*layer.example) is not None for layer in layers_of(Gated(), (torch.rand(2, 4),)))
-
-
-@pytest.mark.slow
-def test_a_layer_exports_like_any_model(tmp_path: Path) -> None:
-    layer = layers_of(build(width=0.5), IMAGE)[1]
-    bundle = edgeopt.export(layer.module, layer.example, targets=["arm-xnnpack"], out=tmp_path / "bundle")
-    assert {result.status for result in bundle.manifest.results} == {"ok"}

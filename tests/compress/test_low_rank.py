@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import edgeopt
 from edgeopt.compress import measures, store
 from edgeopt.compress.low_rank import LowRank
 from edgeopt.compress.technique import Context
@@ -276,18 +275,3 @@ def test_digits_lose_little_at_half_their_macs() -> None:
     compressed = LowRank(rule="macs", share=0.6).apply(net, Context(example_inputs=example)).module
     assert measures.macs(compressed, example) <= 0.6 * measures.macs(net, example)
     assert accuracy(compressed) >= accuracy(net) - 0.05
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of the converters' own
-def test_factorised_models_export_and_verify(tmp_path: Path) -> None:
-    example = digits.data()[2][:1]
-    context = Context(example_inputs=example)
-    once = LowRank(share=0.8, exclude=("features.6",)).apply(digits.trained(), context).module
-    compressed = LowRank(share=0.8, conv="cp", exclude=("features.3*",)).apply(once, context)
-    assert [layer.layer for layer in compressed.record.changed] == ["features.6"]
-    targets = ["arm-xnnpack", "x86-fbgemm", "apple-ane-fp16"]
-    bundle = edgeopt.export(compressed.module, example, targets=targets, out=tmp_path, calibration=digits.calibration, jobs=1)
-    assert {result.target: result.status for result in bundle.manifest.results if result.target in targets} == dict.fromkeys(
-        targets, "ok"
-    )

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-import edgeopt
 from edgeopt.compress.nm import NM
 from edgeopt.compress.pattern import LayerPattern, pattern_holds
 from edgeopt.compress.sparsity.surgeon import Pattern, by_magnitude
@@ -126,39 +125,6 @@ def test_integer_operators_and_weights_in_branches_are_seen_and_computed_ones_ar
     branch = helper.make_node("If", ["if"], ["y"], then_branch=inner, else_branch=other)
     (found,) = write(tmp_path / "i.onnx", [branch], {"if": np.array(True)})
     assert (found.axis, found.holds, found.layer) == (0, True, "kept")
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.up = nn.Conv2d(4, 16, 3), nn.ConvTranspose2d(16, 8, 2, 2)
-        self.sequence, self.last = nn.Linear(8, 8, bias=False), nn.Linear(8, 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.up(self.conv(x).relu()).relu().flatten(2).mT
-        scores: Tensor = self.last(self.sequence(x).relu().mean(1))
-        return scores
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
-def test_exported_artifacts_have_the_pattern_in_every_format_and_arithmetic(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    data = [(torch.randn(1, 4, 8, 8),) for _ in range(4)]
-    pruned = NM().apply(Net().eval(), Context(example_inputs=data[0])).module
-    targets = ["portable-fp32", "arm-ort", "arm-xnnpack"]
-    bundle = edgeopt.export(pruned, data[0], targets=targets, out=tmp_path / "out", calibration=data)
-    torch.export.save(torch.export.export(pruned, data[0]), tmp_path / "own.pt2")
-    made = [tmp_path / "out" / result.artifact.path for result in bundle.manifest.results if result.artifact]
-    checked = [path for path in (*made, tmp_path / "own.pt2") if path.suffix in (".onnx", ".tflite", ".pt2")]
-    assert {path.suffix for path in checked} == {".onnx", ".tflite", ".pt2"}
-    assert len(checked) >= 5
-    for path in checked:
-        dense, *others = sorted(pattern_holds(path), key=lambda layer: layer.zeros)
-        assert dense.shape.index(16) in (0, 3) and not dense.holds, path.name  # the transposed convolution
-        assert [layer.holds for layer in others] == [True] * 3, path.name
-        assert all(layer.zeros >= 0.5 for layer in others)
-        assert not any(layer.holds for layer in pattern_holds(path, 1, 4))
 
 
 def test_a_program_of_torch_export_itself_is_read_with_transposed_and_split_weights(tmp_path: Path) -> None:

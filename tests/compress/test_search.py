@@ -10,9 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
-import edgeopt
 from edgeopt.compress.families.found import Found, Trial
 from edgeopt.compress.measures import macs
 from edgeopt.compress.search import Sharing, load, search
@@ -20,7 +19,7 @@ from edgeopt.compress.technique import Context
 from edgeopt.core import from_json, to_json
 from edgeopt.errors import BudgetUnmet, CompressionError
 from edgeopt.model import Batch, Predict
-from tests.compress.families import build, context, data, evaluate
+from tests.compress.families import build, context, data
 
 SMALL = {"width": (0.25, 0.5), "depth": (1, 2)}
 WIDE = {"width": tuple(number / 16 for number in range(1, 17)), "depth": (1, 2, 3)}
@@ -239,19 +238,3 @@ def test_a_budget_that_nothing_meets_names_the_two_ends() -> None:
 def test_what_was_found_round_trips_through_json() -> None:
     found = search(build, SMALL, pretend())
     assert from_json(Found, to_json(found)) == found
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of torch and torchao
-def test_a_found_network_exports_with_its_score(tmp_path: Path) -> None:
-    found = search(build, {"width": (0.25, 0.5)}, context(), epochs=4, folder=tmp_path / "search")
-    best = found.best()
-    example: tuple[Tensor, ...] = (data()[2][:1],)
-    bundle = edgeopt.export(
-        load(build, best, tmp_path / "search"), example, targets=["x86-fbgemm"], out=tmp_path / "bundle", evaluate=evaluate,
-        calibration=[(data()[0][:64],)],
-    )  # fmt: skip
-    assert {result.status for result in bundle.manifest.results} == {"ok"}
-    for result in bundle.manifest.results:
-        if result.accuracy:
-            assert result.accuracy["accuracy"] > best.score - 0.05

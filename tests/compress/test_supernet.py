@@ -1,7 +1,6 @@
 """Shared weights: parts of the largest network, the sandwich rule's gradients, and batch norms calibrated anew."""
 
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import edgeopt
 from edgeopt.compress.families.family import Family
 from edgeopt.compress.families.supernet import Supernet, recalibrate
 from edgeopt.compress.training import fine_tune
@@ -140,11 +138,3 @@ def test_a_training_that_diverges_leaves_the_shared_weights_as_they_were() -> No
     with pytest.raises(TrainingFailed):
         fine_tune(diverging, shared, 1)
     assert all(torch.equal(value, before[name]) for name, value in shared.state_dict().items())
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of torch and torchao
-def test_a_network_taken_out_exports(tmp_path: Path) -> None:
-    module = supernet().take({"width": 0.5, "depth": 2}, context())
-    bundle = edgeopt.export(module, (data()[2][:1],), targets=["arm-xnnpack"], out=tmp_path / "bundle")
-    assert {result.status for result in bundle.manifest.results} == {"ok"}
