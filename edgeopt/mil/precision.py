@@ -3,7 +3,7 @@
 The Neural Engine computes in float16 and says nothing when a value overflows.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -13,7 +13,8 @@ from edgeopt.core import data_class
 
 Precision = Literal["float16", "float32"]
 """``float16``: every tensor that the program declares as float16 is rounded to it. ``float32``: the program's mathematics."""
-MAX_FLOAT16 = 65504.0
+HARMFUL_POWER = 1e-4
+"""-40 dB: as much noise as a float16 artifact may have as a whole."""
 
 
 @data_class
@@ -29,6 +30,8 @@ class LostRange:
     """Finite results that become infinite."""
     vanished: int
     """Results other than zero that become zero."""
+    vanished_power: float
+    """What those were of the tensor's power (its sum of squares), at worst: 0 to 1."""
 
     def describe(self) -> str:
         """In words, for a warning."""
@@ -46,24 +49,32 @@ class Watch:
 
     def saw(self, operator: str, output: str, layer: str, exact: Tensor, rounded: Tensor) -> None:
         """Counts what ``rounded`` lost of ``exact``, both float32 of one shape."""
-        overflowed = int((rounded.isinf() & exact.isfinite()).sum())
-        vanished = int(((rounded == 0) & (exact != 0)).sum())
-        before = self.found.get(output) or LostRange(
-            operator=operator, output=output, layer=layer, values=0, overflowed=0, vanished=0
-        )
-        self.found[output] = LostRange(
-            operator=operator, output=output, layer=layer, values=before.values + exact.numel(),
-            overflowed=before.overflowed + overflowed, vanished=before.vanished + vanished,
+        gone = (rounded == 0) & (exact != 0)
+        seen = LostRange(
+            operator=operator, output=output, layer=layer, values=exact.numel(),
+            overflowed=int((rounded.isinf() & exact.isfinite()).sum()), vanished=int(gone.sum()),
+            vanished_power=_power(exact[gone]) / _power(exact) if gone.any() else 0.0,
         )  # fmt: skip
+        before = self.found.get(output)
+        self.found[output] = seen if before is None else _together(before, seen)
 
     def lost(self) -> tuple[LostRange, ...]:
-        """Operators with any overflow, or of whose results none but zeros are left, in the program's order."""
-        return tuple(each for each in self.found.values() if each.overflowed or (each.vanished and self._all_gone(each)))
+        """Operators with any overflow, or whose results lose more by what vanishes than by rounding, in the program's order.
 
-    @staticmethod
-    def _all_gone(each: LostRange) -> bool:
-        """Single values vanish in every softmax; a tensor that vanishes as a whole is an error."""
-        return each.vanished >= each.values / 2
+        Small values vanish in every softmax beside great ones, which is harmless.
+        """
+        return tuple(each for each in self.found.values() if each.overflowed or each.vanished_power > HARMFUL_POWER)
+
+
+def _power(values: Tensor) -> float:
+    return float(values.double().square().sum())
+
+
+def _together(one: LostRange, other: LostRange) -> LostRange:
+    return replace(
+        one, values=one.values + other.values, overflowed=one.overflowed + other.overflowed,
+        vanished=one.vanished + other.vanished, vanished_power=max(one.vanished_power, other.vanished_power),
+    )  # fmt: skip
 
 
 def rounded(value: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import edgeopt.coreml
 from edgeopt.errors import ConversionError, InputError, UnknownOperator
 from edgeopt.mil.loading import LAYERS_KEY, MODEL, read_spec
+from edgeopt.mil.precision import Watch, rounded
 from tests.mil.packages import converted, run_mil
 
 # coremltools, torch.export and torch.jit warn about each other's versions and their own deprecated calls
@@ -86,6 +87,14 @@ def test_what_float16_loses_is_reported_with_its_operator(factor: float, word: s
     assert "mul 'further' of layer head.scale: 4 of 4 values" in lost[0].describe()
     assert word in lost[0].describe()
     assert edgeopt.coreml.load(out, precision="float32").examine(x=x.numpy().astype(np.float16))[1] == ()
+
+
+def test_small_values_that_vanish_beside_great_ones_are_no_finding() -> None:
+    watch = Watch()
+    attention = torch.softmax(torch.tensor([[0.0, -20.0, -30.0, -25.0]]), -1)
+    assert int((rounded(attention) == 0).sum()) == 3
+    watch.saw("softmax", "attention", "", attention, rounded(attention))
+    assert watch.lost() == ()
 
 
 def test_an_unknown_operator_is_named_with_its_layer_and_what_is_known(tmp_path: Path) -> None:
