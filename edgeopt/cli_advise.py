@@ -13,7 +13,9 @@ from edgeopt.cli_report import Debug, reported
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgeopt.compress.planner.advice import Advice
+    from edgeopt.capture import Captured
+    from edgeopt.compress.planner.advice import Advice, Budgets
+    from edgeopt.compress.sensitivity import Sensitivity
     from edgeopt.core import Plan
     from edgeopt.model import Model
     from edgeopt.options import Listener
@@ -33,10 +35,10 @@ Inputs = Annotated[
     typer.Option("--input", metavar="SPEC", help="1x3x224x224:float32, or ids=1x128:int64; repeatable, in order."),
 ]
 Write = Annotated[Path | None, typer.Option("--write", metavar="FILE", help="Write the advice as a recipe, recipe.toml.")]
-SensitivityPlot = Annotated[
-    Path | None, typer.Option("--sensitivity", metavar="FILE", help="Cut each layer alone, evaluate, and plot it: scan.svg.")
+Scan = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Evaluate with each layer cut, for up to 60s, and leave the sensitive ones whole."),
 ]
-ScanTime = Annotated[str, typer.Option(metavar="TIME", help="How long --sensitivity may take.")]
 Format = Annotated[str, typer.Option("--format", metavar="NAME", help="table or json.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="List every layer.")]
 
@@ -44,7 +46,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="List every layer.")]
 def advise(
     model: ModelArgument, target: Target, max_size: MaxSize = None, max_latency: MaxLatency = None, max_drop: MaxDrop = None,
     calibration: Calibration = None, evaluate: Evaluate = None, inputs: Inputs = None, write: Write = None,
-    sensitivity: SensitivityPlot = None, scan_time: ScanTime = "60s", form: Format = "table", verbose: Verbose = False,
+    scan: Scan = None, form: Format = "table", verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Say which techniques, in which order, bring a model within a size or latency."""
@@ -58,16 +60,15 @@ def advise(
             max_latency_ms=milliseconds_of(max_latency) if max_latency else None,
             max_drop=max_drop,
         )
-        seconds = milliseconds_of(scan_time) / 1e3
+        seconds = milliseconds_of(scan) / 1e3 if scan else None
         loaded, profile = _loaded(model, target, calibration, evaluate, inputs)
-        _refuse_unjudged(loaded, max_drop, sensitivity)
-        advice = _advice(loaded, target, profile, budgets)
+        _refuse_unjudged(loaded, max_drop, scan)
+        training = _training(model)
+        advice = _advice(loaded, target, profile, budgets, seconds, trains=bool(training))
         _show(advice, form, verbose)
-        if sensitivity:
-            _scan(loaded, sensitivity, seconds, verbose, quiet=form == "json")
         if write:
             given = {"model": model, "target": target, "calibration": calibration, "evaluate": evaluate}
-            _write(advice, write, {name: reference for name, reference in given.items() if reference})
+            _write(advice, write, {name: reference for name, reference in given.items() if reference}, training)
 
 
 def _refuse(form: str, write: Path | None, inputs: list[str] | None) -> None:
@@ -83,10 +84,10 @@ def _refuse(form: str, write: Path | None, inputs: list[str] | None) -> None:
         raise UsageError("--write and --input do not go together", why="a recipe's model brings its example inputs", fix=fix)
 
 
-def _refuse_unjudged(model: "Model", max_drop: float | None, sensitivity: Path | None) -> None:
+def _refuse_unjudged(model: "Model", max_drop: float | None, scan: str | None) -> None:
     from edgeopt.errors import UsageError
 
-    for option in (["--max-drop"] if max_drop is not None else []) + (["--sensitivity"] if sensitivity else []):
+    for option in (["--max-drop"] if max_drop is not None else []) + (["--scan"] if scan else []):
         if model.evaluate is None:
             raise UsageError(
                 f"{option} has nothing to judge", why="the model has no evaluate", fix="add --evaluate file.py:name"
@@ -104,32 +105,51 @@ def _loaded(
     return load_model(model, inputs=parsed, calibration=calibration, evaluate=evaluate), profile
 
 
-def _advice(model: "Model", target: str, profile: "TargetProfile", budgets: Any) -> "Advice":
+def _advice(
+    model: "Model", target: str, profile: "TargetProfile", budgets: "Budgets", seconds: float | None, *, trains: bool
+) -> "Advice":
     from edgeopt.report.progress import progress
 
     with progress() as listen, _quiet():
+        from edgeopt.capture import capture
         from edgeopt.compress.advise import advise as run
         from edgeopt.options import Event
 
         measured = _latency(model, target, listen) if budgets.max_latency_ms is not None else None
-        plan = _plan(model, target, listen)
+
+        def tell(line: str) -> None:
+            listen(Event(subject=model.name, phase="plan", detail=line))
+
+        listen(Event(subject=model.name, phase="capture"))
+        captured = capture(model)
+        plan = _plan(model, captured, target, listen)
         try:
+            scanned = None if seconds is None else _scanned(model, captured, seconds, tell)
             return run(
-                model, profile, budgets, latency_ms=measured, plan=plan,
-                tell=lambda line: listen(Event(subject=model.name, phase="plan", detail=line)),
+                model, profile, budgets, latency_ms=measured, plan=plan, captured=captured, sensitivity=scanned, trains=trains,
+                tell=tell,
             )  # fmt: skip
         finally:
             listen(Event(subject=model.name, phase="done"))
 
 
-def _plan(model: "Model", target: str, listen: "Listener") -> "Plan | None":
+def _plan(model: "Model", captured: "Captured", target: str, listen: "Listener") -> "Plan | None":
     """What the target would make of the model as it is: the layers that it leaves in float."""
     from edgeopt.options import Options
     from edgeopt.pipeline import plan
     from edgeopt.targets import loader
 
-    plans = plan(model, Options(out=Path(), targets=(target,)), listen)
+    plans = plan(model, Options(out=Path(), targets=(target,)), listen, captured)
     return next((one for one in plans if one.target == loader.load(target).name), None)
+
+
+def _scanned(model: "Model", captured: "Captured", seconds: float, tell: Callable[[str], None]) -> "Sensitivity":
+    from edgeopt.compress.sensitivity import scan
+    from edgeopt.compress.technique import Context
+
+    context = Context(example_inputs=model.example_inputs, evaluate=model.evaluate, tell=tell)
+    module: Any = model.module
+    return scan(module, context, seconds=seconds, program=captured.program)
 
 
 def _latency(model: "Model", target: str, listen: "Listener") -> "Callable[[nn.Module], float]":
@@ -161,34 +181,21 @@ def _latency(model: "Model", target: str, listen: "Listener") -> "Callable[[nn.M
 
 def _show(advice: "Advice", form: str, verbose: bool) -> None:
     from edgeopt.core import to_json
-    from edgeopt.report.advice_view import print_advice
+    from edgeopt.report.advice_view import print_advice, print_sensitivity
 
     if form == "json":
         typer.echo(to_json(advice), nl=False)
     else:
         print_advice(advice, verbose=verbose)
+        if advice.sensitivity is not None:
+            print_sensitivity(advice.sensitivity, verbose=verbose)
 
 
-def _scan(model: "Model", path: Path, seconds: float, verbose: bool, *, quiet: bool) -> None:
-    with _quiet():
-        from edgeopt.compress.sensitivity import scan
-        from edgeopt.compress.technique import Context
-    from edgeopt.report.advice_view import print_sensitivity
-    from edgeopt.report.sensitivity_plot import write_sensitivity
-
-    module: Any = model.module
-    with _quiet():
-        found = scan(module, Context(example_inputs=model.example_inputs, evaluate=model.evaluate), seconds=seconds)
-    write_sensitivity(found, path)
-    if not quiet:
-        print_sensitivity(found, verbose=verbose)
-        typer.echo(f"plotted in {path}")
-
-
-def _write(advice: "Advice", path: Path, references: dict[str, str]) -> None:
-    from edgeopt.compress.planner.recipe_text import recipe_text
+def _write(advice: "Advice", path: Path, references: dict[str, str], training: dict[str, str]) -> None:
+    from edgeopt.compress.planner.recipe_text import recipe_text, reference_from
     from edgeopt.errors import UsageError
     from edgeopt.files import write_atomic
+    from edgeopt.report.sensitivity_plot import write_sensitivity
 
     if not advice.steps:
         typer.echo("no recipe is written: there is nothing to compress", err=True)
@@ -196,11 +203,14 @@ def _write(advice: "Advice", path: Path, references: dict[str, str]) -> None:
     folder = path.resolve().parent
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", fix="make it, or give another name")
-    training = _training(references["model"])
     text = recipe_text(
-        advice, *({name: _seen_from(folder, one) for name, one in some.items()} for some in (references, training))
+        advice, *({name: reference_from(folder, one) for name, one in some.items()} for some in (references, training))
     )
     write_atomic(path, text.encode())
+    if advice.sensitivity is not None:
+        plot = path.with_name(f"{path.stem}-sensitivity.svg")
+        write_sensitivity(advice.sensitivity, plot)
+        typer.echo(f"the scan is plotted in {plot}", err=True)
     typer.echo(f"the recipe is in {path}: edgeopt compress --recipe {path}", err=True)
 
 
@@ -218,14 +228,6 @@ def _training(model: str) -> dict[str, str]:
 
     stepwise = found("train_step") | found("batches")
     return stepwise if len(stepwise) == 2 else found("fit")
-
-
-def _seen_from(folder: Path, reference: str) -> str:
-    """A reference to a file, relative to ``folder``; others as they are."""
-    source, colon, name = reference.rpartition(":")
-    if source.endswith(".py"):
-        return Path(os.path.relpath(source, folder)).as_posix() + colon + name
-    return Path(os.path.relpath(reference, folder)).as_posix() if reference.endswith(".toml") else reference
 
 
 def _quiet() -> AbstractContextManager[None]:

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeopt import registry
 from edgeopt.bundle import Bundle, BundleWriter
@@ -16,6 +17,9 @@ from edgeopt.progress import event
 from edgeopt.targets import loader
 from edgeopt.targets.schema import TargetProfile
 
+if TYPE_CHECKING:
+    from edgeopt.capture import Captured
+
 
 def profiles_of(options: Options) -> list[TargetProfile]:
     """The profiles asked for, and always the fp32 twins. Raises MissingExtra before any work is done."""
@@ -26,15 +30,21 @@ def profiles_of(options: Options) -> list[TargetProfile]:
     return profiles
 
 
-def plan(model: Model, options: Options, listen: Listener = ignore) -> tuple[Plan, ...]:
-    """What :func:`export` would make for each target, and why; makes nothing. Ranges come from the example input alone."""
+def plan(
+    model: Model, options: Options, listen: Listener = ignore, captured: "Captured | None" = None
+) -> tuple[Plan, ...]:  # fmt: skip
+    """What :func:`export` would make for each target, and why; makes nothing. Ranges come from the example input alone.
+
+    ``captured``: the capture of ``model``, where the caller has it.
+    """
     from edgeopt.calibrate import calibrate
     from edgeopt.capture import capture
     from edgeopt.jobs import DENSE, jobs_of, plan_of, quantization_of
 
     with tempfile.TemporaryDirectory() as folder, diverted(Path(folder) / "chatter.log"), _one_torch_thread():
-        listen(event("model", "capture"))
-        captured = capture(model)
+        if captured is None:
+            listen(event("model", "capture"))
+            captured = capture(model)
         module = captured.program.module(check_guards=False)
         statistics = calibrate({DENSE: module}, captured.signature, captured.example, None).statistics[DENSE]
         plans = []

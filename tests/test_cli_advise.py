@@ -8,7 +8,9 @@ from typer.testing import CliRunner
 
 from edgeopt import errors
 from edgeopt.cli import app
+from edgeopt.core import from_json
 from edgeopt.recipe import schema
+from edgeopt.recipe.outcome import Outcome
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
 RUN = CliRunner()
@@ -26,14 +28,43 @@ def model():
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
     return edgeopt.Model(net, (torch.randn(1, 1, 16, 16),), evaluate=lambda predict: {"score": 1.0})
 
-def train_step(net, batch):
-    return net(batch).pow(2).mean()
-
-def batches():
-    yield torch.randn(4, 1, 16, 16)
-
 def bare():
     return nn.Linear(4, 2)
+"""
+
+DIGITS = """
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+import edgeopt
+
+digits = load_digits()
+images = torch.from_numpy(digits.images[:, None] / 16).float()
+labels = torch.from_numpy(digits.target)
+
+def evaluate(predict):
+    return {"accuracy": float((predict(images[1400:].numpy())[0].argmax(1) == labels[1400:].numpy()).mean())}
+
+def train_step(net, batch):
+    return nn.functional.cross_entropy(net(batch[0]), batch[1])
+
+def batches():
+    yield from zip(images[:1400].split(50), labels[:1400].split(50))
+
+def model():
+    torch.manual_seed(0)
+    layers = []
+    for inputs, outputs, stride in ((1, 16, 1), (16, 32, 2), (32, 64, 2)):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
+    for _ in range(5):
+        for batch in batches():
+            optimizer.zero_grad()
+            train_step(net, batch).backward()
+            optimizer.step()
+    samples = [(image[None],) for image in images[:50]]
+    return edgeopt.Model(net.eval(), (images[:1],), calibration=samples, evaluate=evaluate, name="digits")
 """
 
 
@@ -54,7 +85,7 @@ def net(tmp_path: Path) -> str:
         (["{net}:model", "--target", "arm-xnnpack", "--write", "r.toml", "--input", "1x4"], 2, "do not go together"),
         (["{net}:bare", "--target", "arm-xnnpack"], 12, "pass --input"),
         (["{net}:bare", "--target", "arm-xnnpack", "--input", "1x4", "--max-drop", "0.1"], 2, "add --evaluate"),
-        (["{net}:bare", "--target", "arm-xnnpack", "--input", "1x4", "--sensitivity", "x.svg"], 2, "add --evaluate"),
+        (["{net}:bare", "--target", "arm-xnnpack", "--input", "1x4", "--scan", "5s"], 2, "add --evaluate"),
     ],
 )
 def test_bad_input_gives_one_message_and_its_exit_code(net: str, arguments: list[str], code: int, said: str) -> None:
@@ -64,24 +95,39 @@ def test_bad_input_gives_one_message_and_its_exit_code(net: str, arguments: list
 
 
 @pytest.mark.slow
-def test_advice_is_printed_and_written_as_a_recipe(net: str, tmp_path: Path) -> None:
+def test_what_is_advised_runs_as_it_is_written_and_comes_out_as_expected(tmp_path: Path) -> None:
+    """A CNN on real digits: scanned, planned for a size, written; then compressed, trained and exported by that recipe."""
+    (tmp_path / "net.py").write_text(DIGITS)
     (tmp_path / "recipes").mkdir()
     recipe = tmp_path / "recipes" / "recipe.toml"
-    arguments = ["advise", f"{net}:model", "--target", "arm-xnnpack", "--max-size", "22kB", "--max-drop", "0.02"]
-    done = RUN.invoke(
-        app, [*arguments, "--write", str(recipe), "--sensitivity", str(tmp_path / "scan.svg"), "--scan-time", "20s"]
-    )
+    arguments = ["advise", f"{tmp_path}/net.py:model", "--target", "arm-xnnpack", "--max-size", "26kB", "--max-drop", "0.2"]
+    done = RUN.invoke(app, [*arguments, "--write", str(recipe), "--scan", "20s"])
     assert done.exit_code == 0, done.output
     assert "1 channels" in done.stdout
     assert "magnitude: unstructured zeros give no speed" in done.stdout
-    assert "What score loses" in done.stdout
-    assert (tmp_path / "scan.svg").exists()
+    assert "What accuracy loses" in done.stdout
+    assert (tmp_path / "recipes" / "recipe-sensitivity.svg").exists()
+
     read = schema.read(recipe)
-    assert Path(read.model.rpartition(":")[0]).resolve() == Path(net).resolve()
-    assert (read.target, read.max_drop, [step.technique for step in read.steps]) == ("arm-xnnpack", 0.02, ["channels"])
-    assert read.training.train_step is not None
-    assert read.training.train_step.endswith("net.py:train_step")
-    assert read.steps[0].epochs > 0
+    assert read.model == str(tmp_path / "recipes" / "../net.py:model")
+    assert (read.target, read.max_drop, [step.technique for step in read.steps]) == ("arm-xnnpack", 0.2, ["channels"])
+    assert read.steps[0].settings["exclude"] == ["0"]  # 1 in 30 of the work, and every other layer reads it
+    assert "0 loses" in recipe.read_text()
+
+    done = RUN.invoke(app, ["compress", "--recipe", str(recipe), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    outcome = from_json(Outcome, (tmp_path / "out" / "outcome.json").read_bytes())
+    parameters, macs, size = expected(recipe)
+    assert (outcome.kept.size.parameters, outcome.kept.size.macs) == (parameters, macs)
+    (made,) = (one.bytes for one in outcome.kept.artifacts if one.target == "arm-xnnpack")
+    assert made == pytest.approx(size, rel=0.05)
+    assert outcome.best == 1
+
+
+def expected(recipe: Path) -> tuple[int, ...]:
+    """What the last step's comment says: parameters, MACs, bytes."""
+    (*_, line) = (line for line in recipe.read_text().splitlines() if line.endswith("bytes expected"))
+    return tuple(int(word.replace(",", "")) for word in line.split() if word[0].isdigit())
 
 
 @pytest.mark.slow

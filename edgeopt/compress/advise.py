@@ -5,20 +5,23 @@ and artifact bytes are computed. What gains nothing on the target is refused wit
 budgets the mildest is advised. What it costs in accuracy shows only in training: ``edgeopt compress`` judges each step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import nn
+from torch.export import ExportedProgram
 
-from edgeopt.capture import capture
+from edgeopt.capture import Captured, capture
 from edgeopt.compress.planner import architecture
 from edgeopt.compress.planner.advice import Advice, AdvisedStep, Budgets, Figures
 from edgeopt.compress.planner.architecture import Architecture
-from edgeopt.compress.planner.footprint import artifact_bytes
+from edgeopt.compress.planner.footprint import Footprint, has_integers
 from edgeopt.compress.planner.plans import Excess, Plans
 from edgeopt.compress.planner.refusals import refusals
+from edgeopt.compress.planner.sensitive import too_sensitive
 from edgeopt.compress.planner.trials import Bench, Tried
+from edgeopt.compress.sensitivity import Sensitivity
 from edgeopt.core import Plan
 from edgeopt.errors import BudgetUnmet, CompressionError, ModelError
 from edgeopt.kinds import WEIGHTED
@@ -27,8 +30,11 @@ from edgeopt.targets.schema import TargetProfile
 
 LatencyMs = Callable[[nn.Module], float]
 """Measures a module's latency in milliseconds, as an artifact of the target if that is possible."""
+STORING = WEIGHTED | {"embedding"}
+"""Kinds of operators that stored weights are for."""
 DEFAULT_SHARE = 0.5
 """Of the multiply-accumulates: the goal where no size or latency is asked for."""
+OWN_STUDENT = 'distil into a smaller network of your own (technique = "distill", student = "file.py:name")'
 MEASUREMENTS = 3
 """Of candidates, where a latency is asked for: each takes an export."""
 
@@ -40,23 +46,35 @@ def advise(
     *,
     latency_ms: LatencyMs | None = None,
     plan: Plan | None = None,
+    captured: Captured | None = None,
+    sensitivity: Sensitivity | None = None,
+    trains: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Advice:
     """What meets ``budgets`` for ``model`` on ``profile``.
 
     ``plan``: the target's plan for the model, from which the layers that stay in float are known; without it every layer
-    counts as integer for which the target has kernels. ``latency_ms`` measures the model and the candidates that are expected
-    to be fast enough; between them, latency is taken to fall with the multiply-accumulates. ``model`` is not changed.
+    counts as integer for which the target has kernels. ``captured``: ``model``'s, where it is known. ``latency_ms`` measures
+    the model and the candidates that are expected to be fast enough; between them, latency is taken to fall with the multiply-
+    accumulates. ``sensitivity``: of a scan; channel pruning leaves alone what loses too much by it. ``trains``: whether there
+    is training code; a student can also learn from the model's calibration data. ``model`` is not changed.
 
-    Raises BudgetUnmet with the nearest plan where nothing meets the budgets, CompressionError where a latency is asked for and
-    cannot be measured, ModelError for a program instead of a module, and what capturing the model raises.
+    Raises BudgetUnmet with the nearest plan where nothing meets the budgets, CompressionError where the target makes no
+    artifact of the model, or a latency is asked for and cannot be measured, ModelError for a program instead of a module, and
+    what capturing the model raises.
     """
     budgets = budgets or Budgets()
     if not isinstance(model.module, nn.Module):
         raise ModelError("techniques change layers, and this is an exported program", fix="give the nn.Module itself")
     if budgets.max_latency_ms is not None and latency_ms is None:
         raise CompressionError("a latency is asked for, but nothing measures it", fix="give latency_ms, a function of a module")
-    search = _Search(model, model.module, profile, budgets, latency_ms, plan, tell)
+    tell("looking at the model")
+    program = (captured or capture(model)).program
+    kept = frozenset(one.layer for one in (plan.kept_float if plan else ()) if one.operator in STORING)
+    profile = _usable(profile, program, kept, model.name)
+    footprint = Footprint(model.module, program, profile, kept)
+    whole = too_sensitive(sensitivity, budgets.max_drop) if sensitivity else {}
+    search = _Search(model, model.module, profile, budgets, latency_ms, program, footprint, whole, trains, tell)
     found = search.found()
     return Advice(
         model=model.name,
@@ -65,10 +83,22 @@ def advise(
         budgets=budgets,
         architecture=search.architecture,
         before=search.before,
-        steps=found.steps if found else (),
-        refused=refusals(search.bench, search.architecture, search.plans, found) if found else (),
+        steps=tuple(map(search.explained, found.steps)) if found else (),
+        refused=() if search.met else refusals(search.bench, search.architecture, search.plans, found),
         notes=search.notes(found),
+        sensitivity=sensitivity,
     )
+
+
+def _usable(profile: TargetProfile, program: ExportedProgram, kept: frozenset[str], name: str) -> TargetProfile:
+    """``profile`` with the scheme first that its export will come to: where no layer can be integer, the next is taken."""
+    for position, scheme in enumerate(profile.schemes):
+        candidate = replace(profile, schemes=profile.schemes[position:])
+        if not scheme.integer or has_integers(program, candidate, kept):
+            return candidate
+    why = "no layer of it can be computed in integers there"
+    fix = "ask for a floating-point target, such as portable-fp32"
+    raise CompressionError(f"{profile.name} makes no artifact of {name}", why=why, fix=fix)
 
 
 @dataclass(frozen=True)
@@ -80,45 +110,45 @@ class _Search:
     profile: TargetProfile
     budgets: Budgets
     latency_ms: LatencyMs | None
-    plan: Plan | None
+    program: ExportedProgram
+    footprint: Footprint
+    whole: Mapping[str, str]
+    trains: bool
     tell: Callable[[str], None]
 
     @cached_property
-    def kept_float(self) -> frozenset[str]:
-        """Layers with weights that the target's plan leaves in float."""
-        kept = self.plan.kept_float if self.plan else ()
-        return frozenset(one.layer for one in kept if one.operator in WEIGHTED or one.operator == "embedding")
-
-    @cached_property
     def bench(self) -> Bench:
-        return Bench(self.model, self.module, self.profile, self.before, kept_float=self.kept_float, tell=self.tell)
+        return Bench(self.model, self.module, self.profile, self.before, self.footprint, self.tell)
 
     @cached_property
     def plans(self) -> Plans:
-        return Plans(self.bench, self.architecture, self.before)
+        return Plans(self.bench, self.architecture, self.before, self.whole, self.trains)
 
     @cached_property
     def architecture(self) -> Architecture:
-        return self._looked[0]
+        return architecture.inspect(self.module, self.model.example_inputs, self.program)
 
     @cached_property
     def before(self) -> Figures:
-        return self._looked[1]
+        found = self.architecture
+        figures = Figures(parameters=found.parameters, macs=found.macs, bytes=self.footprint.bytes(self.module))
+        return figures if self.budgets.max_latency_ms is None else self._timed(figures, self.module)
 
-    @cached_property
-    def _looked(self) -> tuple[Architecture, Figures]:
-        self.tell("looking at the model")
-        program = capture(self.model).program
-        found = architecture.inspect(self.module, self.model.example_inputs, program)
-        figures = Figures(
-            parameters=found.parameters, macs=found.macs, bytes=artifact_bytes(program, self.profile, self.kept_float)
-        )
-        return found, figures if self.budgets.max_latency_ms is None else self._timed(figures, self.module)
+    @property
+    def met(self) -> bool:
+        """Whether the model is within the budgets as it is."""
+        return self._asked and self._excess(1.0)(self.before) <= 1
 
     def found(self) -> Tried | None:
-        """The mildest plan that meets the budgets; None where the model already does. Raises BudgetUnmet."""
-        if self._asked and self._excess(1.0)(self.before) <= 1:
+        """The mildest plan that meets the budgets; None where the model already does. Raises BudgetUnmet.
+
+        Where nothing was asked for, the nearest to the goal will do; None where no technique gains anything.
+        """
+        if self.met:
             return None
+        if not self._asked:
+            goal = self._excess(1.0)
+            return self.plans.mildest(goal) or self.plans.nearest(goal)
         slack = 1.0
         for _ in range(MEASUREMENTS):
             tried = self.plans.mildest(self._excess(slack))
@@ -150,6 +180,11 @@ class _Search:
 
         return excess
 
+    def explained(self, step: AdvisedStep) -> AdvisedStep:
+        """``step``, with why layers are left whole."""
+        why = "; ".join(self.whole[layer] for layer in step.settings.get("exclude", ()))
+        return replace(step, reason=f"{step.reason}; left whole: {why}") if why else step
+
     def _timed(self, figures: Figures, module: nn.Module) -> Figures:
         assert self.latency_ms is not None
         self.tell("measuring latency")
@@ -169,16 +204,20 @@ class _Search:
         reached = f"{figures.bytes:,} bytes, {figures.macs:,} of {self.before.macs:,} MACs"
         reached += f", {figures.latency_ms:.3g} ms" if figures.latency_ms is not None else ""
         why = f"the nearest is {steps}: {reached}"
-        fix = "raise the budget, or distil into a smaller network of your own (Distill, student = 'file.py:name')"
+        fix = f"raise the budget{', scan less' if self.whole else ''}, or {OWN_STUDENT}"
         return BudgetUnmet(what, why=why, fix=fix)
 
     def notes(self, found: Tried | None) -> tuple[str, ...]:
         """What concerns the whole."""
         notes = []
-        if found is None:
+        if self.met:
             notes.append("the export alone meets the budgets: nothing has to be compressed")
+        elif found is None:
+            notes.append(f"no technique gains on this model: {OWN_STUDENT}")
         elif not self._asked:
-            notes.append(f"no size or latency is asked for: the goal is {DEFAULT_SHARE:.0%} of the multiply-accumulates")
+            notes.append(f"no size or latency is asked for: the goal is {DEFAULT_SHARE:.0%} of the MACs")
+            if self._excess(1.0)(found.after) > 1:
+                notes.append(f"this is the nearest to it; for less, {OWN_STUDENT}")
         embedded = self.architecture.share("embedding")
         if embedded >= architecture.SUBSTANTIAL:
             notes.append(
@@ -186,6 +225,8 @@ class _Search:
             )
         if found and self.budgets.max_latency_ms is not None:
             notes.append("latency is measured before and after; in between it was taken to fall with the multiply-accumulates")
+        if found and not self.trains:
+            notes.append("no training code stands beside the model: what the steps cost in accuracy is not won back")
         if found:
             used = {step.technique for step in found.steps}
             spare = [self.plans.probes[name].tried for name in self.plans.useful if name not in used]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from edgeopt.compress.planner.architecture import Layer, inspect
 from edgeopt.compress.planner.silencing import Silenced
@@ -69,12 +70,14 @@ def scan(
     *,
     amounts: Sequence[float] = AMOUNTS,
     seconds: float = 60.0,
+    program: ExportedProgram | None = None,
 ) -> Sensitivity:
     """The score of ``context.evaluate`` with each layer alone cut by each of ``amounts``, until ``seconds`` are used up.
 
     Without ``technique`` the output channels of the smallest L1 norm are silenced in a copy, a quick stand-in for removing
     them (Li et al., 2017, arXiv:1608.08710). With one (any that has ``amount`` and ``exclude``) its settings are used, and all
-    other layers are excluded. At least one point is made, however long it takes.
+    other layers are excluded. At least one point is made, however long it takes. ``program``: the module's canonical one, where
+    it is captured already.
 
     Raises CompressionError where there is no evaluate, no layer to scan, or the technique lacks one of the two settings, and
     EvaluationError where evaluate fails.
@@ -82,12 +85,13 @@ def scan(
     clock = _Clock(time.monotonic(), seconds)
     if not amounts or not all(0 < amount < 1 for amount in amounts):
         raise CompressionError(f"the amounts {tuple(amounts)} cannot be scanned", fix="give shares above 0 and below 1")
-    layers = _considered(module, context)
+    layers = _considered(module, context, program)
     cut = Silenced(module, context) if technique is None else _applied(module, context, technique, layers)
     metric, base = _score(module, context)
     points: list[Point] = []
     left, unscanned = dict[str, str](), []
     for layer in layers:
+        context.tell(f"scanning {layer.name}")
         found = _curve(layer.name, cut, context, amounts, clock)
         if isinstance(found, str):
             left[layer.name] = found
@@ -124,9 +128,9 @@ class _Clock:
         self.longest = max(self.longest, made)
 
 
-def _considered(module: nn.Module, context: Context) -> list[Layer]:
+def _considered(module: nn.Module, context: Context, program: ExportedProgram | None) -> list[Layer]:
     """The layers that work, the hardest working first; not the last to run, whose channels are the model's outputs."""
-    found = inspect(module, context.example_inputs).layers
+    found = inspect(module, context.example_inputs, program).layers
     layers = [layer for layer in found if layer.macs and layer.kind != "recurrent"][:-1]
     if not layers:
         why = "it has no convolution or linear layer before its outputs"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from edgeopt.report.compress_view import short
 from edgeopt.report.console import output, paragraph
 from edgeopt.report.text import counted, one_line, plain, size
 
@@ -27,16 +28,17 @@ def print_advice(advice: "Advice", *, verbose: bool = False, console: Console | 
     if advice.steps:
         console.print()
     for number, step in enumerate(advice.steps, 1):
-        paragraph(console, f"{number} {step.describe()} {step.reason}", indent=2)
+        paragraph(console, f"{number} {step.technique}: {step.reason}", indent=2)
     if advice.refused:
         console.print()
-        paragraph(console, "Refused", style="bold")
+        paragraph(console, "Not advised", style="bold")
         for refusal in advice.refused:
             paragraph(console, f"{refusal.technique}: {refusal.reason}", indent=2)
     if advice.notes:
         console.print()
+        paragraph(console, "Notes", style="bold")
     for note in advice.notes:
-        paragraph(console, note, style="dim")
+        paragraph(console, note, indent=2)
 
 
 def print_sensitivity(found: "Sensitivity", *, verbose: bool = False, console: Console | None = None) -> None:
@@ -74,35 +76,29 @@ def _print_model(console: Console, advice: "Advice", verbose: bool) -> None:
     wanted = [f"at most {size(budgets.max_bytes)}"] if budgets.max_bytes is not None else []
     wanted += [f"at most {budgets.max_latency_ms:g} ms"] if budgets.max_latency_ms is not None else []
     wanted += [f"a loss of at most {budgets.max_drop:g}"] if budgets.max_drop is not None else []
-    asked = f"; asked for: {', '.join(wanted)}" if wanted else ""
-    paragraph(console, f"for {advice.target}, {advice.scheme}{asked}")
+    paragraph(console, f"target: {advice.target}, numbers as {advice.scheme} (activations / weights)")
+    if wanted:
+        paragraph(console, f"asked for: {', '.join(wanted)}")
 
 
 def _work(architecture: "Architecture") -> str:
     shares = sorted(architecture.shares.items(), key=lambda item: -item[1])
-    return ", ".join(f"{share:.1%} {kind}" for kind, share in shares if share >= 0.001) + " by multiply-accumulates"
+    return "multiply-accumulates (MACs): " + ", ".join(f"{share:.1%} {kind}" for kind, share in shares if share >= 0.001)
 
 
 def _table(advice: "Advice") -> Table:
     timed = advice.before.latency_ms is not None
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("step", overflow="fold")
-    for header in (
-        "parameters",
-        "MACs",
-        "of original",
-        f"expected {one_line(advice.target)}",
-        "of original",
-        *(["ms"] * timed),
-    ):
+    for header in ("parameters", "MACs", "left", "expected size", "left", *(["measured ms"] * timed)):
         table.add_column(header, justify="right")
-    table.add_row("as it is", *_cells(advice.before, advice.before, timed))
+    table.add_row("the model as it is", *_cells(advice.before, advice.before, timed))
     for number, step in enumerate(advice.steps, 1):
         table.add_row(plain(f"{number} {step.describe()}"), *_cells(step.after, advice.before, timed))
     return table
 
 
 def _cells(figures: "Figures", before: "Figures", timed: bool) -> list[str]:
-    ratios = [f"{new / max(old, 1):.2f}" for new, old in ((figures.macs, before.macs), (figures.bytes, before.bytes))]
-    cells = [f"{figures.parameters:,}", f"{figures.macs:,}", ratios[0], size(figures.bytes), ratios[1]]
+    ratios = [f"{new / max(old, 1):.0%}" for new, old in ((figures.macs, before.macs), (figures.bytes, before.bytes))]
+    cells = [short(figures.parameters), short(figures.macs), ratios[0], size(figures.bytes), ratios[1]]
     return cells + ([_NONE if figures.latency_ms is None else f"{figures.latency_ms:.3g}"] if timed else [])

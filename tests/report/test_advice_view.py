@@ -3,13 +3,14 @@
 import io
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from edgeopt.compress.planner.advice import Advice, AdvisedStep, Budgets, Figures, Refusal
 from edgeopt.compress.planner.architecture import Architecture, Layer
-from edgeopt.compress.planner.recipe_text import recipe_text
+from edgeopt.compress.planner.recipe_text import recipe_text, reference_from
 from edgeopt.compress.sensitivity import Point, Sensitivity
 from edgeopt.report.advice_view import print_advice, print_sensitivity
 
@@ -41,10 +42,10 @@ def said(*, verbose: bool = False, width: int = 140) -> str:
 
 def test_the_model_the_budgets_the_steps_and_the_refusals_are_told() -> None:
     text = said()
-    assert "a cnn, 90.0% convolution, 10.0% linear" in text
+    assert "a cnn, multiply-accumulates (MACs): 90.0% convolution, 10.0% linear" in text
     assert "at most 4.0 MB, at most 2 ms, a loss of at most 0.01" in text
     row = next(line for line in text.splitlines() if line.startswith("1 channels"))
-    assert row.split()[-7:] == ["400", "2,500", "0.25", "3.0", "MB", "0.50", "1.25"]
+    assert row.split()[-8:] == ["400", "2.5", "k", "25%", "3.0", "MB", "50%", "1.25"]
     assert "zeros [give] no speed" in text
     assert "\x1b" not in text
     assert "features" not in text
@@ -75,6 +76,22 @@ def test_without_training_code_no_step_trains_and_the_recipe_says_where_it_stand
     text = recipe_text(advice(), REFERENCES, {})
     assert "epochs" not in tomllib.loads(text)["step"][0]
     assert "# train_step" in text
+
+
+@pytest.mark.parametrize(
+    ("reference", "written"),
+    [
+        ("/home/me/models/net.py:model", "net.py:model"),
+        ("/home/me/net.py:model", "../net.py:model"),
+        ("/home/me/recipes/new/net.py:model", "../recipes/new/net.py:model"),
+        ("/work/net.py:model", "/work/net.py:model"),
+        ("/opt/targets/board.toml", "/opt/targets/board.toml"),
+        ("package.nets:model", "package.nets:model"),
+        ("arm-xnnpack", "arm-xnnpack"),
+    ],
+)
+def test_a_path_is_relative_where_recipe_and_file_can_be_moved_together(reference: str, written: str) -> None:
+    assert reference_from(Path("/home/me/models"), reference) == written
 
 
 def test_a_comment_cannot_become_a_key() -> None:

@@ -4,6 +4,7 @@ from dataclasses import field
 from typing import Any
 
 from edgeopt.compress.planner.architecture import Architecture
+from edgeopt.compress.sensitivity import Sensitivity
 from edgeopt.core import data_class
 
 ADVICE_SCHEMA_VERSION = 1
@@ -63,7 +64,10 @@ class Refusal:
 
 @data_class
 class Advice:
-    """Steps that meet the budgets, in order; none where the export alone does. ``before``: the model as it is, exported."""
+    """Steps that meet the budgets, in order; none where the export alone does. ``before``: the model as it is, exported.
+
+    ``sensitivity``: the scan by which layers were left whole, where there was one.
+    """
 
     schema_version: int = ADVICE_SCHEMA_VERSION
     model: str
@@ -75,6 +79,7 @@ class Advice:
     steps: tuple[AdvisedStep, ...] = ()
     refused: tuple[Refusal, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    sensitivity: Sensitivity | None = None
 
     @property
     def after(self) -> Figures:
@@ -84,5 +89,9 @@ class Advice:
 
 def described(technique: str, settings: dict[str, Any]) -> str:
     """``channels (amount 0.5)``: a technique and its settings, in a line."""
-    said = ", ".join(f"{name} {value}" for name, value in settings.items())
+    said = ", ".join(f"{name} {_in_words(value)}" for name, value in settings.items())
     return f"{technique} ({said})" if said else technique
+
+
+def _in_words(value: Any) -> str:
+    return " and ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,14 +1,18 @@
 """Which techniques in a row are worth trying, from mild to strong, and the mildest that reaches a goal."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
+
+from edgeopt.compress.modes import evaluating
 from edgeopt.compress.planner.advice import Figures
 from edgeopt.compress.planner.architecture import Architecture
 from edgeopt.compress.planner.trials import Attempt, Bench, Tried
+from edgeopt.compress.structure.responses import outputs
 from edgeopt.errors import CompressionError
 
 ORDER = ("layers", "heads", "channels", "low-rank")
@@ -44,10 +48,16 @@ def settings_of(technique: str, strength: float) -> dict[str, Any]:
 
 
 class Plans:
-    """The plans for one model. Probes and trials are made when they are needed, each once."""
+    """The plans for one model. Probes and trials are made when they are needed, each once.
 
-    def __init__(self, bench: Bench, architecture: Architecture, before: Figures) -> None:
+    ``whole``: layers that keep their channels, and why. ``trains``: whether there is training code.
+    """
+
+    def __init__(
+        self, bench: Bench, architecture: Architecture, before: Figures, whole: Mapping[str, str], trains: bool
+    ) -> None:  # fmt: skip
         self._bench, self._architecture, self._before = bench, architecture, before
+        self._whole, self._trains = whole, trains
         self._tried: dict[tuple[str, ...], Tried | None] = {}
 
     @cached_property
@@ -96,12 +106,12 @@ class Plans:
     def _alone(self) -> list[tuple[Attempt, ...]]:
         """The technique that gains most, at every strength."""
         best = max(self.useful, key=lambda name: self.probes[name].gain, default=None)
-        return [(attempt(best, strength), *self._last) for strength in MILD_TO_STRONG] if best else []
+        return [(self._attempt(best, strength), *self._last) for strength in MILD_TO_STRONG] if best else []
 
     def _together(self) -> list[tuple[Attempt, ...]]:
         if len(self.useful) < 2:
             return []
-        return [(*(attempt(name, strength) for name in self.useful), *self._last) for strength in MILD_TO_STRONG]
+        return [(*(self._attempt(name, strength) for name in self.useful), *self._last) for strength in MILD_TO_STRONG]
 
     def _distilled(self) -> list[tuple[Attempt, ...]]:
         """A narrower or shallower student, then what still gains; a student with half the layers loses no more of them."""
@@ -109,16 +119,61 @@ class Plans:
         rest = [name for name in self.useful if name != "layers" or student is None or "layers" not in student.settings]
         if student is None:
             return []
-        stronger = ((student, *(attempt(name, strength) for name in rest), *self._last) for strength in MILD_TO_STRONG if rest)
+        stronger = (
+            (student, *(self._attempt(name, strength) for name in rest), *self._last) for strength in MILD_TO_STRONG if rest
+        )
         return [(student, *self._last), *stronger]
 
     @cached_property
     def student(self) -> Attempt | None:
-        """The distillation that can make its own student of this model; None where none can."""
+        """The distillation that can make its own student of this model; None where none can, or has data to learn from."""
+        if not self._teaches:
+            return None
         depth = self.depth
-        options = [Attempt(technique="distill", settings={"layers": depth})] if depth else []
-        options.append(Attempt(technique="distill", settings={"width": STUDENT}))
-        return next((one for one in options if self._try((one,)) is not None), None)
+        options: list[dict[str, Any]] = [{"layers": depth}] if depth else []
+        attempts = (Attempt(technique="distill", settings=one | self._task) for one in (*options, {"width": STUDENT}))
+        return next((one for one in attempts if (tried := self._try((one,))) is not None and tried.steps), None)
+
+    @property
+    def no_student(self) -> str:
+        """Why no student can be made; "" where one can, or none was tried."""
+        if not self._teaches:
+            return (
+                "a student has nothing to learn from: the model brings no calibration data, and no training code stands by it"
+            )
+        tried = "student" in self.__dict__  # a cached property: it is not made for this alone
+        return "no smaller network can be made of this one: give a student of your own" if tried and not self.student else ""
+
+    @property
+    def _teaches(self) -> bool:
+        return self._trains or self._bench.context.batches is not None
+
+    @cached_property
+    def _task(self) -> dict[str, Any]:
+        """What the student imitates, as far as the outputs show it; class scores are the technique's own choice."""
+        context = self._bench.context
+        with evaluating(self._bench.module):
+            first = outputs(self._bench.module, context.example_inputs)[0]
+        if first.ndim != 2 or first.shape[1] < 2 or bool((first >= 0).all()):
+            return {"task": "regression"}
+        length = first.norm(dim=1)
+        return {"task": "embedding"} if torch.allclose(length, torch.ones_like(length), atol=1e-3) else {}
+
+    @cached_property
+    def _excluded(self) -> tuple[str, ...]:
+        """Of the layers that had better stay whole, those that channel pruning would change."""
+        if not self._whole:
+            return ()
+        try:
+            (record,) = self._bench.tried((attempt("channels", PROBE),)).records
+        except CompressionError:
+            return ()
+        return tuple(change.layer for change in record.changed if change.layer in self._whole)
+
+    def _attempt(self, technique: str, strength: float) -> Attempt:
+        one = attempt(technique, strength)
+        excluded = self._excluded if technique == "channels" else ()
+        return Attempt(technique=technique, settings=one.settings | {"exclude": excluded}) if excluded else one
 
     @property
     def depth(self) -> int:
@@ -127,10 +182,10 @@ class Plans:
 
     def _probe(self, name: str) -> Probed:
         try:
-            tried = self._bench.tried((attempt(name, PROBE),))
+            tried = self._bench.tried((self._attempt(name, PROBE),))
         except CompressionError as error:
             return Probed(name, None, error=f"{error.what}: {error.why}" if error.why else error.what)
-        self._tried[_key((attempt(name, PROBE),))] = tried
+        self._tried[_key((self._attempt(name, PROBE),))] = tried
         shares = (1 - tried.after.macs / max(self._before.macs, 1), 1 - tried.after.bytes / self._before.bytes)
         return Probed(name, tried, gain=max(shares))
 

@@ -1,6 +1,8 @@
 """Advice as a recipe that ``edgeopt compress --recipe`` runs."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import tomlkit
@@ -11,6 +13,8 @@ from edgeopt.compress.planner.advice import Advice, AdvisedStep
 EPOCHS = {"distill": 10}
 """A student begins far from its teacher; everything else mends what was just cut."""
 FINE_TUNING_EPOCHS = 3
+NEAR = 2
+"""Folders up to what a recipe's folder and a file have in common, and not the root of the disk."""
 
 
 def recipe_text(advice: Advice, references: Mapping[str, str], training: Mapping[str, str]) -> str:
@@ -36,6 +40,21 @@ def recipe_text(advice: Advice, references: Mapping[str, str], training: Mapping
     exported.add("targets", [references["target"]])
     document.add("export", exported)
     return tomlkit.dumps(document)
+
+
+def reference_from(folder: Path, reference: str) -> str:
+    """A reference to a file as a recipe in ``folder``, an absolute path, has it; others as they are.
+
+    Relative where the two lie near each other, so that they can be moved together; a path across the disk reads better whole.
+    """
+    source, colon, name = reference.rpartition(":")
+    is_code = source.endswith(".py")
+    if not is_code and not reference.endswith(".toml"):
+        return reference
+    path = Path(source if is_code else reference).resolve()
+    relative = Path(os.path.relpath(path, folder))
+    near = (up := relative.parts.count("..")) <= NEAR and len(folder.parts) > up + 1
+    return (relative if near else path).as_posix() + (colon + name if is_code else "")
 
 
 def _training(training: Mapping[str, str]) -> Table:

@@ -12,9 +12,9 @@ QUICK = 2_000_000
 SHARED_VALUES = 16
 
 
-def refusals(bench: Bench, architecture: Architecture, plans: Plans, found: Tried) -> tuple[Refusal, ...]:
-    """Every technique that is not in the plan ``found`` because it would not pay."""
-    advised = {step.technique for step in found.steps}
+def refusals(bench: Bench, architecture: Architecture, plans: Plans, found: Tried | None) -> tuple[Refusal, ...]:
+    """Every technique that is not in the plan ``found`` because it would not pay, or cannot be done."""
+    advised = {step.technique for step in found.steps} if found else set()
     reasons = {name: _reason(name, bench, architecture, plans) for name in TECHNIQUES if name not in advised}
     return tuple(Refusal(technique=name, reason=reason) for name, reason in reasons.items() if reason)
 
@@ -30,6 +30,8 @@ def _reason(name: str, bench: Bench, architecture: Architecture, plans: Plans) -
         return _clusters(bench)
     if name == "nm":
         return _pattern(bench, plans)
+    if name == "distill":
+        return plans.no_student
     if name == "early-exit":
         return (
             "it makes several artifacts, of which the application runs as many as a sample needs: the average falls, the "
@@ -62,6 +64,8 @@ def _zeros(bench: Bench) -> str:
 
 
 def _clusters(bench: Bench) -> str:
+    if bits := bench.profile.schemes[0].palette_bits:
+        return f"the export makes palettes of {2**bits} values by itself: cluster before it only to fine-tune them"
     reason = f"shared values are no speed, and the artifact for {bench.profile.name} stores every weight"
     if measures.parameters(bench.module) > QUICK:
         return reason

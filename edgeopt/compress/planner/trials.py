@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from edgeopt.capture import capture
 from edgeopt.compress import measures
 from edgeopt.compress.planner.advice import AdvisedStep, Figures, described
-from edgeopt.compress.planner.footprint import artifact_bytes
+from edgeopt.compress.planner.footprint import Footprint
 from edgeopt.compress.students import narrower, shallower
 from edgeopt.compress.technique import Context, Record
 from edgeopt.compress.techniques import technique
@@ -19,7 +18,7 @@ from edgeopt.core import data_class
 from edgeopt.model import Model
 from edgeopt.targets.schema import TargetProfile
 
-BATCHES = 8
+BATCHES = 4
 """So many batches of the user's data tell an importance well enough to compute a size."""
 
 
@@ -53,26 +52,25 @@ class Tried:
 class Bench:
     """Tries techniques on copies of ``module``, which is ``model``'s, for ``profile``.
 
-    ``before``: the module's own figures. ``kept_float``: as :func:`artifact_bytes` takes it. ``tell``: progress, in a line.
+    ``before``: the module's own figures. ``footprint``: that of its artifact. ``tell``: progress, in a line.
     """
 
     def __init__(
-        self, model: Model, module: nn.Module, profile: TargetProfile, before: Figures, *, kept_float: frozenset[str],
+        self, model: Model, module: nn.Module, profile: TargetProfile, before: Figures, footprint: Footprint,
         tell: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.module, self.profile, self.before, self.tell = module, profile, before, tell
-        self._model, self._kept_float = model, kept_float
+        self._footprint = footprint
         data = model.calibration() if callable(model.calibration) else model.calibration
         batches = None if data is None else tuple(islice(data, BATCHES))
         self.context = Context(example_inputs=model.example_inputs, batches=batches, profile=profile)
 
     def figures(self, module: nn.Module) -> Figures:
         """Parameters, MACs and expected bytes; latency is measured elsewhere."""
-        program = capture(Model(module, self._model.example_inputs)).program
         return Figures(
             parameters=measures.parameters(module),
-            macs=measures.macs(module, self._model.example_inputs),
-            bytes=artifact_bytes(program, self.profile, self._kept_float),
+            macs=measures.macs(module, self.context.example_inputs),
+            bytes=self._footprint.bytes(module),
         )
 
     def tried(self, attempts: tuple[Attempt, ...]) -> Tried:
@@ -93,8 +91,10 @@ class Bench:
 
     def _applied(self, attempt: Attempt, module: nn.Module) -> tuple[nn.Module, Record]:
         if attempt.technique == "distill":  # its student, untrained: what it will weigh does not depend on what it learns
-            settings = attempt.settings
-            return narrower(module, settings["width"]) if "width" in settings else shallower(module, settings["layers"])
+            settings, example = attempt.settings, self.context.example_inputs
+            if "width" in settings:
+                return narrower(module, settings["width"], example)
+            return shallower(module, settings["layers"], example)
         kind: Any = technique(attempt.technique)
         done = kind(**attempt.settings).apply(module, self.context)
         return done.module, done.record
@@ -123,4 +123,4 @@ def _gained(record: Record, before: Figures, after: Figures) -> str:
         "bytes": (before.bytes, after.bytes),
     }
     fell = ", ".join(f"{1 - new / old:.0%} of the {name}" for name, (old, new) in shares.items() if old)
-    return f"takes {fell}; {len(record.changed)} of {len(record.layers)} layers change"
+    return f"takes away {fell}; {len(record.changed)} of {len(record.layers)} layers change"
