@@ -71,13 +71,13 @@ def scatter_nd(data: Tensor, indices: Tensor, updates: Tensor, mode: str, opset:
 
 def _within(indices: Tensor, size: int | Tensor, opset: int) -> Tensor:
     """``indices`` as int64 in [0, size). Raises IndexError where one is elsewhere."""
-    indices = indices.to(torch.int64)
+    found = indices.to(torch.int64)
     if opset < 17:
-        indices = torch.where(indices < 0, indices + size, indices)
-    if bool(((indices < 0) | (indices >= size)).any()):
+        found = torch.where(found < 0, found + size, found)
+    if bool(((found < 0) | (found >= size)).any()):
         sizes = size.tolist() if isinstance(size, Tensor) else size
         raise IndexError(f"indices from {int(indices.min())} to {int(indices.max())} where there are {sizes} elements")
-    return indices
+    return found
 
 
 def _divided(data: Tensor, axis: int, places: Tensor, updates: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from edgeopt.mil.operator import operator
 from edgeopt.mil.values import TORCH
 
 TensorList = list[Tensor | None]
-"""None where an element has not been written and its shape is not known."""
+"""None as long as the shape of the elements is not known: nothing has been written."""
 
 
 @operator("make_list", exact=True)
@@ -59,9 +59,11 @@ def _read(ls: TensorList, index: int) -> Tensor:
 
 
 def _written(ls: TensorList, indices: list[int], values: list[Tensor]) -> TensorList:
-    if min(indices, default=0) < 0:
-        raise IndexError(f"the index {min(indices)} is negative")
-    found = ls + [None] * (max(indices, default=-1) + 1 - len(ls))
+    """A longer list where an index is behind its end; what lies between is zeros."""
+    if not indices or min(indices) < 0:
+        raise IndexError(f"there are no elements {indices}")
+    zeros = torch.zeros_like(values[0])
+    found: TensorList = [zeros if each is None else each for each in ls] + [zeros] * (max(indices) + 1 - len(ls))
     for index, value in zip(indices, values, strict=True):
         found[index] = value
     return found
