@@ -39,7 +39,7 @@ def measure(subject: Subject, module: nn.Module, folder: Path, listen: Listener,
         return Measured(size=found, scores=scores)
     bundle = _exported(subject, subject.model, module, folder, listen)
     artifacts = tuple(_made(bundle, result) for result in bundle.manifest.results if _concerns(subject.profile, result))
-    timed = _timed(subject, bundle, (subject.profile.name, *([TWIN] if twins else [])), listen)
+    timed = _timed(subject, subject.profile, bundle, (subject.profile.name, *([TWIN] if twins else [])), listen)
     artifacts = tuple(_with_time(made, timed.get((made.target, made.format))) for made in artifacts)
     return Measured(size=found, scores=scores, artifacts=artifacts)
 
@@ -51,7 +51,7 @@ def latency_ms(subject: Subject, module: nn.Module, folder: Path, listen: Listen
     """
     assert subject.profile is not None
     bundle = _exported(subject, replace(subject.model, evaluate=None), module, folder, listen)
-    timed = _timed(subject, bundle, (subject.profile.name,), listen)
+    timed = _timed(subject, subject.profile, bundle, (subject.profile.name,), listen)
     times = [result.typical_ms for result in timed.values() if result.typical_ms is not None]
     if not times:
         reasons = "; ".join(made.reason for made in bundle.manifest.results if made.reason)
@@ -62,28 +62,29 @@ def latency_ms(subject: Subject, module: nn.Module, folder: Path, listen: Listen
 
 
 def _timed(
-    subject: Subject, bundle: Bundle, targets: tuple[str, ...], listen: Listener
+    subject: Subject, profile: TargetProfile, bundle: Bundle, targets: tuple[str, ...], listen: Listener
 ) -> dict[tuple[str, str], BenchResult]:  # fmt: skip
-    """What the recipe's device measured, by target and format, of what there is for ``targets``, the first of them its own.
+    """What the recipe's device measured, by target and format, of what there is for ``targets``, in its formats.
 
     A device without the runtime for them has measured nothing, which is no failure.
     """
-    there = {result.target for result in bundle.manifest.results if result.artifact is not None and result.status == "ok"}
-    wanted = tuple(name for name in targets if name in there)
-    if not wanted:
+    made = [result.target for result in bundle.manifest.results if result.status in ("ok", "unverified")]
+    if profile.name not in made:
         return {}
     device = subject.recipe.device
+    artifacts = [one for one in load(bundle.path) if one.subject.format in profile.formats]
+    wanted = tuple(name for name in targets if name in {one.subject.target for one in artifacts})
     request = Request(
-        artifacts=load(bundle.path), devices=[known.resolve(device)], settings=TIMING, out=bundle.path.parent / "runs",
+        artifacts=artifacts, devices=[known.resolve(device)], settings=TIMING, out=bundle.path.parent / "runs",
         ask=getpass, listen=listen, targets=wanted,
     )  # fmt: skip
     (run,) = Benchmark(request).run()
-    failed = [result for result in run.results if result.status == "failed" and result.subject.target == targets[0]]
+    failed = [result for result in run.results if result.status == "failed" and result.subject.target == profile.name]
     if run.error or failed:
         fix = (
             f"see whether edgeopt bench {bundle.path} --device {device} works, then run the same command again: it goes on here"
         )
-        raise device_error(f"{device} measured no latency of {targets[0]}", run, next(iter(failed), None), fix)
+        raise device_error(f"{device} measured no latency of {profile.name}", run, next(iter(failed), None), fix)
     return {(result.subject.target, result.subject.format): result for result in run.results}
 
 

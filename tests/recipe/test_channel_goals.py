@@ -60,7 +60,7 @@ CHANNELS = '[[step]]\ntechnique = "channels"\n'
 LATENCY = CHANNELS + "multiple = 32\nepochs = 1\n"
 """Few widths to try, far apart: 64 and 32 channels."""
 IN_PROCESS = pytest.mark.filterwarnings("ignore")  # of torch and torchao, which export here
-QUICK = BenchSettings(launches=1, min_runs=10, min_seconds=0.1, max_seconds=1.0)
+QUICK = BenchSettings(launches=1, min_runs=50, min_seconds=0.2, max_seconds=2.0)
 
 
 @pytest.fixture
