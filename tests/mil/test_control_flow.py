@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from coremltools.converters.mil import Builder as mb  # noqa: N813  as all of MIL's documentation calls it
-from coremltools.converters.mil.mil import types
 
 from edgeopt.errors import ConversionError
 from tests.mil.packages import run_mil
@@ -20,27 +19,27 @@ def float32(*values: float) -> Any:
 
 
 def test_a_condition_takes_one_of_two_branches_which_see_what_is_around_them() -> None:
-    def build(a: Any, b: Any) -> Any:
+    def branches(a: Any, b: Any) -> Any:
         sign = mb.squeeze(x=mb.greater(x=a, y=np.float32(0)), axes=[0])
         doubled = mb.mul(x=b, y=np.float32(2))
 
         def either() -> Any:
-            return mb.add(x=b, y=doubled), b
+            return mb.add(x=b, y=doubled), mb.identity(x=b)
 
         def other() -> Any:
-            return mb.sub(x=b, y=doubled), doubled
+            return mb.sub(x=b, y=doubled), mb.identity(x=doubled)
 
         return mb.cond(pred=sign, _true_fn=either, _false_fn=other)
 
-    for a, wanted in ((1.0, ([3.0], [1.0])), (-1.0, ([-1.0], [2.0]))):
-        found = run_mil(build, {"a": float32(a), "b": float32(1)})
-        assert tuple(list(each) for each in found.values()) == wanted
+    inputs = {"a": float32(1), "b": float32(1), "c": float32(-1)}
+    found = run_mil(lambda a, b, c: (*branches(a, b), *branches(c, b)), inputs)
+    assert [each.item() for each in found.values()] == [3, 1, -1, 2]
 
 
 def test_loops_within_loops_end_when_their_conditions_do() -> None:
     """For i < n: total += the sum of 0 .. i."""
 
-    def build(n: Any, x: Any) -> Any:
+    def sums(n: Any, x: Any) -> Any:
         def outer(i: Any, total: Any) -> Any:
             def inner(j: Any, part: Any) -> Any:
                 return mb.add(x=j, y=np.float32(1)), mb.add(x=part, y=mb.mul(x=j, y=x))
@@ -51,10 +50,10 @@ def test_loops_within_loops_end_when_their_conditions_do() -> None:
 
         return mb.while_loop(_cond=lambda i, total: mb.less(x=i, y=n), _body=outer, loop_vars=(float32(0), x))
 
-    for n in (0, 1, 5):
-        last, total = run_mil(build, {"n": float32(n), "x": float32(2)}).values()
-        assert last == n
-        assert total == 2 + sum(2 * j for i in range(n) for j in range(i + 1))
+    counts = {f"n{n}": float32(n) for n in (0, 1, 5)}
+    found = run_mil(lambda n0, n1, n5, x: (*sums(n0, x), *sums(n1, x), *sums(n5, x)), {**counts, "x": float32(2)})
+    wanted = [(n, 2 + sum(2 * j for i in range(n) for j in range(i + 1))) for n in (0, 1, 5)]
+    assert [each.item() for each in found.values()] == [number for pair in wanted for number in pair]
 
 
 def test_a_loop_may_exchange_its_values() -> None:
@@ -108,9 +107,7 @@ def test_what_a_loop_carries_is_rounded_to_float16_in_every_turn() -> None:
         want = (want.astype(np.float32) * np.float32(factor)).astype(np.float16)
     (found,) = run_mil(build, inputs, precision="float16").values()
     np.testing.assert_array_equal(found, want)
-    (exact,) = run_mil(build, inputs).values()
-    np.testing.assert_allclose(exact, np.float64(factor) ** 50, rtol=1e-5)
-    assert exact.astype(np.float16) != want
+    assert abs(found - np.float64(factor) ** 50) > 1e-3, "rounding at the end alone would not show"
 
 
 def test_sums_and_scattered_sums_are_rounded_to_float16_once() -> None:
@@ -126,12 +123,12 @@ def test_sums_and_scattered_sums_are_rounded_to_float16_once() -> None:
     np.testing.assert_array_equal(scattered, x.float().reshape(25, 4).sum(0).to(torch.float16))
 
 
-@pytest.mark.parametrize("kind", [types.fp32, types.int32, types.bool])
-def test_select_takes_each_element_from_one_of_two(kind: Any) -> None:
+def test_select_takes_each_element_from_one_of_two_of_any_type() -> None:
     def build(x: Any, a: Any, b: Any) -> Any:
-        dtype = {types.fp32: "fp32", types.int32: "int32", types.bool: "bool"}[kind]
         where = mb.greater(x=x, y=np.float32(0))
-        return mb.cast(x=mb.select(cond=where, a=mb.cast(x=a, dtype=dtype), b=mb.cast(x=b, dtype=dtype)), dtype="fp32")
+        pairs = [(mb.cast(x=a, dtype=dtype), mb.cast(x=b, dtype=dtype)) for dtype in ("fp32", "int32", "bool")]
+        return tuple(mb.cast(x=mb.select(cond=where, a=a, b=b), dtype="fp32") for a, b in pairs)
 
-    (found,) = run_mil(build, {"x": float32(1, -1, 1), "a": float32(1, 0, 1), "b": np.float32([[0, 1, 0], [1, 1, 0]])}).values()
-    np.testing.assert_array_equal(found, [[1, 1, 1], [1, 1, 1]])
+    found = run_mil(build, {"x": float32(1, -1, 1), "a": float32(1, 0, 1), "b": np.float32([[0, 1, 0], [1, 0, 0]])})
+    for each in found.values():
+        np.testing.assert_array_equal(each, [[1, 1, 1], [1, 0, 1]])

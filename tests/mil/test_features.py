@@ -69,11 +69,11 @@ def test_an_image_is_pixels_and_a_classifier_gives_a_label_and_the_probabilities
     assert found["classLabel"].item() == model.classes[int(want.argmax())] != "dog"
 
 
-@pytest.mark.parametrize("pixels", [np.full((1, 3, 4, 6), 0.5), np.full((1, 3, 4, 6), 256), np.full((1, 3, 4, 6), -1.0)])
-def test_what_is_no_pixel_is_refused(made: Made, pixels: Any) -> None:
+def test_what_is_no_pixel_is_refused(made: Made) -> None:
     model = made(Doubled(), (1, 3, 4, 6), inputs=[ct.ImageType(name="image", shape=(1, 3, 4, 6))])
-    with pytest.raises(InputError, match="no integers from 0 to 255"):
-        model(image=pixels)
+    for value in (0.5, 256, -1.0, np.nan):
+        with pytest.raises(InputError, match="no integers from 0 to 255"):
+            model(image=np.full((1, 3, 4, 6), value))
 
 
 def test_an_image_that_comes_out_is_rounded_to_pixels(made: Made) -> None:
