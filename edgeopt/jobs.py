@@ -7,11 +7,13 @@ from torch.fx import GraphModule
 
 from edgeopt import registry
 from edgeopt.capture import Captured
+from edgeopt.compress.palettized import left_whole
 from edgeopt.compress.sparsity import sparse24
 from edgeopt.core import TWIN, Decision, Format, KeptFloat, Plan, QuantScheme, SparseLayer, to_data
 from edgeopt.quantize.graph import operators
-from edgeopt.quantize.planner import Quantization, decide
+from edgeopt.quantize.planner import decide
 from edgeopt.quantize.statistics import Statistics
+from edgeopt.quantize.weights import left_float
 from edgeopt.targets.schema import TargetProfile
 
 DENSE = "dense"
@@ -92,11 +94,13 @@ def plan_of(job: Job, captured: Captured, kept_float: tuple[KeptFloat, ...]) -> 
     )
 
 
-def quantization_of(job: Job, module: GraphModule, statistics: Statistics) -> Quantization | None:
-    """What would be quantized; None for a floating-point scheme."""
-    if not job.scheme.integer:
-        return None
-    return decide(module, statistics, job.profile, job.scheme, job.io_float)
+def kept_float(job: Job, captured: Captured, module: GraphModule, statistics: Statistics) -> tuple[KeptFloat, ...]:
+    """What ``job`` would leave in float, and why; nothing for a floating-point scheme. ``module`` is that of the program."""
+    if job.scheme.integer:
+        return decide(module, statistics, job.profile, job.scheme, job.io_float).kept_float
+    if job.scheme.palette_bits:
+        return left_whole(captured.program, job.scheme)
+    return left_float(module) if job.scheme.quantized else ()
 
 
 def calibrated_values(module: GraphModule, jobs: Iterable[Job]) -> set[str]:

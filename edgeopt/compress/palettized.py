@@ -32,19 +32,28 @@ def palettize(program: ExportedProgram, scheme: QuantScheme) -> tuple[ExportedPr
     converters reorder their gates.
     """
     copy = deepcopy(program)
-    kept = []
     with torch.no_grad():
-        for node, name in _stored(copy):
-            user, weight = next(iter(node.users)), copy.state_dict[name]
-            parts = _parts(weight, user, scheme)
-            if reason := _kept_reason(node, weight, len(parts), scheme):
-                operator = kind_of(user) or str(user.target)
-                kept.append(KeptFloat(layer=layer_of(user), operator=operator, reason=reason))
-                continue
-            for part in parts:
+        for _, parts, reason in _judged(copy, scheme):
+            for part in () if reason else parts:
                 palette = centroids_and_zero(part, _values(scheme), CUTS)
                 part.copy_(palette[nearest(part, palette)])
-    return copy, tuple(kept)
+    return copy, left_whole(program, scheme)
+
+
+def left_whole(program: ExportedProgram, scheme: QuantScheme) -> tuple[KeptFloat, ...]:
+    """Weights that :func:`palettize` leaves as they are, and why."""
+    judged = [(user, reason) for user, _, reason in _judged(program, scheme) if reason]
+    return tuple(
+        KeptFloat(layer=layer_of(user), operator=kind_of(user) or str(user.target), reason=reason) for user, reason in judged
+    )
+
+
+def _judged(program: ExportedProgram, scheme: QuantScheme) -> Iterator[tuple[Node, tuple[Tensor, ...], str]]:
+    """Of each weight its first user, the parts that share a palette, and why it stays; "" where it gets palettes."""
+    for node, name in _stored(program):
+        user, weight = next(iter(node.users)), program.state_dict[name]
+        parts = _parts(weight.detach(), user, scheme)
+        yield user, parts, _kept_reason(node, weight, len(parts), scheme)
 
 
 def _stored(program: ExportedProgram) -> Iterator[tuple[Node, str]]:

@@ -23,15 +23,11 @@ class WeightQuantizer(Quantizer):  # type: ignore[misc]
 
     def __init__(self, scheme: QuantScheme) -> None:
         self._scheme = scheme
-        self.kept: list[KeptFloat] = []
 
     def annotate(self, model: GraphModule) -> GraphModule:
         """Writes ``quantization_annotation`` on every layer whose weight can be integers."""
-        for node in model.graph.nodes:
-            if node.op != "call_function" or kind_of(node) not in WEIGHTED:
-                continue
-            if reason := _kept_reason(node.args[1]):
-                self.kept.append(KeptFloat(layer=layer_of(node), operator=str(kind_of(node)), reason=reason))
+        for node in _weighted(model):
+            if _kept_reason(node.args[1]):
                 continue
             weight = weight_spec(self._scheme, 1 if kind_of(node) == "conv_transpose" else 0)
             node.meta["quantization_annotation"] = QuantizationAnnotation(
@@ -47,12 +43,26 @@ def quantize_weights(
     program: ExportedProgram, example: tuple[Tensor, ...], scheme: QuantScheme
 ) -> tuple[ExportedProgram, tuple[KeptFloat, ...]]:
     """``program`` with int8 weights behind dequantize nodes, and what stays in float."""
-    quantizer = WeightQuantizer(scheme)
+    module = program.module(check_guards=False)
+    kept = left_float(module)
     with torch.no_grad():
-        prepared = prepare_pt2e(program.module(check_guards=False), quantizer)
+        prepared = prepare_pt2e(module, WeightQuantizer(scheme))
         prepared(*example)
         exported = torch.export.export(convert_pt2e(prepared, fold_quantize=True), example, strict=False)
-    return exported, tuple(quantizer.kept)
+    return exported, kept
+
+
+def left_float(module: GraphModule) -> tuple[KeptFloat, ...]:
+    """Weights that :func:`quantize_weights` leaves in float, and why."""
+    return tuple(
+        KeptFloat(layer=layer_of(node), operator=str(kind_of(node)), reason=reason)
+        for node in _weighted(module)
+        if (reason := _kept_reason(node.args[1]))
+    )
+
+
+def _weighted(module: GraphModule) -> list[Node]:
+    return [node for node in module.graph.nodes if node.op == "call_function" and kind_of(node) in WEIGHTED]
 
 
 def _kept_reason(weight: Any) -> str:
