@@ -15,7 +15,7 @@ _ALIGNED = {"STRICT_ALIGN_CORNERS": True, "ALIGN_CORNERS": True, "UNALIGN_CORNER
 @operator("upsample_nearest_neighbor", exact=True)
 def upsample_nearest_neighbor(x: Tensor, scale_factor_height: float, scale_factor_width: float) -> Tensor:
     """[*, h, w] -> [*, floor(h * scale), floor(w * scale)], element i being the input's floor(i * h / height), as PyTorch's."""
-    for dim, scale in ((-2, scale_factor_height), (-1, scale_factor_width)):
+    for dim, scale in ((-1, scale_factor_width), (-2, scale_factor_height)):  # rows are quicker to take than columns
         size, count = x.shape[dim], _scaled(x.shape[dim], scale)
         x = _taken(x, dim, torch.arange(count) * size // count)
     return x
@@ -27,7 +27,7 @@ def resize_nearest_neighbor(x: Tensor, target_size_height: int, target_size_widt
 
     The operator's documentation leaves the rule out; coremltools converts that TensorFlow mode to it.
     """
-    return _nearest(_nearest(x, -2, target_size_height, "DEFAULT"), -1, target_size_width, "DEFAULT")
+    return _nearest(_nearest(x, -1, target_size_width, "DEFAULT"), -2, target_size_height, "DEFAULT")
 
 
 @operator("upsample_bilinear")
@@ -58,8 +58,8 @@ def resize(x: Tensor, shape: Ints, resized_dims: int, interpolation_mode: str, s
     wanted = zip(shape[len(shape) - resized_dims :], x.shape[x.dim() - resized_dims :], strict=True)
     sizes = tuple(size or old for size, old in wanted)
     if interpolation_mode == "NEAREST_NEIGHBOR":
-        for dim, size in enumerate(sizes, start=x.dim() - resized_dims):
-            x = _nearest(x, dim, size, sampling_mode)
+        for before, size in enumerate(reversed(sizes), start=1):
+            x = _nearest(x, x.dim() - before, size, sampling_mode)
         return x
     if not x.is_floating_point():
         why = "MIL's documentation does not say how the results are rounded"
@@ -136,7 +136,8 @@ def _linear(x: Tensor, sizes: Ints, mode: str) -> Tensor:
         flat = x if x.dim() == 4 else x.reshape(1, -1, *x.shape[-2:])
         resized = functional.interpolate(flat, sizes, mode="bilinear", align_corners=_ALIGNED[mode])
         return resized.reshape(*x.shape[:-2], *sizes)
-    for dim, count in enumerate(sizes, start=x.dim() - len(sizes)):
+    for before, count in enumerate(reversed(sizes), start=1):
+        dim = x.dim() - before
         points = grid(mode, x.shape[dim], count)
         low = points.floor().long()
         weights = (points - low).to(x.dtype).reshape(-1, *[1] * (x.dim() - 1 - dim))
