@@ -40,6 +40,12 @@ class Job:
         """Which program it starts from: the dense one, or the one with this sparsity."""
         return DENSE if self.profile.sparsity is None else repr(self.profile.sparsity)
 
+    @property
+    def alternatives(self) -> tuple[object, ...]:
+        """What may lead to another scheme, and to which: the schemes that are left and the checks; nothing for the last."""
+        left = self.profile.schemes[self.profile.schemes.index(self.scheme) + 1 :]
+        return (left, self.profile.checks) if left else ()
+
     def conversion(self) -> dict[str, object]:
         """Everything in the profile that the converted bytes depend on: jobs with equal ones share a conversion."""
         profile = self.profile

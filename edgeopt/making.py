@@ -91,10 +91,10 @@ def _pool(shop: Workshop) -> Iterator[ThreadPoolExecutor]:
 
 
 def _groups(jobs: list[Job]) -> dict[str, list[Job]]:
-    """Jobs by what their bytes depend on: the first of each group is converted, the others share it."""
+    """Jobs by what their bytes depend on, checks that may lead to another scheme included: the first of each is converted."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(repr(job.conversion()), []).append(job)
+        groups.setdefault(repr((job.conversion(), job.alternatives)), []).append(job)
     return groups
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from edgeopt.calibrate import calibrate
 from edgeopt.capture import capture
 from edgeopt.core import TWIN
 from edgeopt.errors import ConversionError
-from edgeopt.jobs import DENSE, Job, float_io, jobs_of
+from edgeopt.jobs import DENSE, Job, float_io, jobs_of, kept_float
 from edgeopt.model import Model
 from edgeopt.programs import Programs
 from edgeopt.targets import loader
@@ -39,6 +40,14 @@ def test_jobs_share_a_conversion_only_where_all_that_shapes_the_bytes_is_equal()
     assert job("x86-fbgemm").conversion() != job("x86-fbgemm-avx2").conversion()
 
 
+def test_jobs_with_the_same_bytes_and_other_checks_may_end_in_other_schemes() -> None:
+    first = job("apple-ane-palettized")
+    strict = replace(first, profile=replace(first.profile, checks=replace(first.profile.checks, float_sqnr_db=30.0)))
+    assert strict.conversion() == first.conversion() and strict.alternatives != first.alternatives
+    last = first.profile.schemes[-1]
+    assert replace(first, scheme=last).alternatives == replace(strict, scheme=last).alternatives == ()
+
+
 def test_a_refused_scheme_is_followed_by_the_profile_s_next_until_there_is_none() -> None:
     first = job("apple-ane")
     second = first.fallback("lstm is not there")
@@ -65,6 +74,15 @@ def test_float_jobs_share_one_saved_program_and_integer_ones_have_their_own(made
     assert kept == ()
     program = torch.export.load(quantized)
     assert [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"] == ["image"]
+
+
+@pytest.mark.parametrize("target", ["apple-ane-palettized", "apple-ane-w8"])
+def test_the_plan_of_a_target_that_quantizes_weights_alone_says_what_stays_float(made: Programs, target: str) -> None:
+    module = made.captured.program.module(check_guards=False)
+    kept = kept_float(job(target), made.captured, module, {})
+    assert kept == made.saved(job(target))[1]
+    assert kept and all("below 2,048" in each.reason for each in kept)
+    assert kept_float(job("apple-ane-fp16"), made.captured, module, {}) == ()
 
 
 def test_what_quantization_raises_costs_one_job_only(made: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
