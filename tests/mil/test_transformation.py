@@ -262,12 +262,11 @@ def torch_cases(draw: st.DrawFn) -> Case:
     x, axis = uniform(draw, shape), draw(st.integers(-len(shape), len(shape) - 1))
     begin = draw(st.integers(-shape[axis], shape[axis] - 1))
     end, step = draw(st.integers(begin % shape[axis] + 1, shape[axis] + 2)), draw(st.integers(1, 3))
-    order, size = draw(st.permutations(range(len(shape)))), draw(st.integers(1, shape[axis]))
+    order = draw(st.permutations(range(len(shape))))
     calls: list[Callable[[Tensor], Tensor]] = [
         lambda x: x.movedim(axis, 0)[begin:end:step],
         lambda x: x.select(axis, begin),
         lambda x: x.narrow(axis, begin, 1),
-        lambda x: x.unfold(axis, size, step),
         lambda x: x.permute(order).reshape(-1, shape[axis]),
         lambda x: x.flatten(0, 1).unsqueeze(axis % len(shape)),
         lambda x: x.flip(axis).roll(1, axis),
