@@ -148,6 +148,7 @@ def test_what_a_window_of_ceil_mode_has_beyond_the_padding_does_not_count() -> N
     assert avg_pool(x, *rule, True, True).ravel().tolist() == pytest.approx([3 / 2, 15 / 5, 22 / 4, 7 / 1])
     assert max_pool(x, *rule, True).ravel().tolist() == [2, 5, 7, 7]
     assert l2_pool(x, *rule, True).ravel().tolist() == pytest.approx([5**0.5, 55**0.5, 126**0.5, 7])
+    assert max_pool(x[..., :6], (3,), (2,), "custom", (2, 2), True).ravel().tolist() == [1, 3, 5, 6]  # and none begins there
 
 
 Padded = tuple[NDArray[np.float32], list[int], str]

@@ -122,7 +122,7 @@ def _taken(x: Tensor, dim: int, positions: Tensor) -> Tensor:
 def _nearest(x: Tensor, dim: int, count: int, mode: str) -> Tensor:
     """``x`` with the ``count`` elements along ``dim`` that are nearest to the grid, the greater index at halves.
 
-    DEFAULT is UNALIGN_CORNERS here: coremltools' tests measure [0, 1, 1] for 2 -> 3, not the [0, 0, 1] of DEFAULT's own grid.
+    DEFAULT is UNALIGN_CORNERS here: coremltools converts TensorFlow's half_pixel_centers to it, and its tests compare the two.
     """
     size = x.shape[dim]
     if mode in ("DEFAULT", "UNALIGN_CORNERS"):
