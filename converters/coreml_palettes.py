@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 
 _BITS = (1, 2, 3, 4, 6, 8)
 _NAME = "store_palettes"
-_FEWEST_NUMBERS = 2048
-"""Smaller constants are left alone, as by coremltools' own palettization."""
+_FEWEST_NUMBERS = 512
+"""Smaller constants would gain less than an operator takes. A quarter of what gets palettes: gates of a GRU come apart."""
+_USERS = {"conv", "conv_transpose", "linear", "matmul", "gather", "lstm", "gru", "rnn"}
+"""What has weights. Masks have few values too, and are none."""
 
 
 @register_pass(namespace="edgeopt", name=_NAME)
 class StorePalettes(AbstractGraphPass):  # type: ignore[misc]
-    """Replaces float constants of two and more axes. Options: ``bits`` of an index at most, ``channels`` that share a table."""
+    """Replaces weights of two and more axes. Options: ``bits`` of an index at most, ``channels`` that share a table."""
 
     bits = 8
     channels: int | None = None
@@ -38,7 +40,9 @@ class StorePalettes(AbstractGraphPass):  # type: ignore[misc]
         for operation in list(block.operations):
             for inner in operation.blocks:
                 self._store(inner)
-            if operation.op_type != "const" or (found := palettes(operation.outputs[0].val, self.bits, self.channels)) is None:
+            if operation.op_type != "const" or any(user.op_type not in _USERS for user in operation.outputs[0].child_ops):
+                continue
+            if (found := palettes(operation.outputs[0].val, self.bits, self.channels)) is None:
                 continue
             indices, lut = found
             stored = Builder.constexpr_lut_to_dense(
