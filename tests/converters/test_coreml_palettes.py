@@ -84,6 +84,30 @@ def test_the_bytes_are_the_same_every_time(made: tuple[Path, Structure], tmp_pat
         assert (made[0] / name).read_bytes() == (tmp_path / "again.mlpackage" / name).read_bytes()
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.cells = nn.Embedding(64, 32), nn.GRU(32, 24, batch_first=True)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor]:
+        return (self.cells(self.table(ids))[0],)
+
+
+@pytest.mark.slow
+def test_weights_that_the_frontend_takes_apart_have_their_palettes_too(tmp_path: Path) -> None:
+    net, ids = Recurrent().eval(), torch.arange(6).reshape(1, 6)
+    with torch.no_grad():
+        for value in net.parameters():
+            value.copy_((value * 20).round().clamp(-7, 7) / 20)  # 15 values
+    torch.export.save(torch.export.export(net, (ids,), strict=False), tmp_path / "program.pt2")
+    out = tmp_path / "model.mlpackage"
+    CoremlConverter().convert(tmp_path / "program.pt2", TARGET, out, io_float=False, output_names=("states",))
+    assert CoremlConverter().inspect(out, TARGET)[2].operators["constexpr_lut_to_dense"] == 7  # a table, two weights of 3 gates
+    with torch.no_grad():
+        np.testing.assert_allclose(edgeopt.coreml.load(out)(ids=ids.numpy())["states"], net(ids)[0].numpy(), atol=5e-3)
+
+
 def test_a_deployment_target_without_grouped_tables_is_refused(made: tuple[Path, Structure], tmp_path: Path) -> None:
     older = replace(TARGET, limits=replace(TARGET.limits, minimum_os="iOS17"))
     with pytest.raises(ConfigError, match="cannot have palettes") as caught:
@@ -96,7 +120,7 @@ def test_a_deployment_target_without_grouped_tables_is_refused(made: tuple[Path,
 def test_what_has_too_many_values_or_is_small_or_no_float_stays() -> None:
     random = np.random.default_rng(0)
     assert palettes(random.standard_normal((64, 64)).astype(np.float16), 4, 16) is None
-    assert palettes(np.zeros((32, 32), np.float16), 4, 16) is None
+    assert palettes(np.zeros((16, 16), np.float16), 4, 16) is None
     assert palettes(np.zeros((64, 64), np.int32), 4, 16) is None
     assert palettes(np.zeros(4096, np.float16), 4, 16) is None
     codes, lut = palettes(np.zeros((64, 64), np.float16), 4, 16) or pytest.fail("one value fits")

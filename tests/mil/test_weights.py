@@ -118,8 +118,8 @@ CASES: dict[str, tuple[int, Sequence[Step], set[str]]] = {
 }  # fmt: skip
 
 QUICK = {
-    "palette of 6 bits, iOS 16", "grouped channels", "int8 affine, iOS 16", "int4 blocks", "sparse, iOS 16", "sparse int4 affine",
-    "palette of int8",
+    "palette of 6 bits, iOS 16", "grouped channels", "int8 affine, iOS 16", "int4 blocks", "sparse, iOS 16",
+    "sparse int4 affine", "palette of int8",
 }  # fmt: skip
 
 
