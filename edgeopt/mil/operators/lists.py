@@ -63,7 +63,8 @@ def _written(ls: TensorList, indices: list[int], values: list[Tensor]) -> Tensor
     if not indices or min(indices) < 0:
         raise IndexError(f"there are no elements {indices}")
     zeros = torch.zeros_like(values[0])
-    found: TensorList = [zeros if each is None else each for each in ls] + [zeros] * (max(indices) + 1 - len(ls))
+    found: TensorList = [zeros if each is None else each for each in ls]
+    found += [zeros] * (max(indices) + 1 - len(ls))
     for index, value in zip(indices, values, strict=True):
         found[index] = value
     return found
