@@ -18,7 +18,7 @@ from edgeopt.recipe.subject import Subject, digest
 
 def reached(
     subject: Subject, technique: Technique, share: float, module: nn.Module, context: Context, original: Measured,
-    time: Callable[[nn.Module], float], tell: Callable[[Trial], None],
+    times: "Times", tell: Callable[[Trial], None],
 ) -> tuple[Technique, Goal]:  # fmt: skip
     """``technique`` with the amount that brings the latency to ``share`` of ``original``'s, and how it was found.
 
@@ -29,7 +29,8 @@ def reached(
         reasons = "; ".join(made.reason for made in original.artifacts if made.target == subject.recipe.target and made.reason)
         fix = "name another target or device"
         raise TargetFailed(f"the original has no latency as {subject.recipe.target} to judge by", why=reasons, fix=fix)
-    chosen = within(technique, share * before, module, context, time, tell)
+    times.put(subject.module, before)  # an amount that takes nothing away takes no time away either
+    chosen = within(technique, share * before, module, context, times, tell)
     return chosen.technique, Goal(
         share=share, original_ms=before, ms=share * before, amount=chosen.amount, trials=chosen.trials
     )
@@ -67,8 +68,12 @@ class Times:
         """Milliseconds; a module with the same weights is the same."""
         name = digest(module)
         if name not in self._known:
-            self._known[name] = self.time(module)
-            if self.key is not None:
-                make_folder(self.path.parent)
-                write_atomic(self.path, to_json(_Kept(key=self.key, ms=self._known)))
+            self.put(module, self.time(module))
         return self._known[name]
+
+    def put(self, module: nn.Module, ms: float) -> None:
+        """The time of ``module``, measured elsewhere."""
+        self._known[digest(module)] = ms
+        if self.key is not None:
+            make_folder(self.path.parent)
+            write_atomic(self.path, to_json(_Kept(key=self.key, ms=self._known)))
