@@ -56,6 +56,7 @@ def test_loops_within_loops_end_when_their_conditions_do() -> None:
     assert [each.item() for each in found.values()] == [number for pair in wanted for number in pair]
 
 
+@pytest.mark.slow
 def test_a_loop_may_exchange_its_values() -> None:
     def build(a: Any, b: Any, n: Any) -> Any:
         one = np.float32(1)
@@ -85,6 +86,7 @@ def test_a_list_is_zeros_until_something_is_written_and_grows() -> None:
     np.testing.assert_array_equal([second, last], [b, a])
 
 
+@pytest.mark.slow
 def test_a_list_of_an_unknown_shape_is_not_read_before_it_is_written() -> None:
     def build(a: Any) -> Any:
         ls = mb.make_list(init_length=2, elem_shape=("size",))
@@ -123,6 +125,7 @@ def test_sums_and_scattered_sums_are_rounded_to_float16_once() -> None:
     np.testing.assert_array_equal(scattered, x.float().reshape(25, 4).sum(0).to(torch.float16))
 
 
+@pytest.mark.slow
 def test_select_takes_each_element_from_one_of_two_of_any_type() -> None:
     def build(x: Any, a: Any, b: Any) -> Any:
         where = mb.greater(x=x, y=np.float32(0))

@@ -89,6 +89,7 @@ def test_an_image_that_comes_out_is_rounded_to_pixels(made: Made) -> None:
         model(image=pixels.repeat(4, axis=2)[:, :, :17, :8])
 
 
+@pytest.mark.slow
 def test_classes_may_be_numbers(made: Made) -> None:
     model = made(Means(), (1, 3, 2, 2), inputs=[ct.TensorType(name="x", shape=(1, 3, 2, 2))],
                  classifier_config=ct.ClassifierConfig([7, 8, 9]))  # fmt: skip
@@ -120,6 +121,7 @@ def test_enumerated_shapes_are_those_and_no_others(made: Made) -> None:
         model(x=np.ones((1, 3, 8, 6)))
 
 
+@pytest.mark.slow
 def test_an_optional_input_has_its_default(made: Made) -> None:
     model = made(Doubled(), (2, 3), inputs=[ct.TensorType(name="x", shape=(2, 3), default_value=np.full((2, 3), 0.5))])
     assert (next(iter(model().values())) == 1).all()

@@ -171,7 +171,7 @@ def test_integers_scatter_as_integers() -> None:
 
 def test_an_index_out_of_bounds_which_a_device_may_read_anywhere_is_refused() -> None:
     x = np.arange(3, dtype=np.float32)
-    for ios, index in ((17, -1), (17, 3), (16, -4)):
+    for ios, index in ((17, -1), (16, 3)):
         with pytest.raises(ConversionError, match=f"indices from {min(index, 0)} to {max(index, 0)} where there are 3"):
             run_mil(lambda x, i: mb.gather(x=x, indices=i), {"x": x, "i": np.array([0, index], np.int32)}, ios=ios)
 

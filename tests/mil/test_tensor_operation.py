@@ -253,7 +253,7 @@ def non_maximum_suppression(draw: Draw, ios: int) -> MilCase:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("ios", [15, 17])
+@pytest.mark.parametrize("ios", [pytest.param(15, marks=pytest.mark.slow), 17])
 @settings(FEW)
 @given(st.data())
 def test_the_best_of_boxes_that_overlap_is_kept(ios: int, data: st.DataObject) -> None:

@@ -244,6 +244,7 @@ def test_zeros_in_a_shape_keep_sizes_which_ios_17_counts_from_the_right() -> Non
     ], ios=17)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_slices_may_be_computed_by_the_program() -> None:
     x = np.arange(24, dtype=np.float32).reshape(4, 6)
     agree_mil([
