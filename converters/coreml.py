@@ -6,6 +6,7 @@ coremltools' frontend for exported programs lacks some operators (LSTM and GRU a
 
 import json
 import logging
+import math
 import re
 import shutil
 import sys
@@ -281,11 +282,12 @@ def _decomposed(exported: "ExportedProgram") -> "ExportedProgram":
 
     Recurrent ones are left: PyTorch's decomposition would unroll every time step, a trace keeps them whole.
     """
+    import torch
     from coremltools.converters.mil.frontend.torch.torch_op_registry import is_torch_fx_node_supported
     from torch.export import default_decompositions
 
     known, opened = default_decompositions(), set()
-    exported = exported.run_decompositions({})
+    exported = exported.run_decompositions({torch.ops.aten.gelu.default: _tanh_gelu})
     while True:
         calls = [node for node in exported.graph.nodes if node.op == "call_function" and node.target in known]
         lacking = {node.target for node in calls if not is_torch_fx_node_supported(node) and node.target not in opened}
@@ -294,6 +296,18 @@ def _decomposed(exported: "ExportedProgram") -> "ExportedProgram":
             return exported
         exported = exported.run_decompositions({target: known[target] for target in lacking})
         opened |= lacking
+
+
+def _tanh_gelu(x: "Tensor", *, approximate: str = "none") -> Any:
+    """GELU by tanh in its parts, which coremltools fuses again: as one node it would become the exact one, without a word.
+
+    Its frontend reads no keyword arguments (coremltools 9.0, converters/mil/frontend/torch/ops.py, gelu).
+    """
+    import torch
+
+    if approximate == "none":
+        return NotImplemented
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3))))
 
 
 def _trace(program: Program) -> Any:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import edgeopt.coreml
 from edgeopt.converters.coreml import FRONTEND_KEY, CoremlConverter
 from edgeopt.converters.interface import Examined
 from edgeopt.core import Structure, TensorSpec
@@ -171,7 +172,8 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         saved(tmp_path / name, module, example)
     code = (
-        "import sys, pathlib; from edgeopt.converters.coreml import CoremlConverter; from edgeopt.targets.loader import load\n"
+        "import sys, pathlib; import edgeopt.coreml
+from edgeopt.converters.coreml import CoremlConverter; from edgeopt.targets.loader import load\n"
         "for name, outputs in (('int8', ('a',)), ('lstm', ('a', 'b'))):\n"
         "    folder = pathlib.Path(sys.argv[1]) / name\n"
         "    CoremlConverter().convert(folder / 'program.pt2', load('apple-ane'), folder / f'{sys.argv[2]}.mlpackage',"
@@ -279,6 +281,15 @@ def test_a_damaged_package_is_an_error_of_ours(tmp_path: Path) -> None:
         with pytest.raises(ConversionError):
             CoremlConverter().inspect(copy, FP16)
         shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_keeps_its_formula(tmp_path: Path, approximate: str) -> None:
+    gelu = nn.GELU(approximate)
+    package, *_, structure = converted(tmp_path, gelu, IMAGE)
+    found = edgeopt.coreml.load(package, precision="float32")(input=IMAGE.numpy())["scores"]
+    np.testing.assert_allclose(found, gelu(IMAGE).numpy(), rtol=0, atol=2e-5)  # the two differ by 4.7e-4
+    assert structure.operators["gelu"] == 1
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs here")
