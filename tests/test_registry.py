@@ -7,7 +7,9 @@ import pytest
 from edgeopt import registry
 from edgeopt.errors import ConfigError, MissingExtra, UnknownName
 
-CONVERTER = "class Mine:\n    suffix = '.mine'\n    runs_here = False\n    stand_in = ''\n\ndef connect(url, ask):\n    return url\n"
+CONVERTER = (
+    "class Mine:\n    suffix = '.mine'\n    runs_here = False\n    stand_in = ''\n\ndef connect(url, ask):\n    return url\n"
+)
 
 
 @pytest.fixture

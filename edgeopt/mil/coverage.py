@@ -19,7 +19,7 @@ ABSENT = {
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """One operator. ``opsets``: those in which it came or changed, such as ``iOS15``; ``why`` not, where it is not evaluated."""
+    """One operator. ``opsets``: those in which it came or changed (``iOS15``); ``why`` it is not evaluated, where it is not."""
 
     name: str
     opsets: tuple[str, ...]

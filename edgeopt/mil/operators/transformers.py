@@ -16,7 +16,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
     """
     if attn_mask is None:
         return functional.scaled_dot_product_attention(query, key, value)
-    attn_mask = torch.atleast_2d(attn_mask)  # PyTorch takes no vector
+    attn_mask = attn_mask[None] if attn_mask.dim() == 1 else attn_mask  # PyTorch takes no vector
     found = functional.scaled_dot_product_attention(query, key, value, attn_mask)
     nothing = (attn_mask.logical_not() if attn_mask.dtype == torch.bool else attn_mask == -torch.inf).all(-1, keepdim=True)
     return found.masked_fill_(nothing, torch.nan)
