@@ -172,8 +172,7 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         saved(tmp_path / name, module, example)
     code = (
-        "import sys, pathlib; import edgeopt.coreml
-from edgeopt.converters.coreml import CoremlConverter; from edgeopt.targets.loader import load\n"
+        "import sys, pathlib; from edgeopt.converters.coreml import CoremlConverter; from edgeopt.targets.loader import load\n"
         "for name, outputs in (('int8', ('a',)), ('lstm', ('a', 'b'))):\n"
         "    folder = pathlib.Path(sys.argv[1]) / name\n"
         "    CoremlConverter().convert(folder / 'program.pt2', load('apple-ane'), folder / f'{sys.argv[2]}.mlpackage',"
