@@ -53,7 +53,9 @@ class Steps:
 class Binder:
     """Binds the blocks of one program. ``fold`` computes a step whose arguments are all constant, once and for all."""
 
-    def __init__(self, opset: int, layers: Mapping[str, str], fold: Callable[[Step], tuple[Any, ...]]) -> None:
+    def __init__(
+        self, opset: int, layers: Mapping[str, str], fold: Callable[[Step, Mapping[Key, Any]], tuple[Any, ...]]
+    ) -> None:
         self.constants: dict[Key, Any] = {}
         self._opset, self._layers, self._fold = opset, layers, fold
         self._keys: dict[int, Key] = {}
@@ -80,7 +82,7 @@ class Binder:
         step = self._bound(operation, self._operator(operation))
         if step.variable or step.blocks:
             return step
-        self.constants.update(zip(step.keys, self._fold(step), strict=True))
+        self.constants.update(zip(step.keys, self._fold(step, self.constants), strict=True))
         return None
 
     def _bound(self, operation: Any, found: Operator) -> Step:

@@ -55,7 +55,7 @@ class Evaluator:
     def __call__(self, **inputs: Any) -> dict[str, Array]:
         """Outputs by name for arrays by name, of any number type that converts to the declared one."""
         with torch.inference_mode():
-            values = self._run(self._main, {}, *self._fed(inputs))
+            values = self._run(self._main, self._constants, *self._fed(inputs))
         found = dict(zip(self._output_names, values, strict=True))
         return {each.spec.name: self._output(each, found[each.spec.name]) for each in self._results}
 
@@ -107,18 +107,14 @@ class Evaluator:
         for step, done in zip(block.steps, block.last_uses, strict=True):
             values.update(zip(step.keys, self._run_step(step, values), strict=True))
             for key in done:
-                values.pop(key, None)
-        return tuple(self._value(key, values) for key in block.outputs)
+                del values[key]
+        return tuple([values[key] for key in block.outputs])
 
-    def _value(self, key: Key, values: Mapping[Key, Any]) -> Any:
-        return values[key] if key in values else self._constants[key]
-
-    def _run_step(self, step: Step, values: Mapping[Key, Any] | None = None) -> tuple[Any, ...]:
-        values = values or {}
+    def _run_step(self, step: Step, values: Mapping[Key, Any]) -> tuple[Any, ...]:
         try:
             arguments = dict(step.fixed)
             for name, source, convert in step.variable:
-                arguments[name] = convert(self._of(source, values))
+                arguments[name] = convert(values[source] if isinstance(source, int) else tuple([values[key] for key in source]))
             if step.blocks:
                 arguments["blocks"] = tuple(partial(self._run, block, values) for block in step.blocks)
             found = step.operator.call(**arguments)
@@ -127,16 +123,13 @@ class Evaluator:
         except Exception as error:  # PyTorch raises anything from IndexError to RuntimeError for a program that is wrong
             raise _failed(step, f"{type(error).__name__}: {error}") from error
         results = found if isinstance(found, tuple) else (found,)
-        return tuple(self._finished(step, *pair) for pair in zip(results, step.declared, strict=True))
-
-    def _of(self, source: Key | tuple[Key, ...], values: Mapping[Key, Any]) -> Any:
-        return self._value(source, values) if isinstance(source, int) else tuple(self._value(key, values) for key in source)
+        return tuple([self._finished(step, *pair) for pair in zip(results, step.declared, strict=True)])
 
     def _finished(self, step: Step, value: Any, declared: Declared) -> Any:
         """``value`` in the declared precision. Raises ConversionError where its shape is not the declared one."""
         if declared.shape is None or not isinstance(value, Tensor):
             return value
-        if not _fits(tuple(value.shape), declared.shape):
+        if value.shape != declared.shape and not _fits(tuple(value.shape), declared.shape):
             raise _failed(step, f"it gives {list(value.shape)} where the program declares {list(declared.shape)}")
         if declared.dtype != "fp16" or not self._half or step.operator.exact:
             return value
