@@ -20,7 +20,7 @@ import numpy as np
 
 from edgeopt.converters import coreml_package
 from edgeopt.converters.interface import Array
-from edgeopt.converters.program import Program, distinct_names, first_line, load_program, module_path
+from edgeopt.converters.program import Program, distinct_names, first_line, load_program
 from edgeopt.core import Structure, TensorSpec
 from edgeopt.errors import ConfigError, ConversionError, did_you_mean
 from edgeopt.mil.features import features
@@ -234,11 +234,13 @@ def _lower(program: Program, options: dict[str, Any]) -> tuple[str, dict[str, st
     """
     import coremltools as ct
 
+    from edgeopt.capture import layer_path
+
     try:
         decomposed = _decomposed(program.exported)
         with _validated_once():
             ct.convert(decomposed, **options)
-        return "torch.export", {node.name: module_path(node) for node in decomposed.graph.nodes}
+        return "torch.export", {node.name: layer_path(node) for node in decomposed.graph.nodes}
     except Exception as error:  # coremltools raises anything, AssertionError included
         first = error
     if program.quantized:
@@ -321,10 +323,12 @@ def _trace(program: Program) -> Any:
 
 def _refusal(program: Program, error: Exception, also: str) -> ConversionError:
     """The operator and layer that coremltools named, with both causes."""
+    from edgeopt.capture import layer_path
+
     match = _NODE.search(str(error))
     named = next((group for group in match.groups() if group), "") if match else ""
     node = next((node for node in program.exported.graph.nodes if node.name == named), None)
-    layer = module_path(node) if node is not None else ""
+    layer = layer_path(node) if node is not None else ""
     subject = f"the operator {named}" + (f" of layer {layer}" if layer else "") if named else "the program"
     return ConversionError(
         f"Core ML refused {subject}",

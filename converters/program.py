@@ -5,14 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeopt.errors import ConversionError, EdgeoptError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
-    from torch.fx import Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +88,11 @@ def _culprit(error: BaseException) -> tuple[str, str]:
     """
     from torch.fx import Node
 
+    from edgeopt.capture import layer_path
+
     for cause in reversed(_chain(error)):
         for frame, _ in reversed(list(walk_tb(cause.__traceback__))):
             for value in frame.f_locals.values():
                 if isinstance(value, Node) and value.op == "call_function":
-                    return str(value.target), module_path(value)
+                    return str(value.target), layer_path(value)
     return "", ""
-
-
-def module_path(node: "Node") -> str:
-    """The user's module in which ``node`` was traced, as ``named_modules`` calls it; empty where it is not known."""
-    stack: dict[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
-    return next((path for path, _ in reversed(list(stack.values())) if path), "")

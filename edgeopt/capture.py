@@ -221,10 +221,14 @@ def _refuse_not_finite_outputs(
 
 def layer_of(node: torch.fx.Node) -> str:
     """The user's module path that ``node`` came from, such as ``features.0.1``; the node's own name where there is none."""
+    return layer_path(node) or node.name
+
+
+def layer_path(node: torch.fx.Node) -> str:
+    """As :func:`layer_of`, but empty where there is none: for the model itself, and for what no module made."""
     stack = node.meta.get("nn_module_stack") or {}
-    path = str(list(stack.values())[-1][0]) if stack else ""
-    path = path.removeprefix("L['self'].").removeprefix("module").removeprefix(".")
-    return path or node.name
+    path = next((str(path) for path, _ in reversed(list(stack.values())) if path), "").removeprefix("L['self'].")
+    return "" if path == "module" else path.removeprefix("module.")  # _Flat's, around the user's model
 
 
 def program_digest(program: ExportedProgram, interface: tuple[TensorSpec, ...]) -> str:

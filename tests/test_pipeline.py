@@ -225,6 +225,39 @@ def test_a_target_whose_converter_refuses_fails_alone_with_its_cause(folder: Pat
     assert "det" in found["portable-fp32/tflite"].reason
 
 
+def test_an_artifact_that_nothing_here_can_run_is_kept_and_not_ok(folder: Path) -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scaled: Tensor = self.scale(x)
+            return scaled + 0.0 * torch.randn(1, 4)
+
+    made = edgeopt.export(Noisy(), torch.randn(1, 4), targets=["apple-ane-fp16"], out=folder / "noisy")
+    result = results(made)["apple-ane-fp16/coreml"]
+    assert (result.status, result.error) == ("unverified", "UnknownOperator")
+    assert "not verified: the operator random_normal" in result.reason
+    assert not result.verdicts
+    assert made.artifact_path(result).exists()
+
+
+def test_what_overflows_float16_is_a_warning_with_its_layer(folder: Path) -> None:
+    class Loud(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loud = nn.Linear(4, 4)
+            nn.init.constant_(self.loud.weight, 30_000.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(self.loud(x) * 1e-5)
+
+    made = edgeopt.export(Loud(), torch.ones(1, 4), targets=["apple-ane-fp16"], out=folder / "loud")
+    result = results(made)["apple-ane-fp16/coreml"]
+    assert any("of layer loud: 16 of 16 values exceed 65,504" in warning for warning in result.warnings), result.warnings  # of 4 samples
+
+
 def test_a_target_that_takes_too_long_fails_alone(bundle: Bundle, folder: Path) -> None:
     model = replace(load(folder), evaluate=None)
     made = edgeopt.export(model, targets=["x86-fbgemm", "x86-fbgemm-avx2"], out=folder / "late", timeout_s=0.02)
