@@ -255,7 +255,8 @@ def test_what_overflows_float16_is_a_warning_with_its_layer(folder: Path) -> Non
 
     made = edgeopt.export(Loud(), torch.ones(1, 4), targets=["apple-ane-fp16"], out=folder / "loud")
     result = results(made)["apple-ane-fp16/coreml"]
-    assert any("of layer loud: 16 of 16 values exceed 65,504" in warning for warning in result.warnings), result.warnings  # of 4 samples
+    found = "of layer loud: 16 of 16 values exceed 65,504"  # in four samples
+    assert any(found in warning for warning in result.warnings), result.warnings
 
 
 def test_a_target_that_takes_too_long_fails_alone(bundle: Bundle, folder: Path) -> None:
