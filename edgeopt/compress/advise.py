@@ -153,7 +153,7 @@ class _Search:
         for _ in range(MEASUREMENTS):
             tried = self.plans.mildest(self._excess(slack))
             if tried is None:
-                raise self._unmet(self.plans.nearest(self._excess(slack)))
+                raise self._unmet(self._measured(self.plans.nearest(self._excess(slack))))
             if self.budgets.max_latency_ms is None:
                 return tried
             tried = self._with_latency(tried)
@@ -189,6 +189,9 @@ class _Search:
         assert self.latency_ms is not None
         self.tell("measuring latency")
         return replace(figures, latency_ms=self.latency_ms(module))
+
+    def _measured(self, tried: Tried | None) -> Tried | None:
+        return self._with_latency(tried) if tried and self.budgets.max_latency_ms is not None else tried
 
     def _with_latency(self, tried: Tried) -> Tried:
         *first, last = tried.steps

@@ -102,7 +102,7 @@ def test_nothing_is_advised_where_the_export_alone_meets_the_size() -> None:
 def test_without_a_size_or_latency_the_goal_is_half_the_work_and_said() -> None:
     advice = advise(cnn(), ARM)
     assert advice.after.macs <= advice.before.macs / 2
-    assert any("50% of the multiply-accumulates" in note for note in advice.notes)
+    assert any("50% of the MACs" in note for note in advice.notes)
 
 
 @pytest.mark.slow

@@ -36,6 +36,8 @@ class Encoder(nn.Module):
         super().__init__()
         layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        for weight in self.encoder.parameters():  # equal layers, as it makes them, would be stored once
+            nn.init.normal_(weight, std=0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         states: Tensor = self.encoder(x)

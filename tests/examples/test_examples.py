@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import edgeopt
-from edgeopt.core import TargetResult
+from edgeopt.core import QuantScheme, TargetResult
 from edgeopt.targets import loader
 from tests.examples.conftest import load
 from tests.examples.runtimes import Array, run_coreml, run_onnx, run_tflite, sqnr_db
@@ -16,11 +16,16 @@ from tests.examples.runtimes import Array, run_coreml, run_onnx, run_tflite, sqn
 TARGETS = loader.names()
 FULLY_SUPPORTED = ("mobilenet_v2", "digits", "minilm")
 # dB against the float model on the example input, by the activation's dtype.
-LEAST_SQNR = {"float32": 60.0, "float16": 35.0, "int8": 8.0, "uint8": 8.0}
+LEAST_SQNR = {"float32": 60.0, "float16": 35.0}
 
 RUNNERS = {"onnx": run_onnx, "tflite": run_tflite, "coreml": run_coreml}
 Exported = Callable[[str], edgeopt.Bundle]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of torch and torchao: an export sends them to its log
+
+
+def least_sqnr(scheme: QuantScheme) -> float:
+    """In dB; 8 where activations or weights have few bits."""
+    return LEAST_SQNR[scheme.activation] if scheme.activation == scheme.weight else 8.0
 
 
 def results(bundle: edgeopt.Bundle, target: str) -> list[TargetResult]:
@@ -52,7 +57,7 @@ def test_the_artifact_is_ok_and_computes_what_the_model_computes(example: str, t
         arrays = tuple(tensor.numpy() for tensor in model.example_inputs)
         found = runner(bundle.artifact_path(result), result.artifact, arrays)
         for reference, output in zip(float_outputs(model), found, strict=True):
-            assert sqnr_db(reference, output) > LEAST_SQNR[result.plan.scheme.activation]
+            assert sqnr_db(reference, output) > least_sqnr(result.plan.scheme)
 
 
 @pytest.mark.parametrize("example", FULLY_SUPPORTED)

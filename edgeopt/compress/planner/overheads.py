@@ -43,8 +43,8 @@ FILES: dict[Format, File] = {
 }
 UNROLLED: dict[Any, int] = {aten.gru.input: 19, aten.lstm.input: 16, aten.rnn_tanh.input: 6, aten.rnn_relu.input: 6}
 """Operators of one time step of a recurrent layer in TFLite, where it is unrolled."""
-CELL, LOOP = 2_100, 11_500
-"""Of one recurrent layer in one direction in Core ML: as an operator, and as a loop, which GRUs become."""
+CELL, LOOP = 2_000, 12_500
+"""Of one recurrent layer in Core ML: as an operator for both directions, and as a loop for each, which GRUs become."""
 FEWEST_NUMBERS = 2_048
 """Smaller weights stay floats where weights alone are quantized, as coremltools leaves them."""
 LAYER_NORM = 9
@@ -97,5 +97,6 @@ def _recurrent_bytes(node: Node, form: Format) -> int:
     if form != "coreml":
         return FILES[form].operator * len(hidden)
     if node.target is not aten.gru.input:
-        return CELL * len(hidden)
+        merged = 2 * sum(weight.numel() // 2 for weight in map(value_of, weights) if weight.ndim == 1)  # both biases into one
+        return CELL * (len(hidden) // (2 if node.args[-2] else 1)) - int(merged)
     return LOOP * len(hidden) + 2 * steps * sum(hidden)  # with an array of float16 for what comes out
