@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of torc
 
 def least_sqnr(scheme: QuantScheme) -> float:
     """In dB; 8 where activations or weights have few bits."""
-    return LEAST_SQNR[scheme.activation] if scheme.activation == scheme.weight else 8.0
+    return LEAST_SQNR.get(scheme.activation, 8.0) if scheme.activation == scheme.weight else 8.0
 
 
 def results(bundle: edgeopt.Bundle, target: str) -> list[TargetResult]:
