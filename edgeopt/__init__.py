@@ -22,6 +22,8 @@ _HOMES = {"export": "edgeopt.api", "Bundle": "edgeopt.bundle", "EdgeoptError": "
 
 
 def __getattr__(name: str) -> Any:
+    if name == "coreml":
+        return import_module("edgeopt.coreml")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'edgeopt' has no attribute {name!r}")

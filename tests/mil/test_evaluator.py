@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,12 @@ def test_float32_gives_the_programs_mathematics_and_float16_rounds_it(package: P
     rounded = edgeopt.coreml.load(package)(image=image)["scores"]
     assert (exact.dtype.name, rounded.dtype.name) == ("float32", "float16")
     assert 0 < np.abs(exact - rounded).max() < 1e-2 * np.abs(exact).max()
+
+
+def test_it_is_there_without_an_import_of_its_own() -> None:
+    code = "import edgeopt, sys; assert 'torch' not in sys.modules; print(edgeopt.coreml.load.__name__)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["load"]
 
 
 def test_the_same_input_gives_the_same_output_and_stays_as_it_is(package: Path) -> None:
