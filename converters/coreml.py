@@ -88,7 +88,20 @@ class CoremlConverter:
         return {name: version(name) for name in _PACKAGES}
 
 
-class CoremlPredictor:
+class _ByName:
+    """Arrays in the package's order become its inputs by name."""
+
+    inputs: tuple[TensorSpec, ...]
+
+    def prepare(self, *arrays: Array) -> tuple[Array, ...]:
+        pairs = zip(arrays, self.inputs, strict=True)
+        return tuple(np.asarray(array).astype(spec.dtype).reshape(spec.shape) for array, spec in pairs)
+
+    def _feed(self, arrays: tuple[Array, ...]) -> dict[str, Array]:
+        return {spec.name: array for spec, array in zip(self.inputs, arrays, strict=True)}
+
+
+class CoremlPredictor(_ByName):
     """A package on Core ML, all compute units. Inputs and outputs are float32, float16 or int32 arrays."""
 
     def __init__(self, path: Path) -> None:
@@ -106,15 +119,8 @@ class CoremlPredictor:
     def raw(self, *arrays: Array) -> None:
         self._model.predict(self._feed(arrays))
 
-    def prepare(self, *arrays: Array) -> tuple[Array, ...]:
-        pairs = zip(arrays, self.inputs, strict=True)
-        return tuple(np.asarray(array).astype(spec.dtype).reshape(spec.shape) for array, spec in pairs)
 
-    def _feed(self, arrays: tuple[Array, ...]) -> dict[str, Array]:
-        return {spec.name: array for spec, array in zip(self.inputs, arrays, strict=True)}
-
-
-class EvaluatedPredictor:
+class EvaluatedPredictor(_ByName):
     """A package on :mod:`edgeopt.mil`. Inputs and outputs as Core ML has them: float32, float16 or int32 arrays."""
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -127,23 +133,16 @@ class EvaluatedPredictor:
         self.inputs, self.outputs = self._program.inputs, self._program.outputs
 
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
-        found = self._program(**self._feed(arrays))
+        found = self._program(**self._feed(self.prepare(*arrays)))
         return tuple(found[spec.name] for spec in self.outputs)
 
     def examine(self, *arrays: Array) -> tuple[tuple[Array, ...], tuple[str, ...]]:
         """As a call, and the operators whose results do not fit float16, over every call of this."""
-        found, lost = self._program.examine(**self._feed(arrays))
+        found, lost = self._program.examine(**self._feed(self.prepare(*arrays)))
         return tuple(found[spec.name] for spec in self.outputs), tuple(each.describe() for each in lost)
 
     def raw(self, *arrays: Array) -> None:
-        self(*arrays)
-
-    def prepare(self, *arrays: Array) -> tuple[Array, ...]:
-        pairs = zip(arrays, self.inputs, strict=True)
-        return tuple(np.asarray(array).astype(spec.dtype).reshape(spec.shape) for array, spec in pairs)
-
-    def _feed(self, arrays: tuple[Array, ...]) -> dict[str, Array]:
-        return {spec.name: array for spec, array in zip(self.inputs, self.prepare(*arrays), strict=True)}
+        self._program(**self._feed(arrays))
 
 
 def _refuse_dynamic_shapes(program: Program, profile: TargetProfile) -> None:

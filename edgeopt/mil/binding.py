@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeopt.errors import UnknownOperator, did_you_mean
-from edgeopt.mil.operator import OPERATORS, Declared, Operator
+from edgeopt.mil.operator import OPERATORS, Declared, Operator, located
 from edgeopt.mil.values import converter
 
 Key = int
@@ -27,7 +27,7 @@ class Step:
     blocks: tuple["Steps", ...]
 
     def __str__(self) -> str:
-        return f"the operator {self.operator.name} {self.name!r}" + (f" of layer {self.layer}" if self.layer else "")
+        return f"the operator {located(self.operator.name, self.name, self.layer)}"
 
     def uses(self) -> Iterator[Key]:
         """The values it reads, those read within its blocks included."""
@@ -58,8 +58,7 @@ class Binder:
     ) -> None:
         self.constants: dict[Key, Any] = {}
         self._opset, self._layers, self._fold = opset, layers, fold
-        self._keys: dict[int, Key] = {}
-        self._alive: list[Any] = []
+        self._keys: dict[Any, Key] = {}
 
     def block(self, block: Any, inputs: Any, outputs: Any) -> Steps:
         """``block``'s steps. Raises UnknownOperator where there is an operation without an operator here."""
@@ -70,10 +69,7 @@ class Binder:
 
     def key(self, var: Any) -> Key:
         """The number of a MIL variable."""
-        if id(var) not in self._keys:
-            self._keys[id(var)] = len(self._keys)
-            self._alive.append(var)  # an id is unique among living objects only
-        return self._keys[id(var)]
+        return self._keys.setdefault(var, len(self._keys))
 
     def _step(self, operation: Any) -> Step | None:
         if operation.op_type == "const":
@@ -99,7 +95,7 @@ class Binder:
             else:
                 keys = tuple(self.key(each) for each in source) if isinstance(source, tuple | list) else self.key(source)
                 variable.append((name, keys, convert))
-        declared = tuple(Declared(var.name, _dtype(var), _shape(var)) for var in outputs)
+        declared = tuple(Declared(var.name, dtype_of(var), _shape(var)) for var in outputs)
         fixed |= {name: value for name, value in (("opset", self._opset), ("declared", declared)) if name in found.parameters}
         name, keys = outputs[0].name, tuple(self.key(var) for var in outputs)
         return Step(found, name, self._layers.get(name, ""), fixed, tuple(variable), keys, declared, blocks)
@@ -109,9 +105,8 @@ class Binder:
         if name in OPERATORS:
             return OPERATORS[name]
         output = operation.outputs[0].name
-        layer = self._layers.get(output, "")
         raise UnknownOperator(
-            f"the operator {name} {output!r}{f' of layer {layer}' if layer else ''} cannot be evaluated here",
+            f"the operator {located(name, output, self._layers.get(output, ''))} cannot be evaluated here",
             why=f"known operators: {', '.join(sorted(OPERATORS))}",
             fix=did_you_mean(name, OPERATORS) or "run the package on a Mac, or rewrite that layer with other operators",
         )
@@ -135,7 +130,8 @@ def _constant(source: Any, constants: Mapping[Key, Any], key: Callable[[Any], Ke
     return constants[key(source)] if hasattr(source, "sym_type") else source
 
 
-def _dtype(var: Any) -> str:
+def dtype_of(var: Any) -> str:
+    """MIL's name of a variable's type: ``fp16``, ``int32``, ``list``, ``state`` ..."""
     from coremltools.converters.mil.mil import types
 
     kind = var.sym_type

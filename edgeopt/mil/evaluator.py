@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgeopt.errors import ConversionError, EdgeoptError, InputError
 from edgeopt.mil import operators
-from edgeopt.mil.binding import Binder, Key, Step, Steps
+from edgeopt.mil.binding import Binder, Key, Step, Steps, dtype_of
 from edgeopt.mil.features import Feature, feature
 from edgeopt.mil.loading import LAYERS_KEY, load_program, read_spec
 from edgeopt.mil.operator import Declared
@@ -47,7 +47,7 @@ class Evaluator:
         binder = Binder(_opset(function), _layers(spec), self._run_step)
         self._constants: dict[Key, Any] = binder.constants
         self._main = binder.block(function, function.inputs.values(), function.outputs)
-        self._input_dtypes = {name: _mil_dtype(var) for name, var in function.inputs.items()}
+        self._input_dtypes = {name: dtype_of(var) for name, var in function.inputs.items()}
         self._output_names = [var.name for var in function.outputs]
         ends = [step for step in self._main.steps if step.operator.name == "classify"]
         self.classes: tuple[str | int, ...] = tuple(ends[0].fixed["classes"]) if ends else ()
@@ -168,12 +168,6 @@ def _layers(spec: Any) -> dict[str, str]:
         return {str(name): str(layer) for layer, names in found.items() for name in names}
     except (ValueError, TypeError, AttributeError):  # a package may say anything; without layers errors are less helpful
         return {}
-
-
-def _mil_dtype(var: Any) -> str:
-    from coremltools.converters.mil.mil import types
-
-    return str(types.builtin_to_string(getattr(var, "dtype", None))) if hasattr(var, "dtype") else ""
 
 
 def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:

@@ -50,6 +50,11 @@ class Operator:
 OPERATORS: dict[str, Operator] = {}
 
 
+def located(operator: str, output: str, layer: str) -> str:
+    """An operation in words: ``conv 'conv_3' of layer features.0``; ``layer`` is empty where it is not known."""
+    return f"{operator} {output!r}" + (f" of layer {layer}" if layer else "")
+
+
 def operator(*names: str, exact: bool = False, note: str = "") -> Callable[[Function], Function]:
     """Registers a function as the MIL operators ``names``."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgeopt.core import data_class
+from edgeopt.mil.operator import located
 
 Precision = Literal["float16", "float32"]
 """``float16``: every tensor that the program declares as float16 is rounded to it. ``float32``: the program's mathematics."""
@@ -35,7 +36,7 @@ class LostRange:
 
     def describe(self) -> str:
         """In words, for a warning."""
-        where = f"{self.operator} {self.output!r}" + (f" of layer {self.layer}" if self.layer else "")
+        where = located(self.operator, self.output, self.layer)
         if self.overflowed:
             return f"{where}: {self.overflowed} of {self.values} values exceed 65,504 and become infinite in float16"
         return f"{where}: {self.vanished} of {self.values} values become zero in float16"

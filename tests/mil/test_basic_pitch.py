@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,9 @@ from numpy.typing import NDArray
 
 import edgeopt.coreml
 from edgeopt.mil.precision import Precision
+from examples.fashion_mnist import data_folder
 
-FOLDER = Path(
-    os.environ.get("EDGEOPT_DATA") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeopt" / "data",
-    "basic-pitch",
-)
+FOLDER = data_folder().parent / "basic-pitch"
 pytestmark = [
     pytest.mark.filterwarnings("default"),  # coremltools warns about other packages' versions
     pytest.mark.skipif(
