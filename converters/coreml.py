@@ -1,7 +1,7 @@
 """Core ML: an ML program (``.mlpackage``) made by coremltools from the exported program, or from a trace of it.
 
-coremltools' frontend for exported programs lacks some operators (LSTM and GRU among them) that its frontend for
-``torch.jit.trace`` has. Such a program is traced; the package's metadata says so under ``edgeopt.frontend``.
+coremltools' frontend for exported programs lacks some operators that its frontend for ``torch.jit.trace`` has. Such a program
+is traced; the package's metadata says so under ``edgeopt.frontend``.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeopt.converters import coreml_package
+from edgeopt.converters import coreml_layers, coreml_package
 from edgeopt.converters.interface import Array
 from edgeopt.converters.program import Program, distinct_names, first_line, load_program
 from edgeopt.core import Structure, TensorSpec
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 FRONTEND_KEY = "edgeopt.frontend"
 _NODE = re.compile(r"fx node (\w+)|Layer \"(\w+?)(?:_cast_fp16)?\"|op '(\w+)'")
-_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 _PACKAGES = ("coremltools", "torch", "torchao", "numpy")
 
 
@@ -55,8 +54,7 @@ class CoremlConverter:
         names = distinct_names(output_names, loaded.input_names)
         options = _options(loaded, profile, out, float_io=io_float, output_names=names)
         shutil.rmtree(out, ignore_errors=True)  # coremltools refuses a folder that is not empty
-        frontend, nodes = _lower(loaded, options)
-        layers = coreml_package.layers(read_spec(out), nodes)
+        frontend, layers = _lower(loaded, options)
         coreml_package.make_reproducible(out, {FRONTEND_KEY: frontend, LAYERS_KEY: json.dumps(layers, separators=(",", ":"))})
 
     def inspect(self, path: Path, profile: TargetProfile) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], Structure]:
@@ -226,20 +224,22 @@ def _outputs(program: Program) -> "tuple[Tensor, ...]":
     return tuple(value.meta["val"] for value in node.args[0])
 
 
-def _lower(program: Program, options: dict[str, Any]) -> tuple[str, dict[str, str]]:
+def _lower(program: Program, options: dict[str, Any]) -> tuple[str, dict[str, list[str]]]:
     """Converts by the first frontend that takes the program.
 
-    Its name, with the reason where it is the second, and the layers of the nodes that it read, by their names.
+    Its name, with the reason where it is the second, and the operations of each layer, where that is known.
     """
     import coremltools as ct
 
-    from edgeopt.capture import layer_path
+    from edgeopt.converters import coreml_recurrent
 
+    coreml_recurrent.register(whole_weights="pass_pipeline" in options)
     try:
         decomposed = _decomposed(program.exported)
+        marks = coreml_layers.mark(decomposed)
         with _validated_once():
-            ct.convert(decomposed, **options)
-        return "torch.export", {node.name: layer_path(node) for node in decomposed.graph.nodes}
+            model: Any = ct.convert(decomposed, **options)
+        return "torch.export", coreml_layers.layers(model._mil_program, marks)
     except Exception as error:  # coremltools raises anything, AssertionError included
         first = error
     if program.quantized:
@@ -279,10 +279,7 @@ def _validated_once() -> Iterator[None]:
 
 
 def _decomposed(exported: "ExportedProgram") -> "ExportedProgram":
-    """``exported`` in ATen, where operators that coremltools lacks are opened up into those that it has.
-
-    Recurrent ones are left: PyTorch's decomposition would unroll every time step, a trace keeps them whole.
-    """
+    """``exported`` in ATen, where operators that coremltools lacks are opened up into those that it has."""
     import torch
     from coremltools.converters.mil.frontend.torch.torch_op_registry import is_torch_fx_node_supported
     from torch.export import default_decompositions
@@ -292,7 +289,6 @@ def _decomposed(exported: "ExportedProgram") -> "ExportedProgram":
     while True:
         calls = [node for node in exported.graph.nodes if node.op == "call_function" and node.target in known]
         lacking = {node.target for node in calls if not is_torch_fx_node_supported(node) and node.target not in opened}
-        lacking = {target for target in lacking if target.overloadpacket.__name__ not in _RECURRENT}
         if not lacking:
             return exported
         exported = exported.run_decompositions({target: known[target] for target in lacking})

@@ -5,9 +5,8 @@ Data/com.apple.CoreML/weights/weight.bin.
 """
 
 import json
-import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from edgeopt.errors import ConversionError
 from edgeopt.mil.loading import MODEL, WEIGHTS, load_program, operations, read_spec
 
 _DATE = "com.github.apple.coremltools.conversion_date"
-_NUMBER = re.compile(r"_\d+$")
 _NAMES = {"model.mlmodel": MODEL, "weights": WEIGHTS}
 
 
@@ -51,23 +49,6 @@ def make_reproducible(package: Path, metadata: dict[str, str]) -> None:
         "rootModelIdentifier": str(uuid.uuid5(uuid.NAMESPACE_URL, MODEL)),
     }
     (package / "Manifest.json").write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def layers(spec: Any, nodes: Mapping[str, str]) -> dict[str, list[str]]:
-    """The operations of each layer of the PyTorch model, by their outputs, where coremltools kept the names of ``nodes``.
-
-    It adds ``_cast_fp16`` to what became float16, and a number to what it made of one node.
-    """
-    found: dict[str, list[str]] = {}
-    for operation in _operations(spec.mlProgram):
-        if operation.type == "const" or not operation.outputs:
-            continue
-        name = operation.outputs[0].name
-        plain = name.removesuffix("_cast_fp16")
-        layer = next((nodes[known] for known in (plain, _NUMBER.sub("", plain)) if nodes.get(known)), "")
-        if layer:
-            found.setdefault(layer, []).append(name)
-    return found
 
 
 def structure(spec: Any) -> Structure:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 _BITS = (1, 2, 3, 4, 6, 8)
 _NAME = "store_palettes"
 _FEWEST_NUMBERS = 512
-"""Smaller constants would gain less than an operator takes. A quarter of what gets palettes: gates of a GRU come apart."""
+"""Smaller constants would gain less than an operator takes. Of what gets palettes a quarter: gates may come apart."""
 _USERS = {"conv", "conv_transpose", "linear", "matmul", "gather", "lstm", "gru", "rnn"}
 """What has weights. Masks have few values too, and are none."""
 

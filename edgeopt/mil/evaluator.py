@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgeopt.errors import ConversionError, EdgeoptError, InputError
 from edgeopt.mil import operators
-from edgeopt.mil.binding import Binder, Key, Step, Steps, dtype_of
+from edgeopt.mil.binding import Binder, Step, Steps, Values, dtype_of
 from edgeopt.mil.features import Feature, feature
 from edgeopt.mil.loading import LAYERS_KEY, load_program, read_spec
 from edgeopt.mil.operator import Declared
@@ -45,7 +45,7 @@ class Evaluator:
         self._half, self._watch = precision == "float16", None if precision == "float32" else Watch()
         self._watching = False
         binder = Binder(_opset(function), _layers(spec), self._run_step)
-        self._constants: dict[Key, Any] = binder.constants
+        self._constants: Values = binder.constants
         self._main = binder.block(function, function.inputs.values(), function.outputs)
         self._input_dtypes = {name: dtype_of(var) for name, var in function.inputs.items()}
         self._output_names = [var.name for var in function.outputs]
@@ -102,33 +102,40 @@ class Evaluator:
         with np.errstate(over="ignore"):  # to infinity, as on a device
             return array.astype("float32" if wide else dtype)
 
-    def _run(self, block: Steps, outer: Mapping[Key, Any], *inputs: Any) -> tuple[Any, ...]:
-        values = {**outer, **dict(zip(block.inputs, inputs, strict=True))}
+    def _run(self, block: Steps, outer: Values, *inputs: Any) -> tuple[Any, ...]:
+        values = dict(zip(block.inputs, inputs, strict=True))
+        for key in block.captured:
+            values[key] = outer[key]
         for step, done in zip(block.steps, block.last_uses, strict=True):
-            values.update(zip(step.keys, self._run_step(step, values), strict=True))
+            self._run_step(step, values)
             for key in done:
                 del values[key]
         return tuple([values[key] for key in block.outputs])
 
-    def _run_step(self, step: Step, values: Mapping[Key, Any]) -> tuple[Any, ...]:
+    def _run_step(self, step: Step, values: Values) -> None:
+        """Puts the results of ``step`` where its keys say."""
         try:
-            arguments = dict(step.fixed)
-            for name, source, convert in step.variable:
-                arguments[name] = convert(values[source] if isinstance(source, int) else tuple([values[key] for key in source]))
             if step.blocks:
-                arguments["blocks"] = tuple(partial(self._run, block, values) for block in step.blocks)
-            found = step.operator.call(**arguments)
+                found = step.call(values, blocks=tuple([partial(self._run, block, values) for block in step.blocks]))
+            else:
+                found = step.call(values)
         except EdgeoptError:
             raise
         except Exception as error:  # PyTorch raises anything from IndexError to RuntimeError for a program that is wrong
             raise _failed(step, f"{type(error).__name__}: {error}") from error
-        results = found if isinstance(found, tuple) else (found,)
-        return tuple([self._finished(step, *pair) for pair in zip(results, step.declared, strict=True)])
+        if isinstance(found, tuple):
+            for key, value, declared in zip(step.keys, found, step.declared, strict=True):
+                values[key] = self._finished(step, value, declared)
+        else:
+            (key,), (declared,) = step.keys, step.declared
+            values[key] = self._finished(step, found, declared)
 
     def _finished(self, step: Step, value: Any, declared: Declared) -> Any:
         """``value`` in the declared precision. Raises ConversionError where its shape is not the declared one."""
-        if declared.shape is None or not isinstance(value, Tensor):
+        if declared.shape is None:
             return value
+        if not isinstance(value, Tensor):
+            value = tensor(value)
         if value.shape != declared.shape and not _fits(tuple(value.shape), declared.shape):
             raise _failed(step, f"it gives {list(value.shape)} where the program declares {list(declared.shape)}")
         if declared.dtype != "fp16" or not self._half or step.operator.exact:

@@ -43,8 +43,12 @@ FILES: dict[Format, File] = {
 }
 UNROLLED: dict[Any, int] = {aten.gru.input: 19, aten.lstm.input: 16, aten.rnn_tanh.input: 6, aten.rnn_relu.input: 6}
 """Operators of one time step of a recurrent layer in TFLite, where it is unrolled."""
-CELL, LOOP = 2_000, 12_500
-"""Of one recurrent layer in Core ML: as an operator for both directions, and as a loop for each, which GRUs become."""
+CELL, LOOP = 2_000, 14_000
+"""Of one recurrent layer in Core ML: as an operator for both directions, and as a loop for each, which long GRUs become."""
+STEP, WRITTEN_OUT = 3_160, 2_800
+"""Of one step of a shorter GRU layer, in one direction or both, and of each direction besides."""
+LONGEST_WRITTEN_OUT = 128
+"""As edgeopt.converters.coreml_recurrent has it."""
 FEWEST_NUMBERS = 2_048
 """Smaller weights stay floats where weights alone are quantized, as coremltools leaves them."""
 LAYER_NORM = 9
@@ -96,7 +100,10 @@ def _recurrent_bytes(node: Node, form: Format) -> int:
         return UNROLLED[node.target] * steps * len(hidden) * (FILES[form].operator + name_length(node))
     if form != "coreml":
         return FILES[form].operator * len(hidden)
+    layers = len(hidden) // (2 if node.args[-2] else 1)
     if node.target is not aten.gru.input:
         merged = 2 * sum(weight.numel() // 2 for weight in map(value_of, weights) if weight.ndim == 1)  # both biases into one
-        return CELL * (len(hidden) // (2 if node.args[-2] else 1)) - int(merged)
-    return LOOP * len(hidden) + 2 * steps * sum(hidden)  # with an array of float16 for what comes out
+        return CELL * layers - int(merged)
+    if steps <= LONGEST_WRITTEN_OUT:
+        return WRITTEN_OUT * len(hidden) + layers * (700 + STEP * steps)
+    return LOOP * len(hidden) + 4 * steps * max(hidden)  # with an array of zeros for what comes out
