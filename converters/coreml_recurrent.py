@@ -1,4 +1,4 @@
-"""Recurrent layers for coremltools' frontend of exported programs: LSTMs and simple ones as its own operators, GRUs written out.
+"""Recurrent layers for coremltools' frontend of exported programs: LSTMs and simple ones as MIL's operators, GRUs written out.
 
 coremltools makes a loop over single steps of a GRU, one for each direction, and nothing but the CPU runs loops
 (https://github.com/apple/coremltools/issues/2208). Core ML's own ``gru`` has PyTorch's cell from iOS 18 on, which coremltools'
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 STEPS_WRITTEN_OUT = 128
 """Of longer sequences a loop is made: a step takes 3 kB of every layer's, and up to 100 ms of the conversion."""
 STEPS_IN_A_LOOP = 16
-"""What is left of a sequence is written out before the loop."""
+"""Written out in each turn."""
 _RESULTS = {"lstm": 3, "rnn_tanh": 2, "rnn_relu": 2}
 Var = Any
-"""A MIL variable. States are [directions, batch, hidden], and what goes into the gates [directions, steps * batch, 3 * hidden]."""
+"""A MIL variable. States are [directions, batch, hidden], what goes into the gates [directions, steps * batch, 3 * hidden]."""
 
 
 def register(*, whole_weights: bool) -> None:
@@ -100,10 +100,11 @@ def _layer(x: Var, initial: Var, cells: Sequence[_Cell], whole_weights: bool) ->
 
 def _each(cells: Sequence[_Cell]) -> Callable[[Var], Var]:
     """What a state gives to the gates, one product of matrices for each direction."""
+    weights = [(mb.const(val=cell.weight_hh), mb.const(val=cell.bias_hh)) for cell in cells]
 
     def gates(state: Var) -> Var:
-        parts = mb.split(x=state, num_splits=len(cells), axis=0) if len(cells) > 1 else [state]
-        found = [mb.linear(x=part, weight=cell.weight_hh, bias=cell.bias_hh) for part, cell in zip(parts, cells, strict=True)]
+        parts = mb.split(x=state, num_splits=len(weights), axis=0) if len(weights) > 1 else [state]
+        found = [mb.linear(x=part, weight=weight, bias=bias) for part, (weight, bias) in zip(parts, weights, strict=True)]
         return mb.concat(values=found, axis=0) if len(found) > 1 else found[0]
 
     return gates
@@ -111,7 +112,8 @@ def _each(cells: Sequence[_Cell]) -> Callable[[Var], Var]:
 
 def _together(cells: Sequence[_Cell]) -> Callable[[Var], Var]:
     """The same in half as many operators."""
-    weight, bias = np.stack([cell.weight_hh.T for cell in cells]), np.stack([cell.bias_hh[None] for cell in cells])
+    weight = mb.const(val=np.stack([cell.weight_hh.T for cell in cells]))
+    bias = mb.const(val=np.stack([cell.bias_hh[None] for cell in cells]))
     return lambda state: mb.add(x=mb.matmul(x=state, y=weight), y=bias)
 
 
@@ -123,8 +125,9 @@ def _written_out(gates: Var, state: Var, recurrent: Callable[[Var], Var]) -> tup
         state = _step(outer, new, recurrent(state), state)
         return state, state
     found = []
-    for step in zip(*(mb.split(x=each, num_splits=rows // batch, axis=1) for each in (outer, new)), strict=True):
-        state = _step(*step, recurrent(state), state)
+    outers, news = (mb.split(x=each, num_splits=rows // batch, axis=1) for each in (outer, new))
+    for reset_and_update, each in zip(outers, news, strict=True):
+        state = _step(reset_and_update, each, recurrent(state), state)
         found.append(state)
     return mb.concat(values=found, axis=1), state
 
@@ -139,15 +142,12 @@ def _step(reset_and_update: Var, new: Var, recurrent: Var, state: Var) -> Var:
 
 
 def _looped(gates: Var, state: Var, recurrent: Callable[[Var], Var]) -> tuple[Var, Var]:
-    """As :func:`_written_out`, but for what does not fit turns of a loop at the start."""
+    """As :func:`_written_out`, but some steps for each turn of a loop. Zeros fill the last turn, and go where nobody looks."""
     (directions, rows, _), (_, batch, hidden) = gates.shape, state.shape
-    turns, left = divmod(rows // batch, STEPS_IN_A_LOOP)
-    found = []
-    if left:
-        first, gates = mb.split(x=gates, split_sizes=[left * batch, rows - left * batch], axis=1)
-        states, state = _written_out(first, state, recurrent)
-        found.append(states)
-    gates = mb.reshape(x=gates, shape=[directions, turns, STEPS_IN_A_LOOP * batch, 3 * hidden])
+    size = STEPS_IN_A_LOOP * batch
+    turns = -(-rows // size)
+    gates = mb.pad(x=gates, pad=[0, 0, 0, turns * size - rows, 0, 0]) if rows % size else gates
+    gates = mb.reshape(x=gates, shape=[directions, turns, size, 3 * hidden])
 
     def turn(number: Var, state: Var, states: Var) -> tuple[Var, Var, Var]:
         mine = mb.squeeze(x=mb.gather(x=gates, indices=number, axis=1), axes=[1])
@@ -157,8 +157,8 @@ def _looped(gates: Var, state: Var, recurrent: Callable[[Var], Var]) -> tuple[Va
 
     # Any array of the right shape to write into: zeros would be stored in the package
     states = mb.split(x=gates, split_sizes=[2 * hidden, hidden], axis=3)[1]
-    _, state, states = mb.while_loop(
-        _cond=lambda number, *_: mb.less(x=number, y=turns), _body=turn, loop_vars=([0], state, states)
-    )
-    found.append(mb.reshape(x=states, shape=[directions, turns * STEPS_IN_A_LOOP * batch, hidden]))
-    return mb.concat(values=found, axis=1) if left else found[0], state
+    start = ([0], state, states)
+    states = mb.while_loop(_cond=lambda number, *_: mb.less(x=number, y=turns), _body=turn, loop_vars=start)[2]
+    states = mb.reshape(x=states, shape=[directions, turns * size, hidden])
+    found = mb.slice_by_size(x=states, begin=[0, 0, 0], size=[directions, rows, hidden])
+    return found, mb.slice_by_size(x=states, begin=[0, rows - batch, 0], size=[directions, batch, hidden])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgeopt.errors import UnknownOperator, did_you_mean
 from edgeopt.mil.operator import OPERATORS, Declared, Operator, Tensors, located
-from edgeopt.mil.values import converter, tensor
+from edgeopt.mil.values import converter, tensor, wide
 
 Key = int
 """A value's number. MIL's names may occur again in other blocks."""
@@ -52,11 +52,14 @@ class Steps:
 
 
 class Binder:
-    """Binds the blocks of one program. ``fold`` puts a step's results beside the constants of which it computes them."""
+    """Binds the blocks of one program. ``fold`` puts a step's results beside the constants of which it computes them.
 
-    def __init__(self, opset: int, layers: Mapping[str, str], fold: Callable[[Step, Values], None]) -> None:
+    ``half``: operators that take float16 as it is are given constants so.
+    """
+
+    def __init__(self, opset: int, layers: Mapping[str, str], fold: Callable[[Step, Values], None], *, half: bool) -> None:
         self.constants: Values = {}
-        self._opset, self._layers, self._fold = opset, layers, fold
+        self._opset, self._layers, self._fold, self._half = opset, layers, fold, half
         self._keys: dict[Any, Key] = {}
 
     def block(self, block: Any, inputs: Any, outputs: Any) -> Steps:
@@ -94,7 +97,8 @@ class Binder:
             if name not in found.parameters:
                 continue
             if _is_constant(source, self.constants, self.key):
-                fixed[name] = converter(found.parameters[name])(_constant(source, self.constants, self.key))
+                value = converter(found.parameters[name])(_constant(source, self.constants, self.key))
+                fixed[name] = value.half() if self._half and found.half and _is_half(source, value) else wide(value)
             else:
                 keys = tuple(self.key(each) for each in source) if isinstance(source, tuple | list) else self.key(source)
                 variable.append(_Argument(name, keys, found.parameters[name]))
@@ -166,6 +170,10 @@ def _constant(source: Any, constants: Mapping[Key, Any], key: Callable[[Any], Ke
     if isinstance(source, tuple | list):
         return tuple(_constant(part, constants, key) for part in source)
     return constants[key(source)] if hasattr(source, "sym_type") else source
+
+
+def _is_half(source: Any, value: Any) -> bool:
+    return isinstance(value, Tensor) and hasattr(source, "sym_type") and dtype_of(source) == "fp16"
 
 
 def dtype_of(var: Any) -> str:

@@ -18,8 +18,8 @@ from edgeopt.mil.features import Feature, feature
 from edgeopt.mil.loading import LAYERS_KEY, load_program, read_spec
 from edgeopt.mil.operator import Declared
 from edgeopt.mil.operators.states import State
-from edgeopt.mil.precision import LostRange, Precision, Watch, rounded
-from edgeopt.mil.values import TORCH, tensor
+from edgeopt.mil.precision import LostRange, Precision, Watch
+from edgeopt.mil.values import TORCH, tensor, wide
 
 operators.register()
 
@@ -44,7 +44,7 @@ class Evaluator:
         self._states = {each.spec.name: State(torch.zeros(each.spec.shape)) for each in map(feature, spec.description.state)}
         self._half, self._watch = precision == "float16", None if precision == "float32" else Watch()
         self._watching = False
-        binder = Binder(_opset(function), _layers(spec), self._run_step)
+        binder = Binder(_opset(function), _layers(spec), self._run_step, half=self._half)
         self._constants: Values = binder.constants
         self._main = binder.block(function, function.inputs.values(), function.outputs)
         self._input_dtypes = {name: dtype_of(var) for name, var in function.inputs.items()}
@@ -92,7 +92,7 @@ class Evaluator:
         if declared.spec.dtype == "uint8" and not np.array_equal(converted, array):
             raise InputError(f"{name} is an image", why="its pixels are no integers from 0 to 255", fix="give unscaled pixels")
         value = tensor(converted).to(TORCH[dtype])
-        return rounded(value) if self._half and dtype == "fp16" else value
+        return value.half() if self._half and dtype == "fp16" else value
 
     def _output(self, declared: Feature, value: Any) -> Array:
         array, dtype = np.asarray(value.numpy() if isinstance(value, Tensor) else value), declared.spec.dtype
@@ -117,8 +117,10 @@ class Evaluator:
         try:
             if step.blocks:
                 found = step.call(values, blocks=tuple([partial(self._run, block, values) for block in step.blocks]))
-            else:
+            elif not self._half or (step.operator.half and not self._watching):
                 found = step.call(values)
+            else:
+                found = step.call({key: wide(values[key]) for key in step.reads})
         except EdgeoptError:
             raise
         except Exception as error:  # PyTorch raises anything from IndexError to RuntimeError for a program that is wrong
@@ -138,10 +140,10 @@ class Evaluator:
             value = tensor(value)
         if value.shape != declared.shape and not _fits(tuple(value.shape), declared.shape):
             raise _failed(step, f"it gives {list(value.shape)} where the program declares {list(declared.shape)}")
-        if declared.dtype != "fp16" or not self._half or step.operator.exact:
+        if not self._half or declared.dtype != "fp16" or value.dtype == torch.float16:
             return value
-        result = rounded(value)
-        if self._watching and self._watch is not None:
+        result = value.half()
+        if self._watching and self._watch is not None and not step.operator.exact:
             self._watch.saw(step.operator.name, declared.name, step.layer, value, result)
         return result
 

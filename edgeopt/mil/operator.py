@@ -5,9 +5,9 @@
 
 Parameters are called as in MIL's documentation. Their annotations say what the function gets: ``Tensor``, ``Tensors`` (a tuple
 of them), ``Ints``, ``Floats``, ``Bools`` or a plain ``int``, ``float``, ``bool`` or ``str``. Floats are float32 whatever the
-program declares, and the evaluator rounds what comes out. A parameter ``opset`` gets the function's opset (15 for iOS15 ...),
-``declared`` the :class:`Declared` outputs, ``blocks`` the inner blocks of control flow as functions. MIL's own defaults fill
-what a program leaves out; a default here stands for an input that has none.
+program declares, unless the operator says ``half``, and the evaluator rounds what comes out. A parameter ``opset`` gets the
+function's opset (15 for iOS15 ...), ``declared`` the :class:`Declared` outputs, ``blocks`` the inner blocks of control flow as
+functions. MIL's own defaults fill what a program leaves out; a default here stands for an input that has none.
 """
 
 import inspect
@@ -36,13 +36,16 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One operator. ``exact``: its floats are among those it was given (or 0, 1): there is nothing to round."""
+    """One operator."""
 
     name: str
     call: Callable[..., Any]
     parameters: dict[str, Any]
     """Annotations by parameter."""
     exact: bool
+    """Its floats are among those it was given (or 0, 1): there is nothing to round."""
+    half: bool
+    """It takes float16 tensors as they are, and gives what it would give of float32 ones, rounded once."""
     note: str
     """What it does not do, if anything: for the coverage table."""
 
@@ -55,7 +58,7 @@ def located(operator: str, output: str, layer: str) -> str:
     return f"{operator} {output!r}" + (f" of layer {layer}" if layer else "")
 
 
-def operator(*names: str, exact: bool = False, note: str = "") -> Callable[[Function], Function]:
+def operator(*names: str, exact: bool = False, half: bool = False, note: str = "") -> Callable[[Function], Function]:
     """Registers a function as the MIL operators ``names``."""
 
     def register(function: Function) -> Function:
@@ -64,7 +67,7 @@ def operator(*names: str, exact: bool = False, note: str = "") -> Callable[[Func
         for name in names:
             if name in OPERATORS:
                 raise ValueError(f"{name} is there twice")
-            OPERATORS[name] = Operator(name, function, parameters, exact, note)
+            OPERATORS[name] = Operator(name, function, parameters, exact, half, note)
         return function
 
     return register

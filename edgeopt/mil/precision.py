@@ -48,7 +48,7 @@ class Watch:
     found: dict[str, LostRange] = field(default_factory=dict)
 
     def saw(self, operator: str, output: str, layer: str, exact: Tensor, rounded: Tensor) -> None:
-        """Counts what ``rounded`` lost of ``exact``, both float32 of one shape."""
+        """Counts what ``rounded`` (float16) lost of ``exact`` (float32 of the same shape)."""
         gone = (rounded == 0) & (exact != 0)
         seen = LostRange(
             operator=operator, output=output, layer=layer, values=exact.numel(),
@@ -75,8 +75,3 @@ def _together(one: LostRange, other: LostRange) -> LostRange:
         one, values=one.values + other.values, overflowed=one.overflowed + other.overflowed,
         vanished=one.vanished + other.vanished, vanished_power=max(one.vanished_power, other.vanished_power),
     )  # fmt: skip
-
-
-def rounded(value: Tensor) -> Tensor:
-    """``value`` rounded to the nearest float16, to even at ties, as float32 of the same shape."""
-    return value.half().float()  # half the time of value.to(...) for a few elements

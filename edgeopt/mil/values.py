@@ -1,6 +1,7 @@
 """Values of a MIL program as the evaluator holds them: tensors, tuples of them, and plain Python where an operator asks for it.
 
-Every float is a float32 tensor, integers and booleans keep their type; MIL's integers below eight bits are int8 or uint8.
+Floats are float32 tensors; what a program declares as float16 is held so when that is to be rounded, and operators that do not
+say otherwise get it as float32. Integers and booleans keep their type; MIL's integers below eight bits are int8 or uint8.
 """
 
 from collections.abc import Callable
@@ -36,6 +37,13 @@ def tensor(value: Any) -> Tensor:
     elif array.dtype.metadata:  # coremltools marks integers below eight bits so
         array = array.astype(np.dtype(array.dtype.str))
     return torch.from_numpy(np.array(array, order="C"))
+
+
+def wide(value: Any) -> Any:
+    """``value``, in float32 if it is a float16 tensor, or tensors."""
+    if isinstance(value, tuple):
+        return tuple(wide(each) for each in value)
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.float16 else value
 
 
 def _tensors(value: Any) -> Tensors:

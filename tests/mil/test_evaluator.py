@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import edgeopt.coreml
 from edgeopt.errors import ConversionError, InputError, UnknownOperator
 from edgeopt.mil.loading import LAYERS_KEY, MODEL, read_spec
-from edgeopt.mil.precision import Watch, rounded
+from edgeopt.mil.operator import OPERATORS
+from edgeopt.mil.precision import Watch
 from tests.mil.packages import converted, run_mil
 
 # coremltools, torch.export and torch.jit warn about each other's versions and their own deprecated calls
@@ -97,11 +98,34 @@ def test_what_float16_loses_is_reported_with_its_operator(factor: float, word: s
     assert edgeopt.coreml.load(out, precision="float32").examine(x=x.numpy().astype(np.float16))[1] == ()
 
 
+HALVES = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(torch.float16)
+"""Every float16 number."""
+
+
+@pytest.mark.parametrize("name", [name for name, each in OPERATORS.items() if each.half and set(each.parameters) == {"x"}])
+def test_what_is_computed_in_float16_is_the_rounded_result_of_float32_for_every_number(name: str) -> None:
+    call = OPERATORS[name].call
+    torch.testing.assert_close(call(HALVES), call(HALVES.float()).half(), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", [name for name, each in OPERATORS.items() if each.half and set(each.parameters) == {"x", "y"}])
+def test_what_is_computed_of_two_float16_numbers_is_the_rounded_result_of_float32(name: str) -> None:
+    call, others = OPERATORS[name].call, HALVES[torch.randperm(len(HALVES), generator=torch.Generator().manual_seed(0))]
+    for shift in range(0, len(HALVES), 4096):
+        x, y = HALVES, others.roll(shift)
+        torch.testing.assert_close(call(x, y), call(x.float(), y.float()).half(), rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_call_and_an_examination_give_the_same(package: Path) -> None:
+    model, image = edgeopt.coreml.load(package), np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_array_equal(model(image=image)["scores"], model.examine(image=image)[0]["scores"])
+
+
 def test_small_values_that_vanish_beside_great_ones_are_no_finding() -> None:
     watch = Watch()
     attention = torch.softmax(torch.tensor([[0.0, -20.0, -30.0, -25.0]]), -1)
-    assert int((rounded(attention) == 0).sum()) == 3
-    watch.saw("softmax", "attention", "", attention, rounded(attention))
+    assert int((attention.half() == 0).sum()) == 3
+    watch.saw("softmax", "attention", "", attention, attention.half())
     assert watch.lost() == ()
 
 

@@ -43,12 +43,12 @@ FILES: dict[Format, File] = {
 }
 UNROLLED: dict[Any, int] = {aten.gru.input: 19, aten.lstm.input: 16, aten.rnn_tanh.input: 6, aten.rnn_relu.input: 6}
 """Operators of one time step of a recurrent layer in TFLite, where it is unrolled."""
-CELL, LOOP = 2_000, 14_000
-"""Of one recurrent layer in Core ML: as an operator for both directions, and as a loop for each, which long GRUs become."""
-STEP, WRITTEN_OUT = 3_160, 2_800
-"""Of one step of a shorter GRU layer, in one direction or both, and of each direction besides."""
-LONGEST_WRITTEN_OUT = 128
-"""As edgeopt.converters.coreml_recurrent has it."""
+CELL = 2_000
+"""Of one recurrent layer in Core ML that becomes an operator for both directions."""
+STEP, DIRECTION, LOOP = 3_130, 3_000, 7_500
+"""Of a GRU's layer: of each step that is written out, of each direction besides, and of each direction's part in a loop."""
+LONGEST_WRITTEN_OUT, TURN = 128, 16
+"""Steps, as edgeopt.converters.coreml_recurrent has them: of a layer that becomes no loop, and of a loop's turn."""
 FEWEST_NUMBERS = 2_048
 """Smaller weights stay floats where weights alone are quantized, as coremltools leaves them."""
 LAYER_NORM = 9
@@ -104,6 +104,5 @@ def _recurrent_bytes(node: Node, form: Format) -> int:
     if node.target is not aten.gru.input:
         merged = 2 * sum(weight.numel() // 2 for weight in map(value_of, weights) if weight.ndim == 1)  # both biases into one
         return CELL * layers - int(merged)
-    if steps <= LONGEST_WRITTEN_OUT:
-        return WRITTEN_OUT * len(hidden) + layers * (700 + STEP * steps)
-    return LOOP * len(hidden) + 4 * steps * max(hidden)  # with an array of zeros for what comes out
+    looped = steps > LONGEST_WRITTEN_OUT
+    return layers * STEP * (TURN if looped else steps) + (LOOP if looped else DIRECTION) * len(hidden)

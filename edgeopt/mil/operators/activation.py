@@ -7,13 +7,13 @@ from torch.nn import functional
 from edgeopt.mil.operator import operator
 
 
-@operator("relu", exact=True)
+@operator("relu", exact=True, half=True)
 def relu(x: Tensor) -> Tensor:
     """max(x, 0)."""
     return torch.relu(x)
 
 
-@operator("relu6", exact=True)
+@operator("relu6", exact=True, half=True)
 def relu6(x: Tensor) -> Tensor:
     """min(max(x, 0), 6)."""
     return x.clamp(0, 6)
@@ -63,7 +63,7 @@ def silu(x: Tensor) -> Tensor:
     return functional.silu(x)
 
 
-@operator("sigmoid")
+@operator("sigmoid", half=True)
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + e^-x)."""
     return torch.sigmoid(x)

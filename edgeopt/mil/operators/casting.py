@@ -20,7 +20,7 @@ def cast(x: Tensor, dtype: str) -> Tensor:
     return x.to(torch.int32) & 0xFFFF if dtype == "uint16" else x.to(TORCH[dtype])
 
 
-@operator("identity", exact=True)
+@operator("identity", exact=True, half=True)
 def identity(x: Tensor) -> Tensor:
     """x."""
     return x

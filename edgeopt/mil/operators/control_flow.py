@@ -12,13 +12,13 @@ from edgeopt.mil.values import tensor
 Blocks = tuple[Callable[..., tuple[Any, ...]], ...]
 
 
-@operator("cond", exact=True)
+@operator("cond", exact=True, half=True)
 def cond(pred: bool, blocks: Blocks) -> tuple[Any, ...]:
     """What the first block gives, or the second where ``pred`` is false."""
     return blocks[0]() if pred else blocks[1]()
 
 
-@operator("while_loop", exact=True)
+@operator("while_loop", exact=True, half=True)
 def while_loop(loop_vars: Any, blocks: Blocks) -> tuple[Any, ...]:
     """What the second block makes of ``loop_vars``, again and again as long as the first gives true."""
     goes_on, body = blocks
@@ -28,7 +28,7 @@ def while_loop(loop_vars: Any, blocks: Blocks) -> tuple[Any, ...]:
     return values
 
 
-@operator("select", exact=True)
+@operator("select", exact=True, half=True)
 def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``a`` where ``cond``, else ``b``."""
     return torch.where(cond, a, b)

@@ -6,19 +6,19 @@ from torch import Tensor
 from edgeopt.mil.operator import operator
 
 
-@operator("add")
+@operator("add", half=True)
 def add(x: Tensor, y: Tensor) -> Tensor:
     """x + y."""
     return x + y
 
 
-@operator("sub")
+@operator("sub", half=True)
 def sub(x: Tensor, y: Tensor) -> Tensor:
     """x - y."""
     return x - y
 
 
-@operator("mul")
+@operator("mul", half=True)
 def mul(x: Tensor, y: Tensor) -> Tensor:
     """x * y."""
     return x * y
@@ -48,13 +48,13 @@ def power(x: Tensor, y: Tensor) -> Tensor:
     return torch.pow(x, y)
 
 
-@operator("maximum", exact=True)
+@operator("maximum", exact=True, half=True)
 def maximum(x: Tensor, y: Tensor) -> Tensor:
     """The greater one."""
     return torch.maximum(x, y)
 
 
-@operator("minimum", exact=True)
+@operator("minimum", exact=True, half=True)
 def minimum(x: Tensor, y: Tensor) -> Tensor:
     """The smaller one."""
     return torch.minimum(x, y)

@@ -13,12 +13,14 @@ from torch import Tensor
 from edgeopt.mil.operator import operator
 
 
-@operator("gather", exact=True)
+@operator("gather", exact=True, half=True)
 def gather(x: Tensor, indices: Tensor, axis: int, opset: int, batch_dims: int = 0) -> Tensor:
     """x [*before, size, *after], indices [*batch, *n] -> [*before, *n, *after]; before starts with batch (TensorFlow's)."""
     axis %= x.dim()
     found = _within(indices, x.shape[axis], opset)
     shape = x.shape[:axis] + indices.shape[batch_dims:] + x.shape[axis + 1 :]
+    if not batch_dims and found.numel() == 1:
+        return x.narrow(axis, int(found), 1).reshape(shape)  # what loops over time do
     if not batch_dims:
         return x.index_select(axis, found.reshape(-1)).reshape(shape)
     batch = prod(x.shape[:batch_dims])
@@ -46,9 +48,12 @@ def gather_nd(x: Tensor, indices: Tensor, opset: int, batch_dims: int = 0) -> Te
 @operator("scatter")
 def scatter(data: Tensor, indices: Tensor, updates: Tensor, axis: int, mode: str, opset: int) -> Tensor:
     """data [*before, size, *after], indices [n], updates [*before, n, *after] -> like data."""
+    found = _within(indices, data.shape[axis], opset)
+    if mode == "update":
+        return data.index_copy(axis, found, updates)
     shape = [1] * data.dim()
     shape[axis] = -1
-    places = _within(indices, data.shape[axis], opset).reshape(shape).expand_as(updates)
+    places = found.reshape(shape).expand_as(updates)
     return _MODES[mode](data, axis, places, updates)
 
 

@@ -27,25 +27,25 @@ def list_length(ls: Any) -> Tensor:
     return torch.tensor(len(ls), dtype=torch.int32)
 
 
-@operator("list_read", exact=True)
+@operator("list_read", exact=True, half=True)
 def list_read(ls: Any, index: int) -> Tensor:
     """The element at ``index``."""
     return _read(ls, index)
 
 
-@operator("list_gather", exact=True)
+@operator("list_gather", exact=True, half=True)
 def list_gather(ls: Any, indices: Tensor) -> Tensor:
     """[len(indices), *element]."""
     return torch.stack([_read(ls, index) for index in indices.tolist()])
 
 
-@operator("list_write", exact=True)
+@operator("list_write", exact=True, half=True)
 def list_write(ls: Any, index: int, value: Tensor) -> TensorList:
     """``ls`` with ``value`` at ``index``, longer where that is behind its end."""
     return _written(ls, [index], [value])
 
 
-@operator("list_scatter", exact=True)
+@operator("list_scatter", exact=True, half=True)
 def list_scatter(ls: Any, indices: Tensor, value: Tensor) -> TensorList:
     """``ls`` with the parts of ``value`` [len(indices), *element] at ``indices``."""
     return _written(ls, indices.tolist(), list(value.unbind()))

@@ -5,7 +5,7 @@ from torch import Tensor
 from edgeopt.mil.operator import Bools, Ints, operator
 
 
-@operator("slice_by_index", exact=True)
+@operator("slice_by_index", exact=True, half=True)
 def slice_by_index(
     x: Tensor,
     begin: Ints,
@@ -43,7 +43,7 @@ def slice_update(
     return found
 
 
-@operator("slice_by_size", exact=True)
+@operator("slice_by_size", exact=True, half=True)
 def slice_by_size(x: Tensor, begin: Ints, size: Ints) -> Tensor:
     """``size`` elements from ``begin`` in every dimension, or all that are left where it is -1."""
     starts = [start % length if start < 0 else start for start, length in zip(begin, x.shape, strict=True)]

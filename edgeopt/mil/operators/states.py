@@ -14,13 +14,13 @@ class State:
     value: Tensor
 
 
-@operator("read_state", exact=True)
+@operator("read_state", exact=True, half=True)
 def read_state(input: State) -> Tensor:
     """What ``input`` holds."""
     return input.value
 
 
-@operator("coreml_update_state", exact=True)
+@operator("coreml_update_state", exact=True, half=True)
 def coreml_update_state(state: State, value: Tensor) -> Tensor:
     """Puts ``value`` into ``state`` and gives it back. Packages say write_state and read_state; coremltools joins them."""
     state.value = value

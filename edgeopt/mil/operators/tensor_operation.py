@@ -9,7 +9,7 @@ from edgeopt.mil.operator import Declared, Ints, Tensors, operator
 from edgeopt.mil.values import TORCH
 
 
-@operator("concat", exact=True)
+@operator("concat", exact=True, half=True)
 def concat(values: Tensors, axis: int, interleave: bool) -> Tensor:
     """``values`` one after the other along ``axis``, or an index of each in turn. Scalars make a vector."""
     if values[0].dim() == 0:
@@ -20,13 +20,13 @@ def concat(values: Tensors, axis: int, interleave: bool) -> Tensor:
     return torch.cat(values, axis)
 
 
-@operator("stack", exact=True)
+@operator("stack", exact=True, half=True)
 def stack(values: Tensors, axis: int) -> Tensor:
     """``values`` of one shape along a new dimension ``axis``."""
     return torch.stack(values, axis)
 
 
-@operator("split", exact=True)
+@operator("split", exact=True, half=True)
 def split(x: Tensor, axis: int, num_splits: int | None = None, split_sizes: Ints | None = None) -> Tensors:
     """``x`` in parts of ``split_sizes``, or in ``num_splits`` equal ones."""
     sizes = split_sizes or (x.shape[axis] // (num_splits or 1),) * (num_splits or 1)

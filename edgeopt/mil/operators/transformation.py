@@ -9,7 +9,7 @@ from torch.nn import functional
 from edgeopt.mil.operator import Bools, Ints, Tensors, operator
 
 
-@operator("reshape", exact=True)
+@operator("reshape", exact=True, half=True)
 def reshape(x: Tensor, shape: Ints, opset: int) -> Tensor:
     """``x`` with another shape. -1 is what is left; 0 keeps the size of ``x`` there.
 
@@ -32,7 +32,7 @@ def reshape_like(x: Tensor, ref_tensors: Tensors, begins: Ints, ends: Ints, end_
     return x.reshape(shape)
 
 
-@operator("expand_dims", exact=True)
+@operator("expand_dims", exact=True, half=True)
 def expand_dims(x: Tensor, axes: Ints) -> Tensor:
     """``x`` with dimensions of size 1 at ``axes`` of the result."""
     rank = x.dim() + len(axes)
@@ -41,25 +41,25 @@ def expand_dims(x: Tensor, axes: Ints) -> Tensor:
     return x
 
 
-@operator("squeeze", exact=True)
+@operator("squeeze", exact=True, half=True)
 def squeeze(x: Tensor, axes: Ints | None = None) -> Tensor:
     """``x`` without the dimensions of size 1 among ``axes``; without any of size 1 where ``axes`` is not given."""
     return x.squeeze() if axes is None else x.squeeze(axes)
 
 
-@operator("transpose", exact=True)
+@operator("transpose", exact=True, half=True)
 def transpose(x: Tensor, perm: Ints) -> Tensor:
     """Dimension i of the result is dimension perm[i] of ``x``."""
     return x.permute(perm)
 
 
-@operator("flatten2d", exact=True)
+@operator("flatten2d", exact=True, half=True)
 def flatten2d(x: Tensor, axis: int) -> Tensor:
     """[product of the sizes before ``axis``, product of the others]."""
     return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
 
 
-@operator("reverse", exact=True)
+@operator("reverse", exact=True, half=True)
 def reverse(x: Tensor, axes: Ints | None = None) -> Tensor:
     """``x`` backwards along ``axes``, or along all."""
     return x.flip(tuple(range(x.dim())) if axes is None else axes)
