@@ -72,7 +72,7 @@ class CoremlConverter:
             )
         coreml_package.check_weights(path, spec)
         inputs, outputs = features(spec.description.input), features(spec.description.output)
-        return inputs, outputs, coreml_package.structure(spec)
+        return inputs, outputs, coreml_package.structure(spec, profile)
 
     def load(self, path: Path, *, threads: int) -> "CoremlPredictor | EvaluatedPredictor":
         """The package on Core ML, which schedules the compute units itself; elsewhere on the evaluator, with ``threads``.

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from edgeopt.converters.operators import Operator, unsupported
 from edgeopt.core import Structure
 from edgeopt.errors import ConversionError
 from edgeopt.mil.loading import MODEL, WEIGHTS, load_program, operations, read_spec
+from edgeopt.targets.schema import TargetProfile
 
 _DATE = "com.github.apple.coremltools.conversion_date"
 _NAMES = {"model.mlmodel": MODEL, "weights": WEIGHTS}
@@ -51,7 +53,7 @@ def make_reproducible(package: Path, metadata: dict[str, str]) -> None:
     (package / "Manifest.json").write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def structure(spec: Any) -> Structure:
+def structure(spec: Any, profile: TargetProfile) -> Structure:
     """Operators by kind over every function and nested block; constants are data and are not counted."""
     counts: dict[str, int] = {}
     for operation in _operations(spec.mlProgram):
@@ -62,6 +64,7 @@ def structure(spec: Any) -> Structure:
         quantize=counts.get("quantize", 0),
         dequantize=counts.get("dequantize", 0),
         transpose=counts.get("transpose", 0),
+        unsupported=unsupported((Operator(name=name, dtype="", rank=0) for name in counts), profile),
     )
 
 

@@ -33,6 +33,8 @@ def unsupported(operators: Iterable[Operator], profile: TargetProfile) -> tuple[
     for operator in operators:
         if profile.limits.max_rank is not None and operator.rank > profile.limits.max_rank:
             found.add(f"{operator.name} (rank {operator.rank})")
+        if operator.name in profile.operators.cpu:
+            found.add(f"{operator.name} (left to the CPU)")
         if rows is not None and (broken := _broken(operator, rows)) is not None:
             found.add(operator.name + broken)
     return tuple(sorted(found))

@@ -44,6 +44,7 @@ class OperatorSettings:
     ``fixed_output``: kinds whose output must have this (scale, zero point).
     ``float_output``: kinds that can take integers and give floats at no extra cost.
     ``table``: a file below targets/operators/ that lists the format's operators the device supports.
+    ``cpu``: the format's operators that the runtime leaves to the CPU, whatever accelerator the target is for.
     """
 
     integer: tuple[OperatorKind, ...] = ()
@@ -52,6 +53,7 @@ class OperatorSettings:
     fixed_output: dict[OperatorKind, tuple[float, int]] = field(default_factory=dict)
     float_output: tuple[OperatorKind, ...] = ()
     table: str | None = None
+    cpu: tuple[str, ...] = ()
 
 
 @data_class

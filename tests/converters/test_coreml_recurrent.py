@@ -104,6 +104,8 @@ def test_any_gru_is_pytorchs_written_out_or_in_a_loop(drawn: tuple[dict[str, Any
 def test_a_gru_goes_on_from_the_state_that_it_is_given(steps: int, tmp_path: Path) -> None:
     operators = same_as_pytorchs(tmp_path, nn.GRU(3, 5, bidirectional=True), steps, 2, FP16)
     assert operators.get("while_loop", 0) == (steps > coreml_recurrent.STEPS_WRITTEN_OUT)
+    unsupported = CoremlConverter().inspect(tmp_path / "model.mlpackage", FP16)[2].unsupported
+    assert unsupported == (("while_loop (left to the CPU)",) if operators.get("while_loop") else ())
 
 
 def test_a_long_sequence_takes_no_more_of_the_package_than_a_longer_one(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from edgeopt.converters.operators import Operator, unsupported
 from edgeopt.errors import ConfigError
+from edgeopt.targets.loader import load
 from edgeopt.targets.schema import Limits
 from tests.converters.programs import profile
 
@@ -29,6 +30,10 @@ def test_each_broken_limit_is_named_once_and_sorted() -> None:
 
 def test_a_rank_above_the_profile_is_unsupported() -> None:
     assert unsupported([operator("ADD", rank=6)], profile(limits=Limits(max_rank=5))) == ("ADD (rank 6)",)
+
+
+def test_what_the_runtime_leaves_to_the_cpu_is_named() -> None:
+    assert unsupported([operator("lstm"), operator("conv")], load("apple-ane-fp16")) == ("lstm (left to the CPU)",)
 
 
 def test_a_table_that_does_not_exist_is_a_config_error() -> None:
