@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from edgeopt.errors import UnknownOperator, did_you_mean
+from edgeopt.errors import UnknownOperator
 from edgeopt.mil.operator import OPERATORS, Declared, Operator, Tensors, located
 from edgeopt.mil.values import converter, tensor, wide
 
@@ -116,7 +116,7 @@ class Binder:
         raise UnknownOperator(
             f"the operator {located(name, output, self._layers.get(output, ''))} cannot be evaluated here",
             why=f"known operators: {', '.join(sorted(OPERATORS))}",
-            fix=did_you_mean(name, OPERATORS) or "run the package on a Mac, or rewrite that layer with other operators",
+            fix="run the package on a Mac, or rewrite that layer with other operators",
         )
 
 
