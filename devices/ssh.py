@@ -6,7 +6,6 @@ ssh_connection   all of these together     sftp        files
 """
 
 import re
-import selectors
 import shlex
 import threading
 import time
@@ -102,22 +101,27 @@ class SshTransport:
         ssh_connection.close_all(self._connections)
 
     def _read(self, channel: paramiko.Channel, drain: Drain) -> None:
-        """Both streams as they come: one that is left unread would fill the window and block the other."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(channel.fileno(), selectors.EVENT_READ)
-            while True:
-                ended = channel.closed or channel.eof_received
-                if channel.recv_ready():
-                    drain.out(channel.recv(PIECE_BYTES))
-                elif channel.recv_stderr_ready():
-                    drain.err(channel.recv_stderr(PIECE_BYTES))
-                elif ended and (channel.closed or channel.exit_status_ready()):
-                    return
-                elif ended:
-                    channel.status_event.wait(min(drain.left_s(), 0.2))
-                else:
-                    selector.select(drain.left_s())
-                drain.left_s()
+        """Both streams as they come: one that is left unread would fill the window and block the other.
+
+        Not by the channel's file descriptor: paramiko's thread may still write to it after the channel has been closed here,
+        which ends the whole connection, or writes to whatever file has the number then (paramiko/pipe.py, PosixPipe).
+        """
+        arrived = threading.Event()
+        for stream in (channel.in_buffer, channel.in_stderr_buffer):
+            stream.set_event(arrived)
+        while True:
+            ended = channel.closed or channel.eof_received
+            if channel.recv_ready():
+                drain.out(channel.recv(PIECE_BYTES))
+            elif channel.recv_stderr_ready():
+                drain.err(channel.recv_stderr(PIECE_BYTES))
+            elif ended and (channel.closed or channel.exit_status_ready()):
+                return
+            elif ended:
+                channel.status_event.wait(min(drain.left_s(), 0.2))
+            else:
+                arrived.wait(drain.left_s())
+            drain.left_s()
 
     def _cut_off(self, command: Sequence[str]) -> EdgeoptError:
         if self._device.ended:

@@ -12,9 +12,9 @@ import paramiko
 import pytest
 
 from edgeopt.devices import ssh, ssh_link
-from edgeopt.devices.base import Transport
+from edgeopt.devices.base import QUICK_S, Transport
 from edgeopt.devices.ssh_config import CONFIG_VARIABLE
-from edgeopt.errors import DeviceError, DeviceFull, DeviceTimeout, LinkLost, UsageError
+from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, DeviceTimeout, LinkLost, UsageError
 from tests.devices.contract import FileContract, RunContract, ThreadsContract, fetched, output_of
 from tests.devices.sshd import HOST, Proxy, Server, asking_server, sshd
 
@@ -46,7 +46,11 @@ def folder(tmp_path: Path) -> str:
 
 
 class TestSsh(RunContract, FileContract):
-    pass
+    @pytest.mark.slow
+    def test_output_that_is_refused_again_and_again_leaves_the_connection_as_it_is(self, transport: Transport) -> None:
+        for _ in range(100):
+            with pytest.raises(BadAnswer):
+                transport.run(["yes"], timeout_s=QUICK_S, limit=1)
 
 
 class TestSshThreads(ThreadsContract):
