@@ -88,7 +88,7 @@ SHAPES = st.tuples(
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(SHAPES)
 def test_any_gru_is_pytorchs_written_out_or_in_a_loop(drawn: tuple[dict[str, Any], int, int, bool]) -> None:
     keywords, steps, batch, palettes = drawn
