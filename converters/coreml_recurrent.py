@@ -68,9 +68,8 @@ def _gru(context: Any, node: Any, whole_weights: bool) -> None:
     directions, cells = 1 + int(bidirectional.val), _cells([weight.val for weight in weights], bool(has_biases.val))
     x = mb.transpose(x=x, perm=[1, 0, 2]) if batch_first.val else x
     last = []
-    for layer, start in zip(mb.split(x=initial, num_splits=int(layers.val), axis=0) if layers.val > 1 else [initial],
-                            range(0, len(cells), directions), strict=True):  # fmt: skip
-        x, state = _layer(x, layer, cells[start : start + directions], whole_weights)
+    for number, state in enumerate(mb.split(x=initial, num_splits=int(layers.val), axis=0) if layers.val > 1 else [initial]):
+        x, state = _layer(x, state, cells[number * directions :][:directions], whole_weights)
         last.append(state)
     x = mb.transpose(x=x, perm=[1, 0, 2]) if batch_first.val else x
     context.add((x, mb.concat(values=last, axis=0) if len(last) > 1 else last[0]), torch_name=node.name)

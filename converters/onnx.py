@@ -1,7 +1,9 @@
 """ONNX, in QDQ form where the program is quantized: torch's exporter, then the passes of ``onnx_passes``."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
     from onnxruntime import InferenceSession
+
+log = logging.getLogger(__name__)
 
 DEFAULT_OPSET = 20
 PROTOBUF_LIMIT_BYTES = 2**31 - 2**24
@@ -121,7 +125,7 @@ def _export(program: Program, opset: int) -> "ir.Model":
     import torch
 
     fix = "rewrite that layer with operators of the ONNX opset, or leave this target out"
-    with refusals("torch.onnx.export", fix):
+    with refusals("torch.onnx.export", fix), _matched_from_the_first_node():
         exported = torch.onnx.export(program.exported, program.examples, dynamo=True, opset_version=opset, verbose=False)
     assert exported is not None
     model: ir.Model = exported.model
@@ -131,6 +135,35 @@ def _export(program: Program, opset: int) -> "ir.Model":
             fix="raise limits.opset in the target's TOML if its runtime is new enough, or leave this target out",
         )
     return model
+
+
+@contextmanager
+def _matched_from_the_first_node() -> Iterator[None]:
+    """Inside, onnxscript tries a pattern of several output nodes only where its first one fits.
+
+    It would list all nodes of the graph for each node, and find nothing: an eighth of the conversion of a large quantized
+    network (onnxscript 0.7, rewriter/_matcher.py, SimplePatternMatcher.match).
+    """
+    from onnxscript.rewriter import _basics, _matcher
+
+    matcher: Any = getattr(_matcher, "SimplePatternMatcher", None)
+    if matcher is None:
+        log.warning("onnxscript has changed: it matches as it likes")
+        yield
+        return
+    original = matcher.match
+
+    def match(self: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
+        first = None if self.pattern.has_single_output_node else self.pattern.output_nodes[0].op_identifier()
+        if first is not None and first != node.op_identifier():
+            return _basics.MatchResult().fail("the first node differs")
+        return original(self, model, graph, node, **options)
+
+    matcher.match = match
+    try:
+        yield
+    finally:
+        matcher.match = original
 
 
 def _save(model: "ir.Model", out: Path) -> None:

@@ -98,9 +98,9 @@ class Evaluator:
         array, dtype = np.asarray(value.numpy() if isinstance(value, Tensor) else value), declared.spec.dtype
         if dtype == "uint8":  # Core ML does not say how it makes pixels of floats
             array = np.clip(np.rint(array), 0, 255)
-        wide = dtype == "float16" and not self._half
+        exact = dtype == "float16" and not self._half
         with np.errstate(over="ignore"):  # to infinity, as on a device
-            return array.astype("float32" if wide else dtype)
+            return array.astype("float32" if exact else dtype)
 
     def _run(self, block: Steps, outer: Values, *inputs: Any) -> tuple[Any, ...]:
         values = dict(zip(block.inputs, inputs, strict=True))
