@@ -195,22 +195,22 @@ def test_an_artifact_that_loses_more_than_allowed_fails_with_both_numbers(folder
 
 
 def test_a_refused_scheme_falls_back_to_the_profile_s_next_and_records_it(folder: Path) -> None:
-    class Remainders(nn.Module):
-        """Of a number: only a trace carries these to Core ML, and a trace carries no integers."""
+    class Recurrent(nn.Module):
+        """With remainders of a number: only a trace carries these to Core ML, and a trace carries no integers."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.stem = nn.Linear(64, 64)
+            self.stem, self.lstm = nn.Linear(64, 64), nn.LSTM(64, 16, batch_first=True)
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.remainder(5.0, self.stem(x).relu() + 1)
+            return torch.remainder(5.0, self.lstm(self.stem(x).relu())[0] + 10)
 
-    made = edgeopt.export(Remainders(), torch.randn(1, 6, 64), targets=["apple-ane"], out=folder / "traced")
+    made = edgeopt.export(Recurrent(), torch.randn(1, 6, 64), targets=["apple-ane"], out=folder / "traced")
     result = results(made)["apple-ane/coreml"]
     assert result.status == "ok"
     assert result.plan is not None
     assert result.plan.scheme.describe() == "fp16"
-    assert made.manifest.model.macs == 6 * 64 * 64
+    assert made.manifest.model.macs == 6 * (64 * 64 + (64 + 16) * 16 * 4)
     assert any(d.subject == "scheme" and "was refused" in d.reason for d in result.plan.decisions)
     assert any("made as fp16" in warning for warning in result.warnings)
 
