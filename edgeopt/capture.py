@@ -6,7 +6,6 @@ Every target starts from this program, so its node names identify values through
 import hashlib
 import io
 from contextlib import redirect_stderr
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from edgeopt.core import Decision, TensorSpec
 from edgeopt.errors import CaptureError, EdgeoptError, ForwardError, InputError, ModelError, NotFiniteError
 from edgeopt.model import Model
 from edgeopt.user_code import summary, users_line
+from edgeopt.witness import Witness, copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Captured:
     example: tuple[Tensor, ...]
     outputs: tuple[TensorSpec, ...]
     decisions: tuple[Decision, ...]
+    witness: Witness
+    """The user's own module, as it was given: called with flat tensors, it returns the outputs that the program must give."""
 
     def sha256(self) -> str:
         """Digest of graph, constants and interface: equal for equal programs, whatever produced them."""
@@ -57,32 +59,39 @@ def capture(model: Model) -> Captured:
 
     Raises InputError, ForwardError, CaptureError or NotFiniteError, each with the user's line where there is one.
     """
-    module, decisions = _float32_module(model)
+    original = _own_copy(model)
+    module, decisions = _float32_module(original)
     _refuse_not_finite_state(module)
     example_batch = model.example_inputs
     if example_batch is None and isinstance(model.module, ExportedProgram):
         example_batch = _example_of(model.module)
     signature, example = Signature.of(getattr(module, "forward", module), _as_float32(example_batch))
     _refuse_not_finite(((spec.name, value) for spec, value in zip(signature.specs, example, strict=True)), "example input")
+    given = Signature.of(getattr(original, "forward", original), example_batch)[1]
+    witness = Witness(original, signature.tree, tuple(value.dtype for value in given))
     flat = _Flat(module, signature.tree)
-    names, outputs = _run(module, signature, example)
+    names, outputs = _run(witness, signature, example)
     program = _canonical(_export(flat, example), example)
     name_inputs(program, signature.specs)
     _refuse_not_finite_outputs(program, names, outputs, example)
-    return Captured(program, signature, example, tuple(map(spec_of, names, outputs)), decisions)
+    return Captured(program, signature, example, tuple(map(spec_of, names, outputs)), decisions, witness)
 
 
-def _float32_module(model: Model) -> tuple[nn.Module, tuple[Decision, ...]]:
-    """The module to export, in eval mode and float32. The user's own module is never changed."""
-    if isinstance(model.module, ExportedProgram):
-        return model.module.module(check_guards=False), ()
-    if not isinstance(model.module, nn.Module):
-        raise ModelError(f"the model is a {type(model.module).__name__}, not a torch.nn.Module", fix="give an nn.Module")
+def _own_copy(model: Model) -> nn.Module:
+    """The user's module in eval mode, apart from the user's own, which is never changed."""
+    given = model.module.module(check_guards=False) if isinstance(model.module, ExportedProgram) else model.module
+    if not isinstance(given, nn.Module):
+        raise ModelError(f"the model is a {type(given).__name__}, not a torch.nn.Module", fix="give an nn.Module")
     try:
-        module = deepcopy(model.module)
+        module = copied(given)
     except Exception as error:
         raise ModelError("the module cannot be copied", why=summary(error), fix="make it work with copy.deepcopy") from error
-    module.eval()
+    return module if isinstance(model.module, ExportedProgram) else module.eval()
+
+
+def _float32_module(original: nn.Module) -> tuple[nn.Module, tuple[Decision, ...]]:
+    """The module to export, in float32."""
+    module = copied(original)
     low = {str(value.dtype) for value in _state(module).values() if value.dtype in (torch.float16, torch.bfloat16)}
     if not low:
         return module, ()
@@ -127,11 +136,9 @@ def _refuse_not_finite(values: Any, what: str) -> None:
             )
 
 
-def _run(module: nn.Module, signature: Signature, example: tuple[Tensor, ...]) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
-    args, kwargs = pytree.tree_unflatten(example, signature.tree)
+def _run(witness: Witness, signature: Signature, example: tuple[Tensor, ...]) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
     try:
-        with torch.no_grad():
-            names, outputs = flat_outputs(module(*args, **kwargs))
+        names, outputs = witness.named(example)
     except EdgeoptError:
         raise
     except Exception as error:
