@@ -44,6 +44,20 @@ class Examined(Protocol):
         """Outputs as a call gives them, and findings over every call of this so far, one line each."""
 
 
+@runtime_checkable
+class Differing(Protocol):
+    """A converter whose runtime may, on this CPU, compute something else than the artifact says and its target computes."""
+
+    def difference(self, path: Path) -> str:
+        """Why this CPU's kernels give other results for the artifact; "" where they do not."""
+
+    def load_as_written(self, path: Path, *, threads: int) -> Predictor:
+        """The artifact computed as it is written, without the kernels that differ."""
+
+    def kernels(self) -> str:
+        """What sets this CPU's kernels apart from others', for the keys of what is remembered; "" where nothing does."""
+
+
 class Converter(Protocol):
     """One artifact format."""
 

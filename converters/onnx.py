@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeopt.converters import onnx_kernels
 from edgeopt.converters.interface import Array
 from edgeopt.converters.operators import Operator, unsupported
 from edgeopt.converters.program import Program, distinct_names, first_line, load_program, refusals
@@ -84,19 +85,37 @@ class OnnxConverter:
 
     def load(self, path: Path, *, threads: int) -> "OnnxPredictor":
         """The file in ONNX Runtime's CPU execution provider."""
-        import onnxruntime
+        return _session(path, threads, optimized=True)
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = _ERROR
-        try:
-            return OnnxPredictor(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
-        except Exception as error:  # ORT's exceptions share no base class
-            raise ConversionError("ONNX Runtime refused the file", why=first_line(error)) from error
+    def load_as_written(self, path: Path, *, threads: int) -> "OnnxPredictor":
+        """The file node by node: Q and DQ compute in floats what they say, and nothing is fused into integer kernels."""
+        return _session(path, threads, optimized=False)
+
+    def difference(self, path: Path) -> str:
+        """As :class:`Differing` says."""
+        return onnx_kernels.difference(path)
+
+    def kernels(self) -> str:
+        """As :class:`Differing` says."""
+        return onnx_kernels.kernels()
 
     def tool_versions(self) -> dict[str, str]:
         """As the interface says."""
         return {name: version(name) for name in ("torch", "torchao", "onnx", "onnxscript", "onnx-ir", "onnxruntime")}
+
+
+def _session(path: Path, threads: int, *, optimized: bool) -> "OnnxPredictor":
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = _ERROR
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return OnnxPredictor(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+    except Exception as error:  # ORT's exceptions share no base class
+        raise ConversionError("ONNX Runtime refused the file", why=first_line(error)) from error
 
 
 class OnnxPredictor:

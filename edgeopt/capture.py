@@ -36,6 +36,11 @@ class Captured:
     witness: Witness
     """The user's own module, as it was given: called with flat tensors, it returns the outputs that the program must give."""
 
+    @property
+    def in_low_precision(self) -> bool:
+        """Whether the user's own module computes in float16 or bfloat16, and the program in float32."""
+        return any(value.dtype in (torch.float16, torch.bfloat16) for value in _state(self.witness.module).values())
+
     def sha256(self) -> str:
         """Digest of graph, constants and interface: equal for equal programs, whatever produced them."""
         return program_digest(self.program, self.signature.specs + self.outputs)

@@ -23,6 +23,9 @@ Observer = Literal["minmax", "mse", "percentile"]
 MANIFEST_SCHEMA_VERSION = 1
 TWIN = "portable-fp32"
 """The target that is always made: everything else is compared with it."""
+KERNELS = "this CPU's kernels"
+AS_WRITTEN = "the file as written"
+"""What computed an artifact where it was proved; for Core ML it is an evaluator, elsewhere than on Apple's systems."""
 T = TypeVar("T")
 
 
@@ -191,7 +194,11 @@ class Artifact:
 
 @data_class
 class Verdict:
-    """One check: its number, its limit and whether it passed. ``limit`` None is a number shown but not judged."""
+    """One check: its number, its limit and whether it passed. ``limit`` None is a number shown but not judged.
+
+    ``part``: the output or channel that has the number, where there are several; the worst one is meant. ``compared``: what
+    computed the artifact's side: the file as written, this CPU's kernels, an evaluator.
+    """
 
     check: str
     value: float | None
@@ -199,6 +206,8 @@ class Verdict:
     limit: float | None = None
     passed: bool = True
     note: str = ""
+    part: str = ""
+    compared: str = ""
 
 
 @data_class

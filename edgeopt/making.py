@@ -23,8 +23,9 @@ from edgeopt.model import Model
 from edgeopt.options import Listener, Options
 from edgeopt.programs import Programs
 from edgeopt.progress import event
+from edgeopt.reference_file import References
 from edgeopt.targets.schema import TargetProfile
-from edgeopt.tasks import write_references
+from edgeopt.unlike import unlike
 from edgeopt.worker.client import WorkerHost
 from edgeopt.workshop import Made, Workshop, failed_result
 
@@ -143,9 +144,37 @@ def _calibrate(shop: Workshop, model: Model, jobs: list[Job]) -> Calibrated:
 
 
 def _write_references(path: Path, captured: Captured, calibrated: Calibrated) -> None:
-    run = _torch_run(captured)
+    """What the user's own module gives on held-out samples, and on inputs unlike the example where it takes them."""
+    run = _reference(captured)
+    names = tuple(spec.name for spec in captured.outputs)
     samples = [_arrays(sample) for sample in calibrated.held_out]
-    write_references(path, samples, [run(sample) for sample in samples])
+    references = References(names=names, samples=samples, outputs=[run(sample) for sample in samples])
+    for sample in unlike(captured.example):
+        outputs = _given(run, _arrays(sample))
+        if outputs is not None:
+            references.unlike.append(_arrays(sample))
+            references.unlike_outputs.append(outputs)
+    references.write(path)
+
+
+def _given(run: evaluation.Run, sample: tuple[evaluation.Array, ...]) -> tuple[evaluation.Array, ...] | None:
+    """The outputs; None where the module cannot take such inputs (it raises, or gives NaN)."""
+    try:
+        outputs = run(sample)
+    except Exception:  # the user's code may raise anything on inputs that are none of its own
+        return None
+    return None if any(np.isnan(np.asarray(output, np.float64)).any() for output in outputs) else outputs
+
+
+def _reference(captured: Captured) -> evaluation.Run:
+    """The user's own module; where that computes in float16 or bfloat16, its float32 program, which was compared with it."""
+    if captured.in_low_precision:
+        return _torch_run(captured)
+
+    def run(arrays: tuple[evaluation.Array, ...]) -> tuple[evaluation.Array, ...]:
+        return tuple(output.numpy() for output in captured.witness(*map(torch.from_numpy, arrays)))
+
+    return run
 
 
 def _arrays(sample: Sample) -> tuple[evaluation.Array, ...]:

@@ -10,6 +10,7 @@ from edgeopt.bundle import BundleWriter
 from edgeopt.cache import Cache
 from edgeopt.calibrate import can_be_read_again, digest_of
 from edgeopt.calling import Signature
+from edgeopt.converters import proving
 from edgeopt.core import Manifest, from_data, to_data
 from edgeopt.errors import EdgeoptError
 from edgeopt.fingerprint import fingerprint
@@ -39,6 +40,7 @@ class Memo:
             return cls(cache, None)  # the work itself reports it, with what it was doing
         formats = sorted({fmt for profile in profiles for fmt in profile.formats})
         tools: dict[str, Any] = {fmt: registry.converter(fmt).tool_versions() for fmt in formats}
+        tools["kernels"] = {fmt: proving.kernels(registry.converter(fmt)) for fmt in formats}
         wanted = {"name": model.name, "max_drop": options.max_drop, "io_float": options.io_float}
         described: list[Any] = [to_data(profile) for profile in profiles]
         machine = f"{platform.machine()} {platform.node()}"  # latencies are this machine's

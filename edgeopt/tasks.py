@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgeopt import registry, verify
 from edgeopt.converters.interface import Array, Examined, Predictor
+from edgeopt.converters.proving import prover
 from edgeopt.core import from_data, to_data
+from edgeopt.reference_file import References
 from edgeopt.targets.schema import TargetProfile
 
 PROGRAM_SAMPLES = 4
@@ -47,24 +47,33 @@ def inspect(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(request: dict[str, Any]) -> dict[str, Any]:
-    """The artifact at ``out`` against its program and the float model, on the samples in ``references``.
-
-    ``numbers``, and ``findings``: what went wrong inside it, in words.
-    """
-    predictor = registry.converter(request["format"]).load(Path(request["out"]), threads=1)
-    samples, model_outputs = read_references(Path(request["references"]))
-    artifact_outputs, findings = _examined(predictor, samples)
-    few = samples[:PROGRAM_SAMPLES]
-    program_outputs = _run_program(Path(request["program"]), few) if request["quantized"] else model_outputs[: len(few)]
-    numbers = {
-        "sqnr_program": verify.sqnr_db(program_outputs, artifact_outputs[: len(few)]),
-        "sqnr_quantization": verify.sqnr_db(model_outputs[: len(few)], program_outputs),
-        "sqnr_float": verify.sqnr_db(model_outputs, artifact_outputs),
-        "cosine_float": verify.cosine(model_outputs, artifact_outputs),
-        "max_abs_error": verify.max_abs_error(model_outputs, artifact_outputs),
-        "top1_agreement": verify.top1_agreement(model_outputs, artifact_outputs),
-    }
-    return {"numbers": numbers, "findings": list(findings)}
+    """The artifact at ``out`` against its program and the user's own module, on the samples in ``references``: a Proof."""
+    converter, path = registry.converter(request["format"]), Path(request["out"])
+    known = References.read(Path(request["references"]))
+    scales = verify.Scales.of(known.names, [*known.outputs, *known.unlike_outputs])
+    chosen = prover(converter, path, threads=1)
+    outputs, findings = _examined(chosen.predictor, known.samples)
+    unlike = [chosen.predictor(*sample) for sample in known.unlike]
+    numbers, parts = verify.compare(scales, known.outputs, outputs)
+    few = known.samples[:PROGRAM_SAMPLES]
+    model = known.outputs[: len(few)]
+    program = _run_program(Path(request["program"]), few) if request["quantized"] else model
+    lowering, lowered_parts = verify.lowered(scales, model, program, outputs[: len(few)])
+    if unlike and not request["integer"]:
+        numbers["sqnr_unlike"] = verify.sqnr_db(known.unlike_outputs, unlike)
+    proof = verify.Proof(
+        compared=chosen.compared,
+        numbers=numbers | lowering,
+        parts=parts | lowered_parts,
+        constant=dict(verify.constant(known.names, [*known.outputs, *known.unlike_outputs], [*outputs, *unlike])),
+        findings=findings,
+        difference=chosen.difference,
+    )
+    if chosen.difference:
+        here = [converter.load(path, threads=1)(*sample) for sample in known.samples]
+        proof = replace(proof, here=verify.compare(scales, known.outputs, here)[0])
+    data: dict[str, Any] = to_data(proof)
+    return data
 
 
 def _examined(predictor: Predictor, samples: list[tuple[Array, ...]]) -> tuple[list[tuple[Array, ...]], tuple[str, ...]]:
@@ -79,15 +88,16 @@ def _examined(predictor: Predictor, samples: list[tuple[Array, ...]]) -> tuple[l
 
 
 def predict(request: dict[str, Any]) -> Callable[[tuple[Array, ...]], tuple[Array, ...]]:
-    """The artifact at ``out`` on its runtime, for the user's ``evaluate``."""
-    predictor = registry.converter(request["format"]).load(Path(request["out"]), threads=request["threads"])
+    """The artifact at ``out``, for the user's ``evaluate``: as its target computes it, as far as this machine can tell."""
+    converter = registry.converter(request["format"])
+    predictor = prover(converter, Path(request["out"]), threads=request["threads"]).predictor
     return lambda arrays: predictor(*arrays)
 
 
 def time_against_twin(request: dict[str, Any]) -> dict[str, Any]:
     """Median times in ms of the artifact at ``out`` and of its twin, one after the other in turns: both see the same noise."""
     converter = registry.converter(request["format"])
-    samples, _ = read_references(Path(request["references"]))
+    samples = References.read(Path(request["references"])).samples
     pair = [_Timed(converter.load(Path(request[name]), threads=request["threads"]), samples[0]) for name in ("out", "twin")]
     for timed in pair:
         for _ in range(WARM_UP_RUNS):
@@ -114,31 +124,6 @@ class _Timed:
         started = time.perf_counter_ns()
         self._predictor.raw(*self._inputs)
         self.milliseconds.append((time.perf_counter_ns() - started) / 1e6)
-
-
-def write_references(path: Path, samples: list[tuple[Array, ...]], outputs: list[tuple[Array, ...]]) -> None:
-    """Samples and the float model's outputs on them, as one .npz without pickles."""
-    arrays = {f"input_{i}_{j}": array for i, sample in enumerate(samples) for j, array in enumerate(sample)}
-    arrays |= {f"output_{i}_{j}": array for i, sample in enumerate(outputs) for j, array in enumerate(sample)}
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-
-
-def read_references(path: Path) -> tuple[list[tuple[Array, ...]], list[tuple[Array, ...]]]:
-    """What :func:`write_references` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        return _nested(stored, "input"), _nested(stored, "output")
-
-
-def _nested(stored: Any, kind: str) -> list[tuple[Array, ...]]:
-    result: list[list[Array]] = []
-    for name in stored.files:  # in the order they were written
-        if name.startswith(f"{kind}_"):
-            index = int(name.split("_")[1])
-            if index == len(result):
-                result.append([])
-            result[index].append(stored[name])
-    return [tuple(sample) for sample in result]
 
 
 def _run_program(path: Path, samples: list[tuple[Array, ...]]) -> list[tuple[Array, ...]]:

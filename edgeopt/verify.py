@@ -1,106 +1,236 @@
-"""Proof that an artifact computes what it should: numbers, limits and verdicts. Needs numpy only.
+"""Proof that an artifact computes what it should: its numbers, their limits, the verdicts. docs/trust.md says what they mean.
 
-SQNR is 10 log10(sum reference^2 / sum (reference - candidate)^2) in dB over all samples of one output; of several outputs the
-worst counts.
+SQNR is 10 log10(sum reference^2 / sum (reference - candidate)^2) in dB over all samples of one output; of several outputs,
+and of channels with scales of their own (:mod:`edgeopt.parts`), the worst counts, and the verdict names it.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgeopt.core import Verdict
+from edgeopt import parts
+from edgeopt.core import Verdict, data_class
+from edgeopt.parts import MAX_SQNR_DB, Array, Outputs, Scales, constant
 from edgeopt.targets.schema import Checks
-
-Array = NDArray[np.generic]
-Outputs = Sequence[tuple[Array, ...]]
-"""Outputs of a model: one tuple of arrays per sample."""
 
 LOW_SQNR_DB = 10.0
 """Below it a tenth of the output's power is noise: shown as a warning, since only the user's ``evaluate`` can judge it."""
+LOW_AGREEMENT = 0.5
+"""Below it an artifact chooses another class than its model more often than not: a warning."""
 LOWERING_ROOM_DB = 3.0
 """Twice the noise power of quantization: kernels round differently, and a few samples measure it roughly."""
-MAX_SQNR_DB = 200.0
-"""Shown for outputs that are equal bit by bit: infinity has no place in JSON."""
+CHANNEL_SQNR_DB = 40.0
+"""No channel has to be nearer: where large numbers cancel, float32 leaves no more."""
+UNLIKE_ROOM_DB = 20.0
+"""What inputs unlike the example may cost: sums over numbers of another scale round otherwise."""
+LOSES_TO_THE_GATE = ("sqnr_float", "sqnr_float_channel", "constant")
+"""Checks that only the user's own numbers can overrule: ``evaluate`` and ``--max-drop`` say that it is good enough."""
+CONSTANT_SPREAD = 0.1
+"""An output that varies by less of its own scale may well be one integer: then it is a warning."""
 
 
-def stacked(samples: Outputs) -> list[NDArray[np.float64]]:
-    """One flat float64 array per output, over all samples."""
-    return [np.concatenate([np.asarray(s[i], np.float64).ravel() for s in samples]) for i in range(len(samples[0]))]
+@data_class
+class Proof:
+    """What was found out about one artifact.
+
+    ``compared``: what computed the artifact's side. ``numbers``: by check. ``parts``: the output or channel each number is of.
+    ``difference``: why this CPU's kernels were not used, and ``here`` the numbers with them.
+    """
+
+    compared: str
+    numbers: dict[str, float | None] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
+    constant: dict[str, float] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
+    difference: str = ""
+    here: dict[str, float | None] = field(default_factory=dict)
+
+
+def compare(scales: Scales, reference: Outputs, candidate: Outputs) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Numbers and parts of an artifact's outputs against the model's."""
+    ratios = parts.sqnr(scales, reference, candidate)
+    names = scales.names
+    numbers: dict[str, float | None] = {}
+    found: dict[str, str] = {}
+    for check, is_channel in (("sqnr_float", False), ("sqnr_float_channel", True)):
+        chosen = {key: values for key, values in ratios.items() if (key[1] is not None) == is_channel}
+        if chosen:
+            numbers[check], part = parts.worst(scales, chosen)
+            if is_channel or len(names) > 1:
+                found[check] = str(part)
+    numbers["cosine_float"] = cosine(reference, candidate)
+    numbers["max_abs_error"] = max_abs_error(reference, candidate)
+    agreements = {name: top1_agreement(reference, candidate, index) for index, name in enumerate(names)}
+    known = {name: value for name, value in agreements.items() if value is not None}
+    numbers["top1_agreement"] = min(known.values(), default=None)
+    if known and len(names) > 1:
+        found["top1_agreement"] = f"output {min(known, key=lambda name: known[name])}"
+    return numbers, found
+
+
+def lowered(
+    scales: Scales, model: Outputs, program: Outputs, artifact: Outputs
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """What lowering cost, and what quantization had cost before, of the output where the former stands out most."""
+    quantization, lowering = parts.sqnr(scales, model, program), parts.sqnr(scales, program, artifact)
+    outputs = [key for key in lowering if key[1] is None]
+
+    def room(key: tuple[int, int | None]) -> float:
+        limit = min(Checks().program_sqnr_db, float(quantization[key][0]) - LOWERING_ROOM_DB)
+        return float(lowering[key][0]) - limit
+
+    key = min(outputs, key=room)
+    numbers: dict[str, float | None] = {
+        "sqnr_program": float(lowering[key][0]),
+        "sqnr_quantization": float(quantization[key][0]),
+    }
+    part = f"output {scales.names[key[0]]}"
+    return numbers, dict.fromkeys(numbers, part) if len(outputs) > 1 else {}
 
 
 def sqnr_db(reference: Outputs, candidate: Outputs) -> float:
-    """The lowest SQNR of all outputs, in dB; NaN or infinity in the candidate counts as no signal at all."""
-    return min(_sqnr(r, c) for r, c in zip(stacked(reference), stacked(candidate), strict=True))
-
-
-def _sqnr(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> float:
-    noise = float(np.sum((reference - candidate) ** 2))
-    if not math.isfinite(noise):
-        return -MAX_SQNR_DB
-    signal = float(np.sum(reference**2))
-    if noise == 0:
-        return MAX_SQNR_DB
-    return float(np.clip(10 * math.log10(signal / noise), -MAX_SQNR_DB, MAX_SQNR_DB)) if signal else -MAX_SQNR_DB
+    """The lowest SQNR of all outputs, in dB; NaN or infinity in the candidate alone counts as no signal at all."""
+    scales = Scales(tuple(map(str, range(len(reference[0])))))
+    scales.parts.update({(index, None): np.ones(1) for index in range(len(scales.names))})
+    return parts.worst(scales, parts.sqnr(scales, reference, candidate))[0]
 
 
 def cosine(reference: Outputs, candidate: Outputs) -> float:
     """The lowest cosine similarity of all outputs, each as one vector; 0 where one of them is zero or not finite."""
-    return min(_cosine(r, c) for r, c in zip(stacked(reference), stacked(candidate), strict=True))
+    return min(
+        (_cosine([(r[i], c[i]) for r, c in _pairs(reference, candidate)]) for i in range(len(reference[0]))), default=1.0
+    )
 
 
-def _cosine(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> float:
-    length = float(np.linalg.norm(reference) * np.linalg.norm(candidate))
-    value = float(reference @ candidate) / length if length else float(not reference.any() and not candidate.any())
-    return value if math.isfinite(value) else 0.0
+def _cosine(pairs: list[tuple[Array, Array]]) -> float:
+    with np.errstate(all="ignore"):
+        both = [parts.unmasked(one, other) for one, other in pairs]
+        product = sum(float(np.vdot(one, other)) for one, other in both)
+        lengths = [float(np.sqrt(sum(float(np.vdot(side, side)) for side in sides))) for sides in zip(*both, strict=True)]
+        length = lengths[0] * lengths[1]
+        value = product / length if length else float(not any(lengths))
+    return value if np.isfinite(value) else 0.0
 
 
 def max_abs_error(reference: Outputs, candidate: Outputs) -> float | None:
     """The largest difference of one element; None where the candidate is not finite."""
-    worst = max(float(np.max(np.abs(r - c), initial=0.0)) for r, c in zip(stacked(reference), stacked(candidate), strict=True))
-    return worst if math.isfinite(worst) else None
+    worst = 0.0
+    with np.errstate(all="ignore"):
+        for sample, other in _pairs(reference, candidate):
+            for one, two in zip(sample, other, strict=True):
+                left, right = parts.unmasked(one, two)
+                worst = max(worst, float(np.max(np.abs(left - right), initial=0.0)), key=_nan_first)
+    return worst if np.isfinite(worst) else None
 
 
-def top1_agreement(reference: Outputs, candidate: Outputs) -> float | None:
-    """Share of rows with the same greatest column, for a single output of class scores [rows, classes]; else None."""
-    shape = np.shape(reference[0][0])
-    if len(reference[0]) != 1 or len(shape) != 2 or shape[1] < 2:
-        return None
-    same = [np.argmax(r[0], -1) == np.argmax(c[0], -1) for r, c in zip(reference, candidate, strict=True)]
-    return float(np.concatenate(same).mean())
+def _nan_first(value: float) -> float:
+    return np.inf if np.isnan(value) else value
 
 
-def judge(numbers: dict[str, float | None], checks: Checks) -> tuple[Verdict, ...]:
-    """Verdicts for the numbers of one artifact (empty where it could not run here).
+def _pairs(reference: Outputs, candidate: Outputs) -> Iterator[tuple[tuple[Array, ...], tuple[Array, ...]]]:
+    return zip(reference, candidate, strict=True)
+
+
+def top1_agreement(reference: Outputs, candidate: Outputs, index: int = 0) -> float | None:
+    """Share of rows with the same greatest column in one output of class scores [rows, classes]; else None."""
+    shares = [parts.agreement(r[index], c[index]) for r, c in _pairs(reference, candidate)]
+    known = [share for share in shares if share is not None]
+    return float(np.mean(known)) if known else None
+
+
+def judge(proof: Proof | None, checks: Checks) -> tuple[Verdict, ...]:
+    """Verdicts for what is known of one artifact (none where it could not run here).
 
     ``sqnr_program`` compares with the PyTorch program it was lowered from: the same integers, so only rounding may differ. A
     rounding that falls the other way grows through a deep network just as quantization itself does; so lowering may cost as
     much as quantization did (``sqnr_quantization``, program against float model), or up to the profile's limit.
-    ``sqnr_float`` and the rest compare with the float model.
+    ``sqnr_float``, ``sqnr_float_channel`` (the worst channel, where channels differ in scale), ``sqnr_unlike`` (float artifacts
+    on inputs unlike the example) and the rest compare with the user's own module.
     """
-    if not numbers:
+    if proof is None:
         return ()
-    quantization = numbers["sqnr_quantization"]
-    limit = min(checks.program_sqnr_db, MAX_SQNR_DB if quantization is None else quantization - LOWERING_ROOM_DB)
-    verdicts = [_at_least("sqnr_program", numbers["sqnr_program"], limit)]
-    verdicts.append(_at_least("sqnr_float", numbers["sqnr_float"], checks.float_sqnr_db))
-    for name in ("sqnr_quantization", "cosine_float", "max_abs_error", "top1_agreement"):
-        if numbers[name] is not None:
-            verdicts.append(Verdict(check=name, value=numbers[name], unit="dB" if name.startswith("sqnr") else ""))
+    quantization = proof.numbers.get("sqnr_quantization")
+    lowering = checks.program_sqnr_db if quantization is None else min(checks.program_sqnr_db, quantization - LOWERING_ROOM_DB)
+    unlike = checks.float_sqnr_db - UNLIKE_ROOM_DB
+    limits = {
+        "sqnr_program": lowering,
+        "sqnr_float": checks.float_sqnr_db,
+        "sqnr_float_channel": min(checks.float_sqnr_db, CHANNEL_SQNR_DB),
+        "sqnr_unlike": unlike if unlike > 0 else None,
+    }
+    verdicts = [_verdict(proof, check, limits.get(check)) for check in _known(proof)]
+    for name, spread in proof.constant.items():
+        note = "the same on every input tried, though the model's own varies"
+        passed = spread < CONSTANT_SPREAD
+        verdicts.append(
+            Verdict(check="constant", value=spread, passed=passed, note=note, part=f"output {name}", compared=proof.compared)
+        )
     return tuple(verdicts)
 
 
-def _at_least(check: str, value: float | None, limit: float) -> Verdict:
-    return Verdict(check=check, value=value, unit="dB", limit=limit, passed=value is not None and value >= limit)
+def _known(proof: Proof) -> list[str]:
+    judged = ("sqnr_program", "sqnr_float")
+    others = ("sqnr_float_channel", "sqnr_unlike", "sqnr_quantization", "cosine_float", "max_abs_error", "top1_agreement")
+    return [*judged, *(check for check in others if proof.numbers.get(check) is not None)]
 
 
-def accuracy_drop(metric: str, model: float, artifact: float, max_drop: float | None) -> Verdict:
+def _verdict(proof: Proof, check: str, limit: float | None) -> Verdict:
+    value = proof.numbers.get(check)
+    return Verdict(
+        check=check,
+        value=value,
+        unit="dB" if check.startswith("sqnr") else "",
+        limit=limit,
+        passed=limit is None or (value is not None and value >= limit),
+        part=proof.parts.get(check, ""),
+        compared=proof.compared,
+    )
+
+
+def failures(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts that fail an artifact: not speed, and not what the user's own gate has accepted."""
+    accepted = any(verdict.check == "accuracy_drop" and verdict.limit is not None and verdict.passed for verdict in verdicts)
+    lesser = ("speed", *(LOSES_TO_THE_GATE if accepted else ()))
+    return [verdict for verdict in verdicts if not verdict.passed and verdict.check not in lesser]
+
+
+def warnings(proof: Proof | None, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """What a person should know of an artifact beyond its verdicts."""
+    if proof is None:
+        return
+    yield from proof.findings
+    agreement = proof.numbers.get("top1_agreement")
+    if agreement is not None and agreement < LOW_AGREEMENT:
+        part = f" ({proof.parts['top1_agreement']})" if "top1_agreement" in proof.parts else ""
+        yield f"chooses the model's class in {agreement:.1%} of the samples{part}: give --evaluate to see what it costs"
+    for verdict in verdicts:
+        if verdict.check == "constant" and verdict.passed:
+            yield f"{verdict.part} is {verdict.note}"
+    failing = failures(verdicts)
+    for verdict in verdicts:
+        if not verdict.passed and verdict.check in LOSES_TO_THE_GATE and verdict not in failing:
+            yield f"{describe(verdict)}: accepted, since --max-drop is met"
+    if proof.difference:
+        yield f"compared as written, since {proof.difference}; run on this CPU, {_loss(proof)}"
+
+
+def _loss(proof: Proof) -> str:
+    """What this CPU's own kernels make of the artifact, beside what it is as written."""
+    told = []
+    for check, unit in (("sqnr_float", " dB"), ("top1_agreement", "")):
+        here, there = proof.here.get(check), proof.numbers.get(check)
+        if there is not None:
+            told.append(f"{check} {'not finite' if here is None else f'{here:.3g}{unit}'} instead of {there:.3g}{unit}")
+    return ", ".join(told)
+
+
+def accuracy_drop(metric: str, model: float, artifact: float, max_drop: float | None, compared: str = "") -> Verdict:
     """The release gate: what the first number of ``evaluate`` loses against the float model, judged where a limit is given."""
     drop = model - artifact
     passed = max_drop is None or drop <= max_drop + 1e-9
     note = f"{metric}: model {model:.4f}, artifact {artifact:.4f}"
-    return Verdict(check="accuracy_drop", value=drop, limit=max_drop, passed=passed, note=note)
+    return Verdict(check="accuracy_drop", value=drop, limit=max_drop, passed=passed, note=note, compared=compared)
 
 
 def speed(ratio: float) -> Verdict:
@@ -109,7 +239,11 @@ def speed(ratio: float) -> Verdict:
 
 
 def describe(verdict: Verdict) -> str:
-    """One failed or passed check in words, with both numbers."""
+    """One failed or passed check in words, with both numbers and the part that it is of."""
     value = "not finite" if verdict.value is None else f"{verdict.value:.4g}{f' {verdict.unit}' if verdict.unit else ''}"
     limit = "" if verdict.limit is None else f", limit {verdict.limit:g}{f' {verdict.unit}' if verdict.unit else ''}"
-    return f"{verdict.check} {value}{limit}" + (f" ({verdict.note})" if verdict.note else "")
+    notes = ", ".join(filter(None, (verdict.part, verdict.note)))
+    return f"{verdict.check} {value}{limit}" + (f" ({notes})" if notes else "")
+
+
+__all__ = ["MAX_SQNR_DB", "Outputs", "Proof", "Scales", "constant"]

@@ -11,6 +11,7 @@ from edgeopt.bundle import BundleWriter
 from edgeopt.cache import Cache
 from edgeopt.calibrate import Calibrated
 from edgeopt.capture import Captured
+from edgeopt.converters import proving
 from edgeopt.core import (
     Artifact,
     Decision,
@@ -42,6 +43,7 @@ from edgeopt.model import Evaluate
 from edgeopt.options import Listener, Options
 from edgeopt.programs import Programs
 from edgeopt.progress import event
+from edgeopt.verify import Proof
 from edgeopt.worker.client import WorkerHost
 
 FACTS = "facts.json"
@@ -59,9 +61,8 @@ class Made:
     program: Path | None
     """The program it was lowered from; None where the artifact came from the cache."""
     key: str
-    numbers: dict[str, float | None] | None = None
-    findings: tuple[str, ...] = ()
-    """What went wrong inside the artifact and may not show in its outputs."""
+    proof: Proof | None = None
+    """None until it is checked, and where nothing here can run it."""
     unproven: str = ""
     """Why nothing here could run it."""
 
@@ -117,22 +118,24 @@ class Workshop:
         return Made(job=job, path=out, plan=plan, facts=facts, program=program, key=key)
 
     def check(self, made: Made) -> Made:
-        """Compares the artifact with its program and the float model, where it can run here.
+        """Compares the artifact with its program and the user's own module, where it can run here.
 
         The numbers of an integer artifact stand in the cache for as long as it does: its key holds the data. Those of a
         float artifact depend on samples that its bytes do not depend on; they have a key of their own.
         """
         if not registry.converter(made.job.format).runs_here:
             return replace(made, unproven="its format has no runtime on this machine")
-        key = Cache.key("numbers", made.key, self.calibrated.digest if self.calibrated else "")
+        kernels = proving.kernels(registry.converter(made.job.format))
+        key = Cache.key("proof", made.key, self.calibrated.digest if self.calibrated else "", kernels)
         if (found := self.cache.get_json(key)) is None:
-            request = {"program": str(self._program(made)), "quantized": made.job.scheme.quantized}
+            scheme = made.job.scheme
+            request = {"program": str(self._program(made)), "quantized": scheme.quantized, "integer": scheme.integer}
             try:
                 found = self._run("check", made.job, made.path, request)
             except UnknownOperator as error:
                 return replace(made, unproven=error.message())
             self.cache.put_json(key, found)
-        return replace(made, numbers=found["numbers"], findings=tuple(found["findings"]))
+        return replace(made, proof=from_data(Proof, found))
 
     def proven(self, made: Made) -> tuple[Made, dict[str, float]]:
         """``made``, checked, and the user's numbers for it.
@@ -141,8 +144,8 @@ class Workshop:
         """
         made = self.check(made)
         accuracy = self.accuracy(made)
-        verdicts = (*verify.judge(made.numbers or {}, made.job.profile.checks), *self._gate(accuracy))
-        failed = [verify.describe(verdict) for verdict in verdicts if not verdict.passed]
+        verdicts = (*verify.judge(made.proof, made.job.profile.checks), *self._gate(made, accuracy))
+        failed = [verify.describe(verdict) for verdict in verify.failures(verdicts)]
         other = made.job.fallback("; ".join(failed)) if failed else None
         if other is None:
             return made, accuracy
@@ -161,7 +164,7 @@ class Workshop:
             copy_tree(made.path, path)
         if job.profile.operators.table is not None:
             facts = facts | self._run("inspect", job, path, {})
-        verdicts = [*verify.judge(made.numbers or {}, job.profile.checks), *self._gate(accuracy)]
+        verdicts = [*verify.judge(made.proof, job.profile.checks), *self._gate(made, accuracy)]
         structure = from_data(Structure, facts["structure"])
         self.keys[f"{job.profile.name}/{path.name}"] = made.key
         result = TargetResult(
@@ -172,7 +175,7 @@ class Workshop:
             artifact=self._artifact(job, path, facts, structure),
             verdicts=tuple(verdicts),
             accuracy=accuracy,
-            warnings=self._warnings(made, job, structure, accuracy),
+            warnings=(*self._warnings(made, job, structure, accuracy), *verify.warnings(made.proof, verdicts)),
             calibrated=not job.scheme.integer or self.calibrated is None or self.calibrated.real,
         )
         return replace(judged(result), **_unproven(made))
@@ -213,7 +216,7 @@ class Workshop:
         tools = registry.converter(job.format).tool_versions()
         return Cache.key(own_code(), self.captured.sha256(), data, job.conversion(), tools)
 
-    def _gate(self, accuracy: dict[str, float]) -> list[Verdict]:
+    def _gate(self, made: Made, accuracy: dict[str, float]) -> list[Verdict]:
         if not accuracy:
             return []
         metric = next(iter(self.model_accuracy))
@@ -221,7 +224,8 @@ class Workshop:
             raise EvaluationError(
                 f"evaluate gave {metric} for the model, not for the artifact", fix="always return the same names"
             )
-        return [verify.accuracy_drop(metric, self.model_accuracy[metric], accuracy[metric], self.options.max_drop)]
+        compared = made.proof.compared if made.proof else ""
+        return [verify.accuracy_drop(metric, self.model_accuracy[metric], accuracy[metric], self.options.max_drop, compared)]
 
     def _decisions(self, made: Made, job: Job) -> tuple[Decision, ...]:
         if made.job.profile.name == job.profile.name:
@@ -247,8 +251,7 @@ class Workshop:
         found = []
         if job.scheme.integer and self.calibrated is not None and not self.calibrated.real:
             found.append("UNCALIBRATED: ranges come from the example input alone; give --calibration before you ship this")
-        found += made.findings
-        sqnr = (made.numbers or {}).get("sqnr_float")
+        sqnr = made.proof.numbers.get("sqnr_float") if made.proof else None
         if sqnr is not None and sqnr < verify.LOW_SQNR_DB and not accuracy:
             found.append(f"far from the float model ({sqnr:.1f} dB): give --evaluate to see what it costs")
         if made.job.earlier:
@@ -262,7 +265,7 @@ class Workshop:
 
 def judged(result: TargetResult) -> TargetResult:
     """``result`` with the status that its verdicts give it; the gate's failure wins over others."""
-    failed = [verdict for verdict in result.verdicts if not verdict.passed and verdict.check != "speed"]
+    failed = verify.failures(result.verdicts)
     if not failed:
         return result
     gate = any(verdict.check == "accuracy_drop" for verdict in failed)

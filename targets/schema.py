@@ -80,11 +80,11 @@ class Sparsity:
 class Checks:
     """Limits an artifact must meet. ``program_*``: against the PyTorch program it was lowered from; ``float_*``: the model.
 
-    0 dB against the float model is as much noise as signal: no quantized artifact below it is worth shipping.
+    0 dB against the model is what silence has, and an output of nothing but zeros; 3 dB is half as much noise as signal.
     """
 
     program_sqnr_db: float = 20.0
-    float_sqnr_db: float = 0.0
+    float_sqnr_db: float = 3.0
 
 
 @data_class

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from edgeopt import verify
-from edgeopt.core import to_json
+from edgeopt.core import AS_WRITTEN, to_json
 from edgeopt.targets.schema import Checks
+from edgeopt.verify import Proof
 
 finite = arrays.arrays(np.float32, st.integers(1, 20), elements=st.floats(-1e6, 1e6, width=32))
 anything = arrays.arrays(np.float32, 8, elements=st.floats(width=32))
@@ -75,14 +77,22 @@ def test_top1_agreement_is_of_class_scores_only() -> None:
     assert verify.top1_agreement(scores, other) == 0.5
     assert verify.top1_agreement([(np.ones((2, 1)),)], [(np.ones((2, 1)),)]) is None
     assert verify.top1_agreement([(np.ones((1, 3, 3)),)], [(np.ones((1, 3, 3)),)]) is None
-    assert verify.top1_agreement([(scores[0][0], scores[0][0])], [(scores[0][0], scores[0][0])]) is None
 
 
-def numbers(program: float | None, against_float: float, quantization: float) -> dict[str, float | None]:
-    return {
+def test_the_agreement_of_several_outputs_is_the_worst_one_s() -> None:
+    same, other = np.array([[1.0, 2, 3], [3, 2, 1]]), np.array([[1.0, 2, 3], [3, 2, 4]])
+    reference = [(same, same)]
+    numbers, found = verify.compare(verify.Scales.of(("a", "b"), reference), reference, [(same, other)])
+    assert (numbers["top1_agreement"], found["top1_agreement"]) == (0.5, "output b")
+    assert found["sqnr_float"] == "output b"
+
+
+def proof(program: float | None, against_float: float, quantization: float) -> Proof:
+    numbers = {
         "sqnr_program": program, "sqnr_float": against_float, "sqnr_quantization": quantization, "cosine_float": 0.9,
         "max_abs_error": 0.1, "top1_agreement": None,
     }  # fmt: skip
+    return Proof(compared=AS_WRITTEN, numbers=numbers)
 
 
 @pytest.mark.parametrize(
@@ -100,13 +110,66 @@ def numbers(program: float | None, against_float: float, quantization: float) ->
 def test_lowering_may_cost_as_much_as_quantization_did_or_the_profile_s_limit(
     program: float | None, against_float: float, quantization: float, failed: list[str]
 ) -> None:
-    verdicts = verify.judge(numbers(program, against_float, quantization), Checks(program_sqnr_db=20, float_sqnr_db=0))
+    verdicts = verify.judge(proof(program, against_float, quantization), Checks(program_sqnr_db=20))
     assert [verdict.check for verdict in verdicts if not verdict.passed] == failed
     assert "top1_agreement" not in [verdict.check for verdict in verdicts]
+    assert {verdict.compared for verdict in verdicts} == {AS_WRITTEN}
 
 
 def test_an_artifact_that_cannot_run_here_has_no_verdicts() -> None:
-    assert verify.judge({}, Checks()) == ()
+    assert verify.judge(None, Checks()) == ()
+
+
+@pytest.mark.parametrize("silence", [0.0, 1.0, 2.9])
+def test_what_is_as_far_from_its_model_as_silence_fails(silence: float) -> None:
+    failed = verify.failures(verify.judge(proof(40.0, silence, silence), Checks()))
+    assert [verdict.check for verdict in failed] == ["sqnr_float"]
+
+
+def test_only_the_user_s_own_gate_can_accept_it() -> None:
+    far = replace(proof(40.0, -1.0, -1.0), constant={"scores": 0.5})
+    verdicts = verify.judge(far, Checks())
+    assert [verdict.check for verdict in verify.failures(verdicts)] == ["sqnr_float", "constant"]
+    without_limit = (*verdicts, verify.accuracy_drop("top1", 0.9, 0.9, None))
+    assert len(verify.failures(without_limit)) == 2
+    accepted = (*verdicts, verify.accuracy_drop("top1", 0.9, 0.9, 0.01))
+    assert verify.failures(accepted) == []
+    told = list(verify.warnings(far, accepted))
+    assert len(told) == 2 and all("accepted, since --max-drop is met" in warning for warning in told)
+
+
+def test_the_gate_does_not_accept_a_wrong_lowering() -> None:
+    verdicts = (*verify.judge(proof(5.0, 25.0, 25.0), Checks()), verify.accuracy_drop("top1", 0.9, 0.9, 0.01))
+    assert [verdict.check for verdict in verify.failures(verdicts)] == ["sqnr_program"]
+
+
+def test_an_output_that_barely_varies_may_be_constant_with_a_warning() -> None:
+    still = replace(proof(40.0, 25.0, 25.0), constant={"score": 0.01})
+    verdicts = verify.judge(still, Checks())
+    assert verify.failures(verdicts) == []
+    assert list(verify.warnings(still, verdicts)) == [
+        "output score is the same on every input tried, though the model's own varies"
+    ]
+
+
+def test_another_class_more_often_than_not_is_a_warning() -> None:
+    found = proof(40.0, 25.0, 25.0)
+    for share, count in ((0.49, 1), (0.5, 0)):
+        found = replace(found, numbers=found.numbers | {"top1_agreement": share})
+        assert len(list(verify.warnings(found, verify.judge(found, Checks())))) == count
+
+
+def test_what_this_cpu_would_lose_is_said_with_both_numbers() -> None:
+    found = replace(proof(40.0, 18.0, 18.0), difference="its kernels saturate", here={"sqnr_float": 9.0})
+    (warning,) = verify.warnings(found, verify.judge(found, Checks()))
+    assert "its kernels saturate" in warning and "sqnr_float 9 dB instead of 18 dB" in warning
+
+
+def test_float_artifacts_are_judged_on_inputs_unlike_the_example_and_channel_by_channel() -> None:
+    found = proof(110.0, 110.0, 200.0)
+    numbers = found.numbers | {"sqnr_unlike": 30.0, "sqnr_float_channel": 39.0}
+    verdicts = verify.judge(replace(found, numbers=numbers), Checks(program_sqnr_db=60, float_sqnr_db=60))
+    assert [(v.check, v.limit) for v in verify.failures(verdicts)] == [("sqnr_float_channel", 40), ("sqnr_unlike", 40)]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +185,9 @@ def test_the_gate_judges_the_loss_against_its_limit(artifact: float, limit: floa
 def test_a_failed_check_is_described_with_both_numbers() -> None:
     verdict = verify.accuracy_drop("top1", 0.9, 0.5, 0.01)
     assert verify.describe(verdict) == "accuracy_drop 0.4, limit 0.01 (top1: model 0.9000, artifact 0.5000)"
-    assert verify.describe(verify.judge(numbers(None, 1, 9), Checks())[0]) == "sqnr_program not finite, limit 6 dB"
+    assert verify.describe(verify.judge(proof(None, 1, 9), Checks())[0]) == "sqnr_program not finite, limit 6 dB"
+    named = replace(proof(5, 25, 25), parts={"sqnr_program": "output boxes"})
+    assert verify.describe(verify.judge(named, Checks())[0]) == "sqnr_program 5 dB, limit 20 dB (output boxes)"
     assert json.loads(to_json(verdict))["passed"] is False
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgeopt.core import TWIN, Format, Manifest, TargetResult, Verdict
+from edgeopt.core import AS_WRITTEN, TWIN, Format, Manifest, TargetResult, Verdict
 from edgeopt.report.console import headed, output, paragraph
 from edgeopt.report.text import counted, plain, size
 
@@ -86,9 +86,10 @@ def _size_ratio(result: TargetResult, twins: dict[Format, TargetResult]) -> str:
 
 
 def _sqnr(result: TargetResult) -> str:
-    """Against the float model: what a user loses. What the conversion adds is a check of its own (sqnr_program)."""
-    value = _number(result, "sqnr_float")
-    return _NONE if value is None else f"{value:.1f}"
+    """Against the model, of the worst part: what a user loses. What lowering adds is a check of its own (sqnr_program)."""
+    values = [_number(result, check) for check in ("sqnr_float", "sqnr_float_channel")]
+    known = [value for value in values if value is not None]
+    return f"{min(known):.1f}" if known else _NONE
 
 
 def _agreement(result: TargetResult) -> str:
@@ -121,6 +122,8 @@ def _speed(result: TargetResult) -> Text:
 def _verdict(result: TargetResult) -> Text:
     word = {"failed": "FAILED", "unverified": "NOT VERIFIED"}.get(result.status, result.status)
     text = Text(word, style=_STYLES[result.status])
+    if any(verdict.compared == AS_WRITTEN for verdict in result.verdicts):
+        text.append(" as written", style="dim")
     if result.status == "ok" and _is_slower(result):
         text.append(" SLOWER", style="bold yellow")
     if not result.calibrated:
@@ -154,7 +157,8 @@ def _describe(verdict: Verdict) -> str:
     unit = f" {verdict.unit}" if verdict.unit else ""
     value = "no number" if verdict.value is None else f"{verdict.value:.4g}{unit}"
     limit = "" if verdict.limit is None else f", limit {verdict.limit:.4g}{unit}"
-    return f"check {verdict.check}: {value}{limit}" + (f" ({verdict.note})" if verdict.note else "")
+    notes = ", ".join(filter(None, (verdict.part, verdict.note, verdict.compared and f"compared: {verdict.compared}")))
+    return f"check {verdict.check}: {value}{limit}" + (f" ({notes})" if notes else "")
 
 
 def _reasons(manifest: Manifest, status: str) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from edgeopt.converters.onnx import OnnxConverter
+from edgeopt.converters.proving import prover
 from edgeopt.errors import ConversionError, InputError
 from edgeopt.targets.schema import IoSettings, Limits
 from tests.converters import programs
@@ -60,7 +61,7 @@ def test_runtime_computes_every_quantized_layer_in_integers(artifact: Path) -> N
 
 def test_results_agree_with_the_program(program: Path, artifact: Path) -> None:
     arrays = programs.example(IMAGE, 9)
-    results = CONVERTER.load(artifact, threads=1)(*arrays)
+    results = prover(CONVERTER, artifact, threads=1).predictor(*arrays)
     for want, got in zip(programs.reference(program, arrays), results, strict=True):
         assert got.shape == want.shape and programs.sqnr_db(want, got) > 30
 
