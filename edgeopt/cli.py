@@ -191,10 +191,9 @@ def _quiet() -> AbstractContextManager[None]:
 
 def _exit_code(manifest: Any) -> int:
     """0, or the exit code of the worst failure."""
-    from edgeopt import errors
+    from edgeopt.errors import worst_of
 
-    failed = [result for result in manifest.results if result.status in ("failed", "unverified")]
-    return max((getattr(errors, result.error or "TargetFailed").exit_code for result in failed), default=0)
+    return worst_of(result.error for result in manifest.results if result.status in ("failed", "unverified"))
 
 
 if __name__ == "__main__":

@@ -274,10 +274,10 @@ def _show(runs: "tuple[DeviceRun, ...]", folders: list[Path], form: str, samples
 
 def _exit_code(runs: "tuple[DeviceRun, ...]") -> int:
     """0, or the exit code of the worst failure."""
-    from edgeopt import errors
+    from edgeopt.errors import worst_of
 
     names = [run.error for run in runs] + [result.error for run in runs for result in run.results]
-    return max((getattr(errors, name, errors.DeviceError).exit_code for name in names if name), default=0)
+    return worst_of(name for name in names if name)
 
 
 def _ask() -> Any:

@@ -18,7 +18,8 @@
     │   ├── WorkerCrashed    31   a worker died (signal, out of memory)
     │   ├── WorkerTimeout    32   a worker ran longer than --timeout
     │   ├── ConversionError  33   a converter refused the program
-    │   │   └── NotApplicable 35  there is nothing for the target to do: it is skipped
+    │   │   ├── NotApplicable 35  there is nothing for the target to do: it is skipped
+    │   │   └── UnknownOperator 36 an artifact was made, but nothing here can run it to prove it
     │   └── VerificationFailed 34 an artifact does not compute what its program computes
     ├── GateFailed           40   an artifact loses more accuracy than --max-drop allows
     ├── CompressionError     41   a technique cannot do what it was asked to
@@ -37,6 +38,10 @@
         └── BadAnswer        60   what the device sent makes no sense
 
 ``Interrupted`` (130) is not an error of the tool: the user pressed Ctrl-C.
+
+Where several targets or devices failed, the exit code is that of the worst failure, and the numbers say nothing of that:
+:data:`WORST_FIRST` does. A wrong artifact goes before one that loses too much, that before one which was not made, and last
+comes what was made and is only not proven.
 """
 
 from collections.abc import Iterable
@@ -206,6 +211,33 @@ class BadAnswer(DeviceError):
 
 
 INTERRUPTED_EXIT_CODE = 130
+
+WORST_FIRST: tuple[type[EdgeoptError], ...] = (
+    # There is an artifact or an answer, and it is wrong: somebody might ship it.
+    VerificationFailed, GateFailed, BadAnswer,
+    # There is none: something broke, or took too long.
+    WorkerCrashed, WorkerTimeout, FellBack, RunFailed, LinkLost, DeviceTimeout, EdgeoptError,
+    # Something said no: a converter, a device.
+    ConversionError, HostKeyRefused, NotAuthorized, Unreachable, DeviceFull, DeviceBusy, DeviceError, NotApplicable,
+    # It is there, and nobody knows whether it is right.
+    UnknownOperator,
+)  # fmt: skip
+"""How bad each failure of one target or device is beside others'; a class that is not listed is as bad as its nearest base."""
+
+
+def worst_of(names: Iterable[str]) -> int:
+    """The exit code for results that failed with the classes ``names``; 0 for none. Unknown names count as TargetFailed."""
+    kinds = [_named(name) for name in names]
+    return min(kinds, key=_rank).exit_code if kinds else 0
+
+
+def _named(name: str) -> type[EdgeoptError]:
+    found = globals().get(name)
+    return found if isinstance(found, type) and issubclass(found, EdgeoptError) else TargetFailed
+
+
+def _rank(kind: type[EdgeoptError]) -> int:
+    return next(WORST_FIRST.index(base) for base in kind.__mro__ if base in WORST_FIRST)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
