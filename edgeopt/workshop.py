@@ -15,6 +15,7 @@ from edgeopt.converters import proving
 from edgeopt.core import (
     Artifact,
     Decision,
+    KeptFloat,
     Latency,
     Plan,
     Status,
@@ -100,11 +101,11 @@ class Workshop:
     def _convert(self, job: Job) -> Made:
         out = self.writer.folder(job.profile.name) / f"model{registry.converter(job.format).suffix}"
         key = self._key(job)
-        if (entry := self.cache.get(key)) is not None:
+        if (entry := self.cache.get(key)) is not None and self.cache.link(key, out.name, out):
             self.listen(event(job.name, "convert", "unchanged: from the cache"))
-            self.cache.link(key, out.name, out)
             stored = from_json(dict[str, Any], (entry / FACTS).read_bytes())
-            plan = from_data(Plan, stored["plan"])
+            kept_float = tuple(from_data(KeptFloat, kept) for kept in stored["kept_float"])
+            plan = plan_of(job, self.captured, kept_float)
             return Made(job=job, path=out, plan=plan, facts=stored["facts"], program=None, key=key)
         self.listen(event(job.name, "quantize" if job.scheme.quantized else "plan", job.scheme.describe()))
         program, kept_float = self.programs.saved(job)
@@ -114,7 +115,8 @@ class Workshop:
         plan = plan_of(job, self.captured, kept_float)
         with self.cache.building(key) as folder:
             copy_tree(out, folder / out.name)
-            (folder / FACTS).write_text(to_json({"facts": facts, "plan": to_data(plan)}))
+            # Not the plan: its reasons belong to the way that led here, which the key does not cover.
+            (folder / FACTS).write_text(to_json({"facts": facts, "kept_float": [to_data(kept) for kept in kept_float]}))
         return Made(job=job, path=out, plan=plan, facts=facts, program=program, key=key)
 
     def check(self, made: Made) -> Made:

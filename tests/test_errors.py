@@ -25,7 +25,6 @@ from edgeopt.errors import (
 )
 
 
-
 def classes() -> set[type[EdgeoptError]]:
     found = {one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, EdgeoptError)}
     return found - {EdgeoptError}
