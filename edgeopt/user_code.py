@@ -39,5 +39,10 @@ def cause(error: BaseException) -> str:
     return f"{summary(error)} ({line})" if line else summary(error)
 
 
+def is_users_file(filename: str) -> bool:
+    """Whether ``filename`` lies outside Python, the installed packages and edgeopt."""
+    return not filename.startswith((*_INSTALLED, *_OWN))
+
+
 def _is_users(filename: str) -> bool:
-    return not filename.startswith(("<", *_INSTALLED, *_OWN))
+    return not filename.startswith("<") and is_users_file(filename)

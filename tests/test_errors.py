@@ -49,7 +49,8 @@ def test_the_drawn_tree_is_the_tree_of_the_classes() -> None:
 
 
 def test_every_class_has_an_exit_code_of_its_own_that_a_shell_can_give() -> None:
-    codes = [kind.exit_code for kind in (*classes(), EdgeoptError)]
+    kinds: list[type[EdgeoptError]] = [*classes(), EdgeoptError]
+    codes = [kind.exit_code for kind in kinds]
     assert len(codes) == len(set(codes))
     assert all(0 < code < 126 for code in codes)
 
