@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,15 +15,19 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from edgeopt.calling import Signature
-from edgeopt.errors import CalibrationError, EdgeoptError, NotFiniteError
+from edgeopt.capture import failing_layer
+from edgeopt.errors import CalibrationError, ForwardError, NotFiniteError
 from edgeopt.model import Calibration
 from edgeopt.quantize.statistics import Recorder, Statistics
-from edgeopt.user_code import cause
+from edgeopt.rebatching import Rebatching
+from edgeopt.user_code import cause, reported_as, summary
 
 HOLD_OUT_EVERY = 10
 HELD_OUT_MOST = 16
 KEPT_MOST = 64
 KEPT_BYTES = 1 << 28
+
+_END = object()
 
 Sample = tuple[Tensor, ...]
 
@@ -67,19 +72,29 @@ def calibrate(
     digest = hashlib.sha256()
     held_out: list[Sample] = []
     kept = _Kept(keep)
+    rebatching = Rebatching(signature)
     count = 0
-    for sample, is_held_out in _assigned(samples(data, signature)):
+    for sample, is_held_out in _assigned(_finite(_samples(_batches(data), rebatching), signature)):
         _update(digest, sample)
-        if is_held_out:
-            held_out = [*held_out, sample][:HELD_OUT_MOST]
-        else:
-            _record(recorders, sample)
+        if not is_held_out:
+            _record(programs, recorders, sample, f"calibration sample {count}")
             kept.add(sample)
+        elif len(held_out) < HELD_OUT_MOST:
+            held_out.append(_alone(sample))
         count += 1
         progress(count)
     statistics = {name: recorder.statistics for name, recorder in recorders.items()}
-    described = f"{count} samples"
+    described = _described(count, rebatching)
     return Calibrated(statistics, held_out or perturbed(example), digest.hexdigest(), count, described, kept.samples)
+
+
+def _described(count: int, rebatching: Rebatching) -> str:
+    """For people: how many samples, and what became of batches that had another size than the example."""
+    size = "x".join(map(str, rebatching.signature.specs[0].shape))
+    joined = f", batches joined along their first axis to the example's {size}" if rebatching.joined else ""
+    rows = "row, which fills" if rebatching.left == 1 else f"{rebatching.left} rows, which fill"
+    left = f"; the last {rows} none, left out" if rebatching.left else ""
+    return f"{count} samples{joined}{left}"
 
 
 def _assigned(stream: Iterator[Sample]) -> Iterator[tuple[Sample, bool]]:
@@ -107,7 +122,7 @@ class _Kept:
 
     def add(self, sample: Sample) -> None:
         if self._wanted and self._count % self._every == 0:
-            self.samples.append(sample)
+            self.samples.append(_alone(sample))
             size = sum(value.nbytes for value in sample)
             if len(self.samples) > max(2, min(KEPT_MOST, KEPT_BYTES // max(size, 1))):
                 self.samples = self.samples[::2]
@@ -115,51 +130,76 @@ class _Kept:
         self._count += 1
 
 
-def samples(data: Calibration, signature: Signature) -> Iterator[Sample]:
-    """The user's batches as flat, checked samples of the example's shape; larger batches are split."""
-    for count, sample in enumerate(_split(data, signature)):
+def _finite(stream: Iterator[Sample], signature: Signature) -> Iterator[Sample]:
+    for count, sample in enumerate(stream):
         for spec, value in zip(signature.specs, sample, strict=True):
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise NotFiniteError(f"calibration sample {count} holds NaN or infinity in {spec.name}", fix="clean the data")
         yield sample
 
 
-def _split(data: Calibration, signature: Signature) -> Iterator[Sample]:
+def _samples(batches: Iterator[Any], rebatching: Rebatching) -> Iterator[Sample]:
+    """The user's batches as flat, checked samples of the example's shape; larger batches are cut, smaller ones joined."""
     count = 0
-    batches = _batches(data)
     while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
+        with reported_as(partial(_raised, count)):
+            batch = next(batches, _END)
+        if batch is _END:
             break
-        except EdgeoptError:
-            raise
-        except Exception as error:
-            raise CalibrationError(f"the calibration data raised after {count} samples", why=cause(error)) from error
-        for sample in signature.split(batch, f"calibration sample {count}"):
-            yield sample
+        for sample in rebatching.add(batch, f"calibration sample {count}"):
+            yield tuple(value.cpu() for value in sample)
             count += 1
     if not count:
-        raise CalibrationError(
-            "the calibration data is empty", fix="give at least one batch (some hundred are usual), or leave --calibration out"
-        )
+        raise _empty(rebatching)
 
 
-def digest_of(data: Calibration, signature: Signature) -> str:
-    """The digest that :func:`calibrate` gives for the same data, without running any program or checking it for NaN."""
+def _raised(count: int, error: BaseException) -> CalibrationError:
+    fix = "it must give every batch without an error: try it in a loop of its own"
+    return CalibrationError(f"the calibration data raised after {count} samples", why=cause(error), fix=fix)
+
+
+def _empty(rebatching: Rebatching) -> CalibrationError:
+    """Nothing came, or too little for one sample."""
+    if not rebatching.shapes:
+        why = "it gave no batch; a generator gives its batches once, and a function is called more than once"
+        fix = "give at least one batch (some hundred are usual), from a function that begins anew; or leave --calibration out"
+        return CalibrationError("the calibration data is empty", why=why, fix=fix)
+    came = ", ".join("x".join(map(str, shape)) for shape in rebatching.shapes)
+    rows = f"{rebatching.left} row{'' if rebatching.left == 1 else 's'}"
+    why = f"{rows} came (the last batch: {came}), and one sample takes {rebatching.signature.describe()}"
+    fix = "give more batches, or example inputs with a smaller first axis"
+    return CalibrationError("the calibration data fills no sample", why=why, fix=fix)
+
+
+def digest_of(data: Calibration, signature: Signature, progress: Callable[[int], None] = lambda count: None) -> str | None:
+    """The digest that :func:`calibrate` gives for the same data, without running any program or checking it for NaN.
+
+    None where reading it here would take it away from :func:`calibrate`.
+    """
+    batches = _read_again(data)
+    if batches is None:
+        return None
     digest = hashlib.sha256()
     with ThreadPoolExecutor(max_workers=1) as hashing:  # one sample is hashed while the user's code makes the next
         pending: Future[None] | None = None
-        for sample in _split(data, signature):
+        for count, sample in enumerate(_samples(batches, Rebatching(signature)), 1):
             if pending is not None:
                 pending.result()
             pending = hashing.submit(_update, digest, sample)
+            progress(count)
     return digest.hexdigest()
 
 
-def can_be_read_again(data: Calibration) -> bool:
-    """Whether a second pass sees the same data: a function or a collection can, a generator object cannot."""
-    return callable(data) or iter(data) is not data
+def _read_again(data: Calibration) -> Iterator[Any] | None:
+    """The batches, where a second pass sees the same ones: of a collection, or a function that gives a new iterator each time.
+
+    None for a generator object, and for a function that gives the same one again.
+    """
+    found = _iterable(data)
+    batches = _iterator(found)
+    if batches is not found:
+        return batches
+    return batches if callable(data) and _iterable(data) is not found else None
 
 
 def perturbed(example: Sample, count: int = 4) -> list[Sample]:
@@ -176,17 +216,38 @@ def perturbed(example: Sample, count: int = 4) -> list[Sample]:
 
 
 def _batches(data: Calibration) -> Iterator[Any]:
-    try:
-        return iter(data() if callable(data) else data)
-    except Exception as error:
-        raise CalibrationError(
-            "the calibration data cannot be read", why=cause(error), fix="give an iterable of batches"
-        ) from error
+    return _iterator(_iterable(data))
 
 
-def _record(recorders: dict[str, Recorder], sample: Sample) -> None:
-    for recorder in recorders.values():
-        recorder.run(*sample)
+def _iterable(data: Calibration) -> Any:
+    with reported_as(_unreadable):
+        return data() if callable(data) else data
+
+
+def _iterator(found: Any) -> Iterator[Any]:
+    with reported_as(_unreadable):
+        return iter(found)
+
+
+def _unreadable(error: BaseException) -> CalibrationError:
+    fix = "give an iterable of batches, or a function that takes no arguments and returns one"
+    return CalibrationError("the calibration data cannot be read", why=cause(error), fix=fix)
+
+
+def _record(programs: dict[str, GraphModule], recorders: dict[str, Recorder], sample: Sample, what: str) -> None:
+    for name, recorder in recorders.items():
+        try:
+            recorder.run(*sample)
+        except Exception as error:
+            layer, line = failing_layer(programs[name], sample)
+            where = " at ".join(filter(None, (f" in layer {layer}" if layer else "", line)))
+            fix = "look at this sample's values: an index beyond a table, a length that another input does not have"
+            raise ForwardError(f"the model raised on {what}{where}", why=summary(error), fix=fix) from error
+
+
+def _alone(sample: Sample) -> Sample:
+    """``sample`` without the rest of the batch that it was cut from."""
+    return tuple(value.clone() if value.untyped_storage().nbytes() > value.nbytes else value for value in sample)
 
 
 def _update(digest: Any, sample: Sample) -> None:
@@ -196,7 +257,8 @@ def _update(digest: Any, sample: Sample) -> None:
 
 
 def _uncalibrated(recorders: dict[str, Recorder], example: Sample) -> Calibrated:
-    _record(recorders, example)
+    for recorder in recorders.values():
+        recorder.run(*example)
     statistics = {name: recorder.statistics for name, recorder in recorders.items()}
     digest = hashlib.sha256(b"uncalibrated")
     _update(digest, example)

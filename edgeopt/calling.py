@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from edgeopt.core import TensorSpec
 from edgeopt.errors import InputError
 from edgeopt.model import Batch
+from edgeopt.rebatching import Rebatching
 
 
 def call_arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -24,9 +25,29 @@ def call_arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (batch,), {}
 
 
+def as_float32(batch: Batch) -> Batch:
+    """``batch`` with floats of every precision as float32, numpy's too: in this one models are captured and calibrated."""
+
+    def convert(leaf: Any) -> Any:
+        value = _tensors(leaf)
+        is_other = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float32
+        return value.float() if is_other else leaf
+
+    return pytree.tree_map(convert, batch)
+
+
 def _tensors(value: Any) -> Any:
-    """numpy arrays become tensors; everything else stays."""
-    return torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
+    """numpy arrays become tensors; everything else stays, and so do arrays of what torch has no type for."""
+    if not isinstance(value, np.ndarray):
+        return value
+    try:
+        return torch.from_numpy(np.array(value))
+    except TypeError:
+        return value
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__name__} of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +70,7 @@ class Signature:
             value = _tensors(leaf)
             if not isinstance(value, Tensor):
                 raise InputError(
-                    f"the example input {pytree.keystr(path)} is a {type(leaf).__name__}, not a tensor",
+                    f"the example input {pytree.keystr(path)} is a {_kind(leaf)}, not a tensor",
                     fix="give tensors only; bind other arguments in a small wrapper module",
                 )
             specs.append(spec_of(_readable(path, names), value))
@@ -61,55 +82,58 @@ class Signature:
     def split(self, batch: Batch, what: str) -> Iterator[tuple[Tensor, ...]]:
         """Flat samples of exactly this signature's shapes, checked. Raises InputError naming ``what``.
 
-        A batch whose first axis is a multiple of the example's is cut along it; a remainder is left out.
+        A batch whose first axis is larger than the example's is cut along it; a remainder is left out. Of several batches
+        :class:`edgeopt.rebatching.Rebatching` joins the remainders.
         """
+        return Rebatching(self).add(batch, what)
+
+    def checked(self, batch: Batch, what: str) -> list[Tensor]:
+        """The tensors of ``batch`` in the order of the inputs, of their dtypes and any shape. Raises InputError."""
         if isinstance(batch, Mapping):
             leaves = self._in_order(batch, what)
         else:  # data loaders yield (inputs, labels): calibration needs no labels
             leaves = pytree.tree_leaves(call_arguments(batch))[: len(self.specs)]
         if len(leaves) != len(self.specs):
-            raise InputError(f"{what} has {len(leaves)} tensors, the model takes {len(self.specs)}: {self.describe()}")
-        tensors = [_tensors(leaf) for leaf in leaves]
-        for start in self._starts(tensors):
-            parts = [_part(value, spec, start) for value, spec in zip(tensors, self.specs, strict=True)]
-            yield tuple(self._checked(part, spec, what) for part, spec in zip(parts, self.specs, strict=True))
+            came = f"{len(leaves)} tensor{'' if len(leaves) == 1 else 's'}"
+            takes = f"the model takes {len(self.specs)}: {self.describe()}"
+            raise InputError(f"{what} has {came}, {takes}", fix="give every input, in this order")
+        return [self._of_dtype(_tensors(leaf), spec, what) for leaf, spec in zip(leaves, self.specs, strict=True)]
+
+    def fitting(self, values: list[Tensor], what: str) -> tuple[Tensor, ...]:
+        """``values`` as one sample. Raises InputError where a shape is not the example's."""
+        for value, spec in zip(values, self.specs, strict=True):
+            shape = tuple(value.shape)
+            if shape != spec.shape:
+                fix = f"every batch must fit the example inputs: {self.describe()}"
+                if shape == spec.shape[1:]:
+                    fix = f"the first axis, that of the batch, is missing: give {spec.name}[None]"
+                raise InputError(f"{what}: input {spec.name} has shape {shape}, expected {spec.shape}", fix=fix)
+        return tuple(values)
 
     def _in_order(self, batch: Mapping[str, Any], what: str) -> list[Any]:
         """The leaves of ``batch`` in the order of the model's inputs, whatever the order of its keys."""
         given = {_identifier("_".join(map(_key, path))): leaf for path, leaf in pytree.tree_leaves_with_path(dict(batch))}
         names = [spec.name for spec in self.specs]
         if set(given) != set(names):
-            raise InputError(f"{what} has the inputs {', '.join(given) or 'none'}, the model takes {self.describe()}")
+            takes = f"the model takes {self.describe()}"
+            raise InputError(f"{what} has the inputs {', '.join(given) or 'none'}, {takes}", fix="give these, by their names")
         return [given[name] for name in names]
-
-    def _starts(self, tensors: list[Any]) -> list[int]:
-        """Where to cut along the first axis, in units of the example's own batch size."""
-        wanted = [spec.shape for spec in self.specs]
-        given = [tuple(value.shape) if isinstance(value, Tensor) else () for value in tensors]
-        if given == wanted or any(not shape or shape[1:] != want[1:] for shape, want in zip(given, wanted, strict=True)):
-            return [0]
-        counts = {shape[0] // want[0] for shape, want in zip(given, wanted, strict=True) if want[0]}
-        return list(range(counts.pop())) if len(counts) == 1 else [0]
 
     def describe(self) -> str:
         """Every input as ``name=1x3x224x224:float32``."""
         return ", ".join(f"{spec.name}={'x'.join(map(str, spec.shape))}:{spec.dtype}" for spec in self.specs)
 
-    def _checked(self, value: Any, spec: TensorSpec, what: str) -> Tensor:
+    def _of_dtype(self, value: Any, spec: TensorSpec, what: str) -> Tensor:
+        """As the model takes it: floats of any precision are one kind, integers and booleans another."""
         fix = f"every batch must fit the example inputs: {self.describe()}"
         if not isinstance(value, Tensor):
-            raise InputError(f"{what}: input {spec.name} is a {type(value).__name__}, not a tensor", fix=fix)
-        if tuple(value.shape) != spec.shape:
-            raise InputError(f"{what}: input {spec.name} has shape {tuple(value.shape)}, expected {spec.shape}", fix=fix)
-        if value.is_floating_point() != spec.dtype.startswith("float"):
+            raise InputError(f"{what}: input {spec.name} is a {_kind(value)}, not a tensor", fix=fix)
+        if value.is_floating_point() != spec.dtype.startswith(("float", "bfloat")):
             raise InputError(f"{what}: input {spec.name} is {dtype_name(value.dtype)}, expected {spec.dtype}", fix=fix)
-        return value.detach().to(getattr(torch, spec.dtype))
-
-
-def _part(value: Any, spec: TensorSpec, start: int) -> Any:
-    size = spec.shape[0] if spec.shape else 0
-    whole = not isinstance(value, Tensor) or tuple(value.shape) == spec.shape or value.shape[0] < size
-    return value if whole else value[start * size : (start + 1) * size]
+        found = value.detach().to(getattr(torch, spec.dtype))
+        if not value.is_floating_point() and not torch.equal(found.to(value.dtype), value):
+            raise InputError(f"{what}: input {spec.name} holds numbers that {spec.dtype} has not", fix=fix)
+        return found
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -132,7 +156,10 @@ def flat_outputs(output: Any) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
 
 
 def _argument_names(forward: Any, count: int) -> list[str]:
-    parameters = list(signature(forward).parameters.values())
+    try:
+        parameters = list(signature(forward).parameters.values())
+    except (TypeError, ValueError):  # code of C, such as a scripted module's
+        parameters = []
     positional = [p.name for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
     return [positional[index] if index < len(positional) else f"input_{index}" for index in range(count)]
 

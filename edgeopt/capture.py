@@ -5,17 +5,18 @@ Every target starts from this program, so its node names identify values through
 
 import hashlib
 import io
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from edgeopt import decompositions
-from edgeopt.calling import Signature, flat_outputs, spec_of
+from edgeopt.calling import Signature, as_float32, flat_outputs, spec_of
 from edgeopt.constant_folding import fold
 from edgeopt.core import Decision, TensorSpec
 from edgeopt.errors import CaptureError, EdgeoptError, ForwardError, InputError, ModelError, NotFiniteError
@@ -70,7 +71,7 @@ def capture(model: Model) -> Captured:
     example_batch = model.example_inputs
     if example_batch is None and isinstance(model.module, ExportedProgram):
         example_batch = _example_of(model.module)
-    signature, example = Signature.of(getattr(module, "forward", module), _as_float32(example_batch))
+    signature, example = Signature.of(getattr(module, "forward", module), as_float32(example_batch))
     _refuse_not_finite(((spec.name, value) for spec, value in zip(signature.specs, example, strict=True)), "example input")
     given = Signature.of(getattr(original, "forward", original), example_batch)[1]
     witness = Witness(original, signature.tree, tuple(value.dtype for value in given))
@@ -102,14 +103,6 @@ def _float32_module(original: nn.Module) -> tuple[nn.Module, tuple[Decision, ...
         return module, ()
     reason = "ranges are calibrated and compared in float32; each target then chooses its own precision"
     return module.float(), (Decision(subject="model", choice=f"{', '.join(sorted(low))} computed as float32", reason=reason),)
-
-
-def _as_float32(batch: Any) -> Any:
-    def convert(value: Any) -> Any:
-        is_low = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16, torch.float64)
-        return value.float() if is_low else value
-
-    return pytree.tree_map(convert, batch)
 
 
 def _example_of(program: ExportedProgram) -> Any:
@@ -229,6 +222,21 @@ def _refuse_not_finite_outputs(
         why=f"the first NaN comes from layer {found[0]}" if found else "an infinity reaches the output",
         fix="check the weights and the input's normalisation: the float model itself is broken there",
     )
+
+
+def failing_layer(module: GraphModule, sample: tuple[Tensor, ...]) -> tuple[str, str]:
+    """The layer of the program at which ``sample`` makes it raise, and the user's line of it; each empty where not known."""
+    found: list[torch.fx.Node] = []
+
+    class Finder(torch.fx.Interpreter):
+        def run_node(self, node: torch.fx.Node) -> Any:
+            found.append(node)
+            return super().run_node(node)
+
+    with torch.no_grad(), suppress(Exception):
+        Finder(module).run(*sample)
+    last = found[-1]
+    return layer_path(last), users_line(RuntimeError(last.meta.get("stack_trace") or ""))
 
 
 def layer_of(node: torch.fx.Node) -> str:

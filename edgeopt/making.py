@@ -22,7 +22,7 @@ from edgeopt.macs import macs_by_layer
 from edgeopt.model import Model
 from edgeopt.options import Listener, Options
 from edgeopt.programs import Programs
-from edgeopt.progress import event
+from edgeopt.progress import event, reading
 from edgeopt.reference_file import References
 from edgeopt.targets.schema import TargetProfile
 from edgeopt.unlike import unlike
@@ -124,18 +124,13 @@ def _told(shop: Workshop, result: TargetResult) -> TargetResult:
 def _calibrate(shop: Workshop, model: Model, jobs: list[Job]) -> Calibrated:
     captured = shop.captured
     shop.listen(event("model", "calibrate"))
-
-    def progress(count: int) -> None:
-        if count % 10 == 0:
-            shop.listen(event("model", "calibrate", f"{count} samples"))
-
     module = captured.program.module(check_guards=False)
     found = calibrate(
         {DENSE: module},
         captured.signature,
         captured.example,
         model.calibration,
-        progress,
+        reading(shop.listen),
         keep=any(job.profile.sparsity for job in jobs),
         wanted=calibrated_values(module, jobs),
     )

@@ -8,14 +8,15 @@ from typing import Any
 from edgeopt import registry
 from edgeopt.bundle import BundleWriter
 from edgeopt.cache import Cache
-from edgeopt.calibrate import can_be_read_again, digest_of
-from edgeopt.calling import Signature
+from edgeopt.calibrate import digest_of
+from edgeopt.calling import Signature, as_float32
 from edgeopt.converters import proving
 from edgeopt.core import Manifest, from_data, to_data
 from edgeopt.errors import EdgeoptError
 from edgeopt.fingerprint import fingerprint
 from edgeopt.model import Model
-from edgeopt.options import Options
+from edgeopt.options import Listener, Options, ignore
+from edgeopt.progress import reading
 from edgeopt.targets.schema import TargetProfile
 
 
@@ -27,17 +28,22 @@ class Memo:
     key: str | None
 
     @classmethod
-    def of(cls, model: Model, options: Options, profiles: list[TargetProfile], cache: Cache) -> "Memo":
+    def of(
+        cls, model: Model, options: Options, profiles: list[TargetProfile], cache: Cache, listen: Listener = ignore
+    ) -> "Memo":
         """The memo of this export; reads the calibration data once."""
         subjects = (model.module, model.example_inputs, model.calibration, model.evaluate)
         code = fingerprint(*subjects) if cache.enabled else None
-        if code is None or (model.calibration is not None and not can_be_read_again(model.calibration)):
+        if code is None:
             return cls(cache, None)
         try:
-            signature, _ = Signature.of(getattr(model.module, "forward", model.module), model.example_inputs)
-            data = digest_of(model.calibration, signature) if model.calibration is not None else ""
+            signature, _ = Signature.of(getattr(model.module, "forward", model.module), as_float32(model.example_inputs))
+            progress = reading(listen)
+            data = digest_of(model.calibration, signature, progress) if model.calibration is not None else ""
         except EdgeoptError:
             return cls(cache, None)  # the work itself reports it, with what it was doing
+        if data is None:
+            return cls(cache, None)
         formats = sorted({fmt for profile in profiles for fmt in profile.formats})
         tools: dict[str, Any] = {fmt: registry.converter(fmt).tool_versions() for fmt in formats}
         tools["kernels"] = {fmt: proving.kernels(registry.converter(fmt)) for fmt in formats}

@@ -69,7 +69,7 @@ def export(model: Model, options: Options, listen: Listener = ignore) -> Bundle:
         from edgeopt.memo import Memo
 
         cache = Cache(enabled=options.use_cache)
-        memo = Memo.of(model, options, profiles, cache)
+        memo = Memo.of(model, options, profiles, cache, listen)
         manifest = memo.restore(writer)
         if manifest is None:
             from edgeopt.making import make

@@ -3,7 +3,11 @@
 import re
 import sysconfig
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from edgeopt.errors import EdgeoptError
 
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _HOME = Path(__file__).resolve().parent
@@ -37,6 +41,21 @@ def cause(error: BaseException) -> str:
     """:func:`summary` with :func:`users_line` behind it."""
     line = users_line(error)
     return f"{summary(error)} ({line})" if line else summary(error)
+
+
+@contextmanager
+def reported_as(error_of: Callable[[BaseException], EdgeoptError]) -> Iterator[None]:
+    """Around a call of the user's code: whatever it raises is raised as ``error_of`` it; Ctrl-C and our own errors pass.
+
+    ``sys.exit()`` and the like are no exceptions to Python's ``except Exception``; one in a user's function would end the
+    program with the exit code 0 and nothing made.
+    """
+    try:
+        yield
+    except (EdgeoptError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise error_of(error) from error
 
 
 def is_users_file(filename: str) -> bool:

@@ -1,4 +1,5 @@
 import math
+import sys
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgeopt.calibrate import HELD_OUT_MOST, Calibrated, calibrate, can_be_read_again, digest_of
+from edgeopt.calibrate import HELD_OUT_MOST, Calibrated, calibrate, digest_of
 from edgeopt.calling import Signature
 from edgeopt.errors import CalibrationError, EdgeoptError, InputError, NotFiniteError
 
@@ -141,6 +142,19 @@ def test_the_digest_is_the_data_s_and_can_be_had_without_running() -> None:
     assert run([*data[:-1], sample(99)]).digest != run(data).digest
 
 
+def exiting() -> Iterator[Tensor]:
+    yield sample(1)
+    sys.exit(0)
+
+
+def exiting_at_once() -> Iterator[Tensor]:
+    sys.exit(0)
+
+
+def with_an_argument(folder: str) -> list[Tensor]:
+    raise AssertionError(folder)
+
+
 def raising() -> Iterator[Tensor]:
     yield sample(1)
     raise OSError("the disk has gone")
@@ -156,11 +170,15 @@ def not_iterable() -> Any:
         ([], CalibrationError, "is empty"),
         (lambda: iter(()), CalibrationError, "is empty"),
         (raising, CalibrationError, "raised after 1 samples\n  cause: OSError: the disk has gone .*test_calibrate.py, line"),
+        (exiting, CalibrationError, "raised after 1 samples\n  cause: SystemExit: 0 .*test_calibrate.py, line"),
+        (exiting_at_once, CalibrationError, "cannot be read\n  cause: SystemExit: 0"),
+        (with_an_argument, CalibrationError, "missing 1 required positional argument.*\n.*takes no arguments"),
         (not_iterable, CalibrationError, "cannot be read"),
         ([sample(1), sample(math.nan)], NotFiniteError, "calibration sample 1 holds NaN or infinity in x"),
         ([sample(math.inf)], NotFiniteError, "calibration sample 0"),
         ([torch.ones(1, 4)], InputError, r"calibration sample 0: input x has shape \(1, 4\), expected \(1, 3\)"),
-        ([sample(1), torch.ones(3)], InputError, "calibration sample 1: input x has shape"),
+        ([sample(1), torch.ones(3)], InputError, r"calibration sample 1: input x has shape \(3,\).*\n.*give x\[None\]"),
+        ([np.array([["a", "b", "c"]])], InputError, "input x is a ndarray of <U1, not a tensor"),
         ([torch.ones(1, 3, dtype=torch.int64)], InputError, "is int64, expected float32"),
         (["text"], InputError, "input x is a str, not a tensor"),
         ([{"x": sample(1), "y": sample(2)}], InputError, "has the inputs x, y, the model takes x=1x3:float32"),
@@ -177,11 +195,22 @@ def test_names_that_are_not_the_model_s_are_told() -> None:
         run([{"image": sample(1)}])
 
 
-def test_a_generator_can_be_read_once() -> None:
-    assert not can_be_read_again(raising())
-    assert can_be_read_again(raising)
-    assert can_be_read_again([sample(1)])
-    assert can_be_read_again(np.zeros((2, 3)))
+def test_what_a_first_reading_would_take_away_has_no_digest() -> None:
+    signature, _ = Signature.of(Double.forward, {"x": EXAMPLE})
+    data, calls = [sample(1)], 0
+
+    def loaded() -> list[Tensor]:
+        nonlocal calls
+        calls += 1
+        return data
+
+    generator = iter(data)
+    assert digest_of(generator, signature) is None
+    assert digest_of(lambda: generator, signature) is None
+    assert run(generator).samples == 1, "and it has not been read"
+    digests = {digest_of(given, signature) for given in (data, loaded, lambda: iter(data), lambda: (one for one in data))}
+    assert digests == {run(data).digest}
+    assert calls == 1, "loading may take long"
 
 
 def test_progress_counts_samples() -> None:

@@ -1,4 +1,5 @@
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,21 @@ def test_arrays_that_do_not_fit_are_told_with_their_shapes(arrays: tuple[Any, ..
         predict(Doubling(), (IMAGE, IDS), arrays)
 
 
-def test_numbers_of_any_kind_become_floats() -> None:
-    assert evaluate(lambda p: {"a": np.float32(0.5), "b": 1, "c": True}, Doubling(), (), "x") == {"a": 0.5, "b": 1.0, "c": 1.0}
+@pytest.mark.parametrize("value", [0, True, 1.5, np.float32(0.5), np.bool_(True), np.int8(-3), np.array(0.5), torch.tensor(2)])
+def test_numbers_of_any_kind_become_floats(value: Any) -> None:
+    found = evaluate(lambda p: {"a": value}, Doubling(), (), "x")
+    assert found == {"a": float(value)}
+    assert type(found["a"]) is float
 
 
-@pytest.mark.parametrize("found", [None, {}, 0.5, {"a": "high"}, {"a": math.nan}, {"a": math.inf}, {"a": None}])
+NO_NUMBERS = [
+    *(None, {}, 0.5, [("a", 1.0)], {"a": "high"}, {"a": math.nan}, {"a": math.inf}, {"a": None}, {"a": np.float32("nan")}),
+    *({"a": 1.0, "b": torch.tensor(math.nan)}, {"a": np.ones(2)}, {"a": np.ones(1)}, {"a": 1j}, {"a": np.complex64(1)}),
+    *({"a": 10**400}, {"a": torch.ones(1, 1)}),
+]
+
+
+@pytest.mark.parametrize("found", NO_NUMBERS, ids=repr)
 def test_anything_but_finite_numbers_by_name_is_refused(found: Any) -> None:
     with pytest.raises(EvaluationError, match="evaluate gave no numbers for arm-xnnpack/tflite") as caught:
         evaluate(lambda predict: found, Doubling(), (), "arm-xnnpack/tflite")
@@ -86,6 +97,51 @@ def test_an_evaluate_that_raises_is_told_with_its_line() -> None:
         evaluate(broken, Doubling(), (), "the float model")
     assert "ValueError: labels are missing" in caught.value.why
     assert "test_evaluation.py, line" in caught.value.why
+
+
+class Leaving(BaseException):
+    """What no ``except Exception`` catches, as ``SystemExit`` and a cancelled task."""
+
+
+@pytest.mark.parametrize("leaving", [SystemExit(0), SystemExit("done"), Leaving(), GeneratorExit()], ids=repr)
+def test_an_evaluate_that_leaves_the_program_is_a_failure(leaving: BaseException) -> None:
+    def leave(_: Any) -> dict[str, float]:
+        raise leaving
+
+    with pytest.raises(EvaluationError, match="evaluate raised on the float model") as caught:
+        evaluate(leave, Doubling(), (), "the float model")
+    assert type(leaving).__name__ in caught.value.why
+
+
+def test_ctrl_c_in_an_evaluate_is_ctrl_c() -> None:
+    def interrupted(_: Any) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(interrupted, Doubling(), (), "x")
+
+
+def test_an_evaluate_that_does_not_take_predict_is_told_how_to_write_it() -> None:
+    with pytest.raises(EvaluationError, match=r"takes 0 positional arguments.*\n.*write it as evaluate\(predict\)"):
+        evaluate(lambda: {"a": 1.0}, Doubling(), (), "x")  # type: ignore[arg-type,misc]
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (5, 4)])
+def test_outputs_without_an_axis_for_the_rows_are_never_put_together(shape: tuple[int, ...]) -> None:
+    """Silently they would be: five numbers of each of three calls are fifteen, of which the first nine are nine rows'."""
+    with pytest.raises(
+        InputError, match=rf"got 9 rows, and the model takes 4 at a time\n.*output 0 has the shape {re.escape(str(shape))}"
+    ):
+        predict(lambda arrays: (np.ones(shape),), (IMAGE,), (np.ones((9, 3)),))
+    assert predict(lambda arrays: (np.ones(shape),), (IMAGE,), (np.ones((4, 3)),))[0].shape == shape
+
+
+def test_a_scalar_input_keeps_its_shape_and_integers_their_values() -> None:
+    run = Doubling()
+    predict(run, (TensorSpec(name="x", shape=(), dtype="float32"),), (2.0,))
+    assert run.calls == [[((), "float32")]]
+    with pytest.raises(InputError, match="numbers that int32 has not for input n"):
+        predict(run, (TensorSpec(name="n", shape=(1,), dtype="int32"),), (np.array([2**40]),))
 
 
 def test_a_wrong_call_of_predict_inside_evaluate_is_an_input_error() -> None:
