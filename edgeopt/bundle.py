@@ -126,6 +126,10 @@ class BundleWriter:
         """Where logs go."""
         return self.folder(LOG_FOLDER)
 
+    def committed(self, path: Path) -> Path:
+        """Where ``path``, a file of the new bundle, is after :meth:`commit`: what a message must call it."""
+        return self.out / path.relative_to(self._work)
+
     def folder(self, name: str) -> Path:
         """The folder ``name`` (a target's, or one below) of the new bundle, made where missing."""
         return make_folder(self._work / safe_relative(name))

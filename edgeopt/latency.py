@@ -9,8 +9,10 @@ Give a table the smallest and the largest network of a family: what lies between
 with integers at their edges, as they run inside a network.
 """
 
+import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from getpass import getpass
 from pathlib import Path
 
@@ -157,10 +159,20 @@ def _lowered(job: Job, captured: Captured, programs: Programs, folder: Path, hos
         "format": job.format, "profile": to_data(job.profile), "out": str(out), "program": str(program),
         "io_float": job.io_float, "output_names": [spec.name for spec in captured.outputs],
     }  # fmt: skip
-    facts = host.run("convert", request, timeout_s=DEFAULT_TIMEOUT_S, log=folder / "log")
+    with _log() as log:
+        facts = host.run("convert", request, timeout_s=DEFAULT_TIMEOUT_S, log=log)
     inputs, outputs = (tuple(from_data(TensorSpec, spec) for spec in facts[name]) for name in ("inputs", "outputs"))
     if inside and job.format == "onnx":
         take_off_float_edges(out)
         inputs, outputs, _ = registry.converter(job.format).inspect(out, job.profile)
     subject = Subject(path=str(out), target="", format=job.format, sha256=sha256_of(out), bytes=size_of(out))
     return Runnable(subject, out, inputs, outputs)
+
+
+@contextmanager
+def _log() -> Iterator[Path]:
+    """A log for one conversion. It stays where that fails, since the error names it."""
+    handle, name = tempfile.mkstemp(prefix="edgeopt-", suffix=".log")
+    os.close(handle)
+    yield Path(name)
+    Path(name).unlink()

@@ -195,22 +195,23 @@ class Workshop:
         """Median times of an artifact and its twin, alone on the machine."""
         self.listen(event(f"{result.target}/{result.format}", "time"))
         request = {"format": result.format, "out": str(out), "twin": str(twin), "references": str(self.references)}
-        log = self._log(result.target, result.format)
-        found = self.host.run("time", request | {"threads": TIMING_THREADS}, timeout_s=self.options.timeout_s, log=log)
+        logs = self._logs(result.target, result.format)
+        found = self.host.run("time", request | {"threads": TIMING_THREADS}, timeout_s=self.options.timeout_s, **logs)
         return from_data(Latency, found)
 
     def _run(self, task: str, job: Job, out: Path, request: Mapping[str, Any]) -> dict[str, Any]:
         profile = replace(job.profile, schemes=(job.scheme,))  # converters take the first
         common = {"format": job.format, "profile": to_data(profile), "out": str(out), "references": str(self.references)}
-        log = self._log(job.profile.name, job.format)
-        return self.host.run(task, common | dict(request), timeout_s=self.options.timeout_s, log=log)
+        logs = self._logs(job.profile.name, job.format)
+        return self.host.run(task, common | dict(request), timeout_s=self.options.timeout_s, **logs)
 
     def _session(self, job: Job, request: dict[str, Any]) -> Any:
-        log = self._log(job.profile.name, job.format)
-        return self.host.session("predict", request, timeout_s=self.options.timeout_s, log=log)
+        logs = self._logs(job.profile.name, job.format)
+        return self.host.session("predict", request, timeout_s=self.options.timeout_s, **logs)
 
-    def _log(self, target: str, fmt: str) -> Path:
-        return self.writer.log_folder / f"{target}-{fmt}.log"
+    def _logs(self, target: str, fmt: str) -> dict[str, Path]:
+        log = self.writer.log_folder / f"{target}-{fmt}.log"
+        return {"log": log, "shown_log": self.writer.committed(log)}
 
     def _key(self, job: Job) -> str:
         needs_data = job.scheme.integer or job.profile.sparsity is not None

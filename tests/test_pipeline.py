@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -268,6 +269,8 @@ def test_a_target_that_takes_too_long_fails_alone(bundle: Bundle, folder: Path) 
     late = found["x86-fbgemm-avx2/onnx"]
     assert (late.status, late.error) == ("failed", "WorkerTimeout")
     assert "--timeout" in late.reason
+    (log,) = re.findall(r"where it hangs: (\S+)", late.reason)
+    assert Path(log) == folder / "late" / "logs" / "x86-fbgemm-avx2-onnx.log" and Path(log).is_file()
     assert found["x86-fbgemm/onnx"].status == "ok"
 
 

@@ -75,27 +75,32 @@ class WorkerHost:
         """Starts the host process, if none runs, and returns at once: it imports beside the caller's own work."""
         self._host()
 
-    def run(self, task: str, request: dict[str, Any], *, timeout_s: float, log: Path) -> dict[str, Any]:
+    def run(
+        self, task: str, request: dict[str, Any], *, timeout_s: float, log: Path, shown_log: Path | None = None
+    ) -> dict[str, Any]:
         """What ``f(request)`` returns, in a process of its own; request and result are JSON data.
 
-        ``task`` is a name of the table or ``module:function``. Everything it prints is appended to the file ``log``.
+        ``task`` is a name of the table or ``module:function``. Everything it prints is appended to the file ``log``,
+        which messages call ``shown_log``: where a caller moves it to.
         ``timeout_s`` counts from when the task starts.
 
         Raises the EdgeoptError that the task raised; ConversionError for any other exception; WorkerCrashed where the process
         died, with the cause and its last lines; WorkerTimeout where it was stopped, with all it had started; OutputError
         where ``log`` cannot be written; UnknownName.
         """
-        running, answer = self._begin(task, request, session=False, timeout_s=timeout_s, log=log)
+        running, answer = self._begin(task, request, session=False, timeout_s=timeout_s, logs=(log, shown_log))
         running.finish()
         result: dict[str, Any] = answer
         return result
 
-    def session(self, task: str, request: dict[str, Any], *, timeout_s: float, log: Path) -> Session:
+    def session(
+        self, task: str, request: dict[str, Any], *, timeout_s: float, log: Path, shown_log: Path | None = None
+    ) -> Session:
         """A process in which ``f(request)`` has returned a function of a tuple of arrays; call it through the session.
 
         ``timeout_s`` holds for the start and, unless given there, for each call. Raises as :meth:`run`.
         """
-        running, _ = self._begin(task, request, session=True, timeout_s=timeout_s, log=log)
+        running, _ = self._begin(task, request, session=True, timeout_s=timeout_s, logs=(log, shown_log))
         return Session(running, timeout_s)
 
     def close(self) -> None:
@@ -117,10 +122,10 @@ class WorkerHost:
         self.close()
 
     def _begin(
-        self, task: str, request: dict[str, Any], *, session: bool, timeout_s: float, log: Path
+        self, task: str, request: dict[str, Any], *, session: bool, timeout_s: float, logs: tuple[Path, Path | None]
     ) -> tuple[RunningTask, Any]:
         order = {"function": self._function(task), "request": request, "session": session}
-        running = self._start_task(task, log)
+        running = self._start_task(task, *logs)
         try:
             answer, _ = running.ask(order, timeout_s=timeout_s)
         except BaseException:
@@ -128,11 +133,11 @@ class WorkerHost:
             raise
         return running, answer
 
-    def _start_task(self, task: str, log: Path) -> RunningTask:
+    def _start_task(self, task: str, log: Path, shown_log: Path | None) -> RunningTask:
         cause = OSError()
         for _ in range(_STARTS):
             try:
-                running = RunningTask(self._host(), task, log)
+                running = RunningTask(self._host(), task, log, shown_log)
                 running.wait_started(self._start_timeout_s)
             except OSError as error:
                 cause = error  # a host that dies before a task has started takes nothing along: the task gets a new one

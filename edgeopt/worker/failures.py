@@ -17,10 +17,10 @@ _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x
 
 
 class Log:
-    """The file that a task prints to, from where it began."""
+    """The file that a task prints to, from where it began. ``shown`` is its path in messages: where it will be, if it moves."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, shown: Path | None = None) -> None:
+        self.path, self.shown = path, shown or path
         self._begin = path.stat().st_size if path.exists() else 0
 
     def last_lines(self) -> str:
@@ -49,7 +49,7 @@ def raised(task: str, error: dict[str, str], log: Log) -> EdgeoptError:
         return kind(plain(error["what"]), why=plain(error["why"]), fix=plain(error["fix"]))
     message = plain(error["message"])
     why = f"{error['type']}: {message}" if message else error["type"]
-    return ConversionError(f"{task} failed", why=_with_lines(why, log), fix=f"read the whole log: {log.path}")
+    return ConversionError(f"{task} failed", why=_with_lines(why, log), fix=f"read the whole log: {log.shown}")
 
 
 def timed_out(task: str, seconds: float, log: Log) -> WorkerTimeout:
@@ -57,13 +57,13 @@ def timed_out(task: str, seconds: float, log: Log) -> WorkerTimeout:
     return WorkerTimeout(
         f"{task} ran longer than {seconds:g} s and was stopped",
         why=_with_lines("no answer came within the time limit", log),
-        fix=f"raise --timeout, or read the log to see where it hangs: {log.path}",
+        fix=f"raise --timeout, or read the log to see where it hangs: {log.shown}",
     )
 
 
 def crashed(task: str, ending: Ending | None, log: Log, oom_kills: int | None) -> WorkerCrashed:
     """The task's process ended without an answer. ``oom_kills``: how many processes the kernel killed for memory meanwhile."""
-    fix = f"read the whole log: {log.path}"
+    fix = f"read the whole log: {log.shown}"
     status = ending.status if ending else None
     if ending is None:
         why = "it closed its connection but still ran"

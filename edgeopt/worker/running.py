@@ -18,13 +18,13 @@ _END_GRACE_S = 5.0
 class RunningTask:
     """A child with its socket. Used by one thread at a time; after an error or :meth:`finish` it is gone."""
 
-    def __init__(self, host: HostProcess, name: str, log: Path) -> None:
+    def __init__(self, host: HostProcess, name: str, log: Path, shown: Path | None = None) -> None:
         make_folder(log.parent)
         self._host, self._name = host, name
         self._pid: int | None = None
         self._oom_kills = failures.oom_kills_so_far()
         with writing(log):
-            self._log = failures.Log(log)
+            self._log = failures.Log(log, shown)
             output = log.open("ab")
         self._connection, theirs = socket.socketpair()
         try:

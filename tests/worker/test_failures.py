@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt.worker.child import RAISED
-from edgeopt.worker.failures import Log, crashed, plain
+from edgeopt.worker.failures import Log, crashed, plain, raised, timed_out
 from edgeopt.worker.process import Ending
 
 
@@ -66,3 +66,14 @@ def test_only_what_the_kernel_s_count_shows_is_said_to_be_known(
 def test_a_signal_without_a_name_is_given_by_number(tmp_path: Path) -> None:
     (tmp_path / "log").touch()
     assert "signal 40" in crashed("convert", Ending(status=-40, cause=""), Log(tmp_path / "log"), 0).why
+
+
+def test_a_message_names_the_log_by_where_it_will_be(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log", tmp_path / "moved" / "log")
+    (tmp_path / "log").write_text("its last words\n")
+    found = [
+        crashed("convert", Ending(status=3, cause=""), log, None),
+        timed_out("convert", 1.0, log),
+        raised("convert", {"type": "TypeError", "message": "zip"}, log),
+    ]
+    assert all(error.fix.endswith(str(tmp_path / "moved" / "log")) and "its last words" in error.why for error in found)
