@@ -144,9 +144,10 @@ def _write_references(path: Path, captured: Captured, calibrated: Calibrated) ->
     names = tuple(spec.name for spec in captured.outputs)
     samples = [_arrays(sample) for sample in calibrated.held_out]
     references = References(names=names, samples=samples, outputs=[run(sample) for sample in samples])
+    masks = not all(_is_finite(output) for outputs in references.outputs for output in outputs)
     for sample in unlike(captured.example):
         outputs = _given(run, _arrays(sample))
-        if outputs is not None:
+        if outputs is not None and (masks or all(map(_is_finite, outputs))):
             references.unlike.append(_arrays(sample))
             references.unlike_outputs.append(outputs)
     references.write(path)
@@ -159,6 +160,10 @@ def _given(run: evaluation.Run, sample: tuple[evaluation.Array, ...]) -> tuple[e
     except Exception:  # the user's code may raise anything on inputs that are none of its own
         return None
     return None if any(np.isnan(np.asarray(output, np.float64)).any() for output in outputs) else outputs
+
+
+def _is_finite(output: evaluation.Array) -> bool:
+    return bool(np.isfinite(np.asarray(output, np.float64)).all())
 
 
 def _reference(captured: Captured) -> evaluation.Run:

@@ -96,6 +96,12 @@ def sqnr_db(reference: Outputs, candidate: Outputs) -> float:
     return parts.worst(scales, parts.sqnr(scales, reference, candidate))[0]
 
 
+def worst_part_db(reference: Outputs, candidate: Outputs) -> float:
+    """The lowest SQNR of all outputs, and of channels whose scales differ, in dB."""
+    scales = Scales.of(tuple(map(str, range(len(reference[0])))), reference)
+    return parts.worst(scales, parts.sqnr(scales, reference, candidate))[0]
+
+
 def cosine(reference: Outputs, candidate: Outputs) -> float:
     """The lowest cosine similarity of all outputs, each as one vector; 0 where one of them is zero or not finite."""
     return min(

@@ -18,11 +18,12 @@ from edgeopt.converters.values import from_artifact, to_artifact
 from edgeopt.core import TensorSpec
 from edgeopt.errors import BadAnswer, EvaluationError, VerificationFailed
 from edgeopt.model import Evaluate
+from edgeopt.targets.schema import Checks
 
 BATCH_BYTES = 64 << 20
 """Inputs of one go on the device: they stand on its disk."""
 
-LOWEST_SQNR_DB = 0.0
+LOWEST_SQNR_DB = Checks().float_sqnr_db
 
 Host = Callable[[tuple[Array, ...]], tuple[Array, ...]]
 """The same artifact on this computer's runtime, or another one that stands in where that is not possible."""
@@ -46,15 +47,15 @@ def agreement(runnable: Runnable, here: Sequence[tuple[Array, ...]], there: Sequ
     reference, candidate = list(here), list(found)
     return Agreement(
         bit_exact=exact,
-        sqnr_db=verify.sqnr_db(reference, candidate),
+        sqnr_db=verify.worst_part_db(reference, candidate),
         max_abs_error=verify.max_abs_error(reference, candidate),
         samples=len(found),
     )
 
 
 def refuse_noise(runnable: Runnable, device: str, found: Agreement | None) -> None:
-    """Raises VerificationFailed where the device's outputs hold as much noise as signal: its time is that of another model."""
-    if found is not None and found.sqnr_db is not None and found.sqnr_db <= LOWEST_SQNR_DB:
+    """Raises VerificationFailed where a part of the device's outputs is lost: its time is that of another model."""
+    if found is not None and found.sqnr_db is not None and found.sqnr_db < LOWEST_SQNR_DB:
         raise VerificationFailed(
             f"{runnable.name} computes something else on {device}",
             why=f"{found.sqnr_db:.1f} dB against the same artifact on this computer",

@@ -89,7 +89,10 @@ class Launch:
 
 @data_class
 class Agreement:
-    """The device's outputs against those of the same artifact on this computer."""
+    """The device's outputs against those of the same artifact on this computer, as its target computes it.
+
+    ``sqnr_db``: of the worst output, or channel where channels differ in scale.
+    """
 
     bit_exact: bool
     sqnr_db: float | None
