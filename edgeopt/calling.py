@@ -1,5 +1,6 @@
 """Turns what users pass to a model (tensors, tuples, dicts) into flat tuples of tensors, and back."""
 
+import keyword
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
@@ -14,6 +15,9 @@ from edgeopt.core import TensorSpec
 from edgeopt.errors import InputError
 from edgeopt.model import Batch
 from edgeopt.rebatching import Rebatching
+
+_TAKEN = {"self", "torch", "device", "inf", "nan", "NoneType", "pytree", "fx_pytree"}
+"""Names that the code of a graph uses itself."""
 
 
 def call_arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -182,7 +186,9 @@ def _key(key: Any) -> str:
 
 
 def _identifier(text: str) -> str:
-    return "".join(character if character.isalnum() else "_" for character in text)
+    """``text`` as a name that a graph's input can have: letters, digits and underscores, and nothing that Python reserves."""
+    name = "".join(character if character.isalnum() else "_" for character in text)
+    return f"{name}_" if keyword.iskeyword(name) or name in _TAKEN else name
 
 
 def _unique(specs: list[TensorSpec]) -> tuple[TensorSpec, ...]:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from edgeopt.graph_tensors import add_tensor, is_constant, tensor_at
+
 MOST_ELEMENTS = 1 << 22
 """Larger results stay computed: a folded constant is stored in every artifact."""
-_PREFIX = "_folded_"
 
 
 def fold(module: GraphModule) -> int:
@@ -19,15 +20,19 @@ def fold(module: GraphModule) -> int:
     values: dict[Node, Any] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
-            values[node] = _attribute(module, str(node.target))
+            if is_constant(module, node):
+                values[node] = tensor_at(module, str(node.target))
         elif _is_foldable(node, values):
             result = _compute(node, values)
             if result is not None:
                 values[node] = result
     frontier = [node for node in values if node.op == "call_function" and isinstance(values[node], Tensor)]
     frontier = [node for node in frontier if any(user not in values for user in node.users)]
-    for index, node in enumerate(frontier):
-        _replace(module, node, values[node], f"{_PREFIX}{index}")
+    for node in frontier:
+        constant = add_tensor(module, node, "_folded", values[node])
+        constant.meta = {"val": node.meta.get("val")}
+        node.replace_all_uses_with(constant)
+        module.graph.erase_node(node)
     if frontier:
         module.graph.eliminate_dead_code()
         module.recompile()
@@ -49,18 +54,3 @@ def _compute(node: Node, values: dict[Node, Any]) -> Any:
     arguments = torch.fx.node.map_arg((node.args, node.kwargs), lambda argument: values[argument])
     with torch.no_grad():
         return node.target(*arguments[0], **arguments[1])  # type: ignore[operator]
-
-
-def _replace(module: GraphModule, node: Node, value: Tensor, name: str) -> None:
-    module.register_buffer(name, value.detach().clone().contiguous())
-    with module.graph.inserting_before(node):
-        constant = module.graph.get_attr(name)
-    constant.meta = {"val": node.meta.get("val")}
-    node.replace_all_uses_with(constant)
-    module.graph.erase_node(node)
-
-
-def _attribute(module: Any, path: str) -> Any:
-    for part in path.split("."):
-        module = getattr(module, part)
-    return module

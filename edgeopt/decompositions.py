@@ -12,16 +12,22 @@ aten = torch.ops.aten
 
 
 def table() -> dict[Any, Callable[..., Any]]:
-    """Decompositions for ``ExportedProgram.run_decompositions``: attention, recurrent cells and lone batch norms.
+    """Decompositions for ``ExportedProgram.run_decompositions``: attention, recurrent cells and norms of the batch itself.
 
     Everything else stays whole: converters know layer norm, GELU and softmax as one operator each.
     """
     return {
         aten.scaled_dot_product_attention.default: scaled_dot_product_attention,
-        aten._native_batch_norm_legit_no_training.default: batch_norm_inference,
+        aten._native_batch_norm_legit.no_stats: batch_norm_of_batch,
+        aten._native_batch_norm_legit_functional.default: batch_norm_training,
         aten.lstm_cell.default: lstm_cell,
         aten.gru_cell.default: gru_cell,
     }
+
+
+def lone_norms() -> dict[Any, Callable[..., Any]]:
+    """Those for batch norms whose statistics are computed in the model; stored ones are gone by then."""
+    return {aten._native_batch_norm_legit_no_training.default: batch_norm_inference}
 
 
 def scaled_dot_product_attention(
@@ -52,12 +58,37 @@ def scaled_dot_product_attention(
 def batch_norm_inference(
     value: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, momentum: float, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch norm that no convolution could take in: one multiplication and one addition per channel."""
+    """A batch norm with given statistics: one multiplication and one addition per channel."""
     factor = torch.rsqrt(variance + eps) if weight is None else weight * torch.rsqrt(variance + eps)
     offset = -mean * factor if bias is None else bias - mean * factor
     shape = (1, -1) + (1,) * (value.dim() - 2)
     nothing = value.new_empty((0,))
     return value * factor.view(shape) + offset.view(shape), nothing, nothing
+
+
+def batch_norm_of_batch(
+    value: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch norm without stored statistics: it normalises by its input's own."""
+    axes = [axis for axis in range(value.dim()) if axis != 1]
+    mean = value.mean(axes)
+    variance = (value - mean.view(1, -1, *[1] * (value.dim() - 2))).square().mean(axes)
+    return batch_norm_inference(value, weight, bias, mean, variance, momentum, eps)
+
+
+def batch_norm_training(
+    value: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_variance: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    """A batch norm that stays in training mode; what it would store is left out, since no output depends on it."""
+    normalised = batch_norm_of_batch(value, weight, bias, training, momentum, eps)
+    return (*normalised, running_mean.clone(), running_variance.clone())
 
 
 def lstm_cell(
@@ -133,33 +164,6 @@ def _pad_more(convolution: torch.fx.Node, source: Any, amounts: list[int]) -> No
     extra = [amounts[2 * axis] if 2 * axis < len(amounts) else 0 for axis in range(spatial)]  # the last axis comes first
     arguments[4] = [size + more for size, more in zip(own, reversed(extra), strict=True)]
     convolution.args = (source, *arguments[1:])
-
-
-MASK_LIMIT = 3e4
-"""What stands in for -3.4e38 and -inf: far below every score, and still a float16, even when two masks add up."""
-_MASKING = (
-    aten.where.ScalarOther,
-    aten.where.ScalarSelf,
-    aten.masked_fill.Scalar,
-    aten.full.default,
-    aten.full_like.default,
-    aten.scalar_tensor.default,
-    aten.mul.Tensor,
-)
-
-
-def limit_masks(program: ExportedProgram) -> int:
-    """Attention masks become -3e4 where they were beyond 1e30, which no 8- or 16-bit format holds; how many were changed."""
-    changed = 0
-    for node in program.graph_module.graph.nodes:
-        if node.target not in _MASKING:
-            continue
-        for index, argument in enumerate(node.args):
-            if isinstance(argument, float) and abs(argument) > 1e30:
-                node.update_arg(index, math.copysign(MASK_LIMIT, argument))
-                changed += 1
-    program.graph_module.recompile()
-    return changed
 
 
 PLAIN_NAMES = {

@@ -27,14 +27,22 @@ def users_line(error: BaseException) -> str:
 
     torch.export puts the user's stack into the text of some of its errors instead of the traceback.
     """
+    if line := line_in(str(error)):
+        return line
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    found = [match for match in _FRAME.finditer(str(error)) if _is_users(match["file"])]
-    if found and (match := found[-1]):
-        return f"{match['file']}, line {match['line']}" + (f": {match['code']}" if match["code"] else "")
     if not frames:
         return ""
     last = frames[-1]
     return f"{last.filename}, line {last.lineno}" + (f": {last.line}" if last.line else "")
+
+
+def line_in(text: str) -> str:
+    """The innermost line of the user's in a printed stack, as :func:`users_line` writes it; empty where there is none."""
+    found = [match for match in _FRAME.finditer(text) if _is_users(match["file"])]
+    if not found:
+        return ""
+    match = found[-1]
+    return f"{match['file']}, line {match['line']}" + (f": {match['code']}" if match["code"] else "")
 
 
 def cause(error: BaseException) -> str:

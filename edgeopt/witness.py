@@ -1,17 +1,14 @@
 """The user's own module, run as it was given: what every program and every artifact must agree with."""
 
-from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from edgeopt.calling import flat_outputs
-
-_WITHOUT_OWN_NUMPY = (torch.float16, torch.bfloat16, torch.float64)
+from edgeopt.float32 import OTHER_FLOATS, as_float32
+from edgeopt.module_copy import copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +19,12 @@ class Witness:
     """
 
     module: nn.Module
-    """In eval mode; never run itself, only copies of it are."""
+    """In eval mode. Where it writes its state, copies of it are run."""
     tree: pytree.TreeSpec
     dtypes: tuple[torch.dtype, ...]
     """What the user's own inputs have: a module in float64 gets float64."""
+    writes: bool = True
+    """Whether a run changes the module."""
 
     def __call__(self, *flat: Tensor) -> tuple[Tensor, ...]:
         """The flat outputs, in float32 where they are float16, bfloat16 or float64."""
@@ -33,34 +32,44 @@ class Witness:
 
     def named(self, flat: tuple[Tensor, ...]) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
         """The outputs' names, and what :meth:`__call__` gives."""
-        names, outputs = self.run(copied(self.module), flat)
-        return names, tuple(_plain(output) for output in outputs)
+        return self.run(copied(self.module) if self.writes else self.module, flat)
 
-    def run(self, module: nn.Module, flat: tuple[Tensor, ...]) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
-        """The outputs of ``module``, a copy of the user's that keeps what it writes."""
+    def run(self, module: nn.Module, flat: tuple[Tensor, ...], seed: int = 0) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
+        """As :meth:`named`, of ``module``: a copy of the user's, which keeps what it writes."""
         inputs = [value.to(dtype, copy=True) for value, dtype in zip(flat, self.dtypes, strict=True)]
         args, kwargs = pytree.tree_unflatten(inputs, self.tree)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return flat_outputs(module(*args, **kwargs))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
+            torch.manual_seed(seed)
+            names, outputs = flat_outputs(module(*args, **kwargs))
+        return names, tuple(_plain(output) for output in outputs)
+
+    def floats(self) -> set[torch.dtype]:
+        """The floating-point dtypes of the module's tensors and inputs."""
+        stored = (value.dtype for value in (*self.module.parameters(), *self.module.buffers()))
+        return {dtype for dtype in (*stored, *self.dtypes) if dtype.is_floating_point}
+
+    def in_float32(self) -> "Witness":
+        """The same module computing in float32 throughout."""
+        return replace(self, module=copied(self.module).float(), dtypes=tuple(map(as_float32, self.dtypes)))
+
+    def perturbed(self, seed: int) -> "Witness":
+        """The same with every weight moved by a rounding of float32, or of its own dtype where that is coarser."""
+        module = copied(self.module)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for value in (*module.parameters(), *module.buffers()):
+                if value.is_floating_point():
+                    value.copy_(moved(value, generator))
+        return replace(self, module=module)
+
+
+def moved(value: Tensor, generator: torch.Generator) -> Tensor:
+    """``value``, each element up or down by one rounding of float32, or of its own dtype where that is coarser."""
+    step = max(torch.finfo(value.dtype).eps, torch.finfo(torch.float32).eps)
+    signs = torch.randint(0, 2, value.shape, generator=generator) * 2 - 1
+    return torch.where(torch.isfinite(value), value * (1 + step * signs).to(value.dtype), value)
 
 
 def _plain(value: Tensor) -> Tensor:
     value = value.detach()
-    return value.float() if value.dtype in _WITHOUT_OWN_NUMPY else value.clone()
-
-
-class _Detaching(TorchFunctionMode):
-    """Inside, results of a computation are copied without it: torch refuses them, and a trained module may hold some."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
-            value, memo = args
-            memo[id(value)] = value.detach().clone()
-            return memo[id(value)]
-        return func(*args, **(kwargs or {}))
-
-
-def copied(module: nn.Module) -> nn.Module:
-    """A copy that shares no tensor with ``module``."""
-    with _Detaching():
-        return deepcopy(module)
+    return value.float() if value.dtype in OTHER_FLOATS else value.clone()

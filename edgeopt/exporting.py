@@ -1,0 +1,68 @@
+"""torch.export of the user's module, whatever it was made with, called with flat tensors and returning flat tensors."""
+
+import io
+from contextlib import redirect_stderr
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from edgeopt.calling import flat_outputs
+from edgeopt.errors import CaptureError, ModelError
+from edgeopt.module_copy import copied
+from edgeopt.user_code import summary, users_line
+from edgeopt.witness import Witness
+
+
+class Flat(nn.Module):
+    """Calls ``module`` with arguments rebuilt from flat tensors and returns the tensors of its output as a tuple."""
+
+    def __init__(self, module: nn.Module, tree: pytree.TreeSpec) -> None:
+        super().__init__()
+        self.module = module
+        self._tree = tree
+
+    def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
+        args, kwargs = pytree.tree_unflatten(flat, self._tree)
+        return flat_outputs(self.module(*args, **kwargs))[1]
+
+
+def exported(witness: Witness, example: tuple[Tensor, ...]) -> ExportedProgram:
+    """The witness' module as a program; ``example`` has the dtypes that it takes. The module stays what it was.
+
+    Raises CaptureError with the user's line, ModelError for TorchScript that cannot be read back.
+    """
+    module = copied(witness.module, shared=tuple(witness.module.parameters()))
+    flat: nn.Module = Flat(module, witness.tree)
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        flat = _from_torchscript(flat, example)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its one fused operator hides what would be quantized
+    try:
+        # torch prints the graph so far where it refuses; the user's own line says more
+        with torch.no_grad(), redirect_stderr(io.StringIO()):
+            return torch.export.export(flat, example, strict=False)
+    except Exception as error:
+        line = users_line(error)
+        raise CaptureError(
+            f"torch.export cannot capture the model{f': see {line}' if line else ''}",
+            why=summary(error),
+            fix="replace control flow that depends on tensor values (if, while, .item()) by torch.where or torch.cond",
+        ) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _from_torchscript(flat: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
+    """The module read back from TorchScript: traced once more as a whole, so that scripted parts keep their branches."""
+    from torch._export.converter import TS2EPConverter
+
+    try:
+        with torch.no_grad(), redirect_stderr(io.StringIO()):
+            traced = torch.jit.trace(flat, example, check_trace=False)  # type: ignore[no-untyped-call]
+            program = TS2EPConverter(traced, example).convert()
+        return program.module(check_guards=False)
+    except Exception as error:
+        why = f"torch cannot read this TorchScript back: {summary(error)}"
+        raise ModelError("the model is TorchScript", why=why, fix="give the nn.Module that was scripted or traced") from error

@@ -1,0 +1,127 @@
+"""The canonical program, compared with the user's own module before anything is made from it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import Interpreter, Node
+
+from edgeopt.core import Decision
+from edgeopt.equivalence import Case, Deviation, Reference
+from edgeopt.errors import CaptureError
+from edgeopt.rewriting import EXPORT, MASKS, Stage, stages
+from edgeopt.state import Trial
+from edgeopt.unlike import Sample
+from edgeopt.witness import Witness
+
+aten = torch.ops.aten
+_NOTHING = -1e30  # a row of scores below this is masked as a whole
+_LOW_PRECISION = 100  # roundings of 16 bits
+
+
+def canonical(
+    program: ExportedProgram, witness: Witness, tried: Trial, example: Sample, others: list[Sample]
+) -> tuple[ExportedProgram, tuple[Decision, ...]]:
+    """``program`` rewritten for every target, and what was decided on the way.
+
+    Raises CaptureError where it computes anything else than the user's module, naming the rewriting that did it.
+    """
+    given = tuple(value.to(dtype) for value, dtype in zip(example, witness.dtypes, strict=True))
+    reference = _reference(witness, tried, example, others)
+    for limited in (True, False):
+        copied: list[str] = []
+        for stage in stages(program, given, example, limited):
+            last = stage
+            copied += stage.copied
+        deviation = _deviation(reference, last, program, given)
+        if deviation is None:
+            return last.program(), (*_copies(copied), *_masks(limited))
+        guilty = next(stage.name for stage in stages(program, given, example, limited) if reference.deviation(stage))
+        if guilty != MASKS:
+            raise _changed(guilty, deviation, tried.names)
+    raise AssertionError("a deviation without the rewriting of masks that masks are to blame for")
+
+
+def _reference(witness: Witness, tried: Trial, example: Sample, others: list[Sample]) -> Reference:
+    """The module itself; one in 16 bits is compared as a copy in float32 where it runs so, else as exactly as 16 bits are."""
+    first = Case("the example", example, tried.outputs)
+    steps = [torch.finfo(dtype).eps for dtype in witness.floats() if dtype in (torch.float16, torch.bfloat16)]
+    if steps:
+        try:
+            exact = witness.in_float32()
+            first = Case(first.label, example, exact(*example))
+        except Exception:  # what the user's forward raises
+            return Reference(witness, [first], tolerance=_LOW_PRECISION * max(steps))
+        witness = exact
+    return Reference(witness, [first, *_unlike_cases(witness, others)])
+
+
+def _unlike_cases(witness: Witness, others: list[Sample]) -> Iterator[Case]:
+    for number, sample in enumerate(others):
+        try:
+            wanted = witness(*sample)
+        except Exception:  # a model need not take such inputs
+            continue
+        if not any(bool(torch.isnan(value).any()) for value in wanted if value.is_floating_point()):
+            yield Case(f"inputs unlike the example (kind {number})", sample, wanted)
+
+
+def _deviation(reference: Reference, last: Stage, program: ExportedProgram, given: Sample) -> Deviation | None:
+    """The first deviation on a case that means anything: attention to nothing at all has no value that could be kept."""
+    while (deviation := reference.deviation(last)) is not None:
+        own = tuple(value.to(dtype.dtype) for value, dtype in zip(deviation.case.sample, given, strict=True))
+        if not _attends_to_nothing(program, own):
+            return deviation
+        reference.cases.remove(deviation.case)
+    return None
+
+
+def _attends_to_nothing(program: ExportedProgram, sample: Sample) -> bool:
+    """Whether a softmax somewhere sees a row that is masked as a whole."""
+    found: list[bool] = []
+
+    class Watcher(Interpreter):
+        def run_node(self, node: Node) -> Any:
+            arguments = self.fetch_args_kwargs_from_env(node)[0]
+            if node.target is aten.scaled_dot_product_attention.default and len(arguments) > 3 and arguments[3] is not None:
+                found.append(_masks_a_row(arguments[3]))
+            if node.target in (aten.softmax.int, aten._softmax.default):
+                found.append(bool((arguments[0].amax(arguments[1]) < _NOTHING).any()))
+            return super().run_node(node)
+
+    with torch.no_grad():
+        Watcher(program.module(check_guards=False)).run(*sample)
+    return any(found)
+
+
+def _masks_a_row(mask: Tensor) -> bool:
+    return bool((~mask.any(-1)).any() if mask.dtype == torch.bool else (mask.amax(-1) < _NOTHING).any())
+
+
+def _copies(names: list[str]) -> Iterator[Decision]:
+    if names:
+        choice = "each convolution that takes in a batch norm gets a copy of its own"
+        reason = "the weight is read elsewhere too; a norm left behind would cost two operators at every inference"
+        yield Decision(subject=", ".join(dict.fromkeys(names)), choice=choice, reason=reason)
+
+
+def _masks(limited: bool) -> Iterator[Decision]:
+    if not limited:
+        reason = "made finite they would change what the model computes"
+        yield Decision(subject="masks", choice="kept as large as they are", reason=reason)
+
+
+def _changed(stage: str, deviation: Deviation, names: tuple[str, ...]) -> CaptureError:
+    if stage == EXPORT:
+        return CaptureError(
+            "the program that torch.export captured does not compute what the model computes",
+            why=deviation.describe(names),
+            fix="forward takes for a constant what is none: Python numbers, .item(), numpy, branches that depend on values",
+        )
+    return CaptureError(
+        f"edgeopt's own rewriting ({stage}) changes what the model computes",
+        why=deviation.describe(names),
+        fix="this is a fault of edgeopt: report it with the layers around that output; nothing was exported",
+    )
