@@ -6,6 +6,7 @@ Every tenth sample (of few: the last) is never calibrated on; at most sixteen of
 import hashlib
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from edgeopt.errors import CalibrationError, ForwardError, NotFiniteError
 from edgeopt.model import Calibration
 from edgeopt.quantize.statistics import Recorder, Statistics
 from edgeopt.rebatching import Rebatching
-from edgeopt.user_code import cause, reported_as, summary
+from edgeopt.user_code import cause, reported_as, summary, users_line
 
 HOLD_OUT_EVERY = 10
 HELD_OUT_MOST = 16
@@ -236,13 +237,22 @@ def _unreadable(error: BaseException) -> CalibrationError:
 
 def _record(programs: dict[str, GraphModule], recorders: dict[str, Recorder], sample: Sample, what: str) -> None:
     for name, recorder in recorders.items():
-        try:
+        with raising_on(programs[name], sample, what):
             recorder.run(*sample)
-        except Exception as error:
-            layer, line = failing_layer(programs[name], sample)
-            where = " at ".join(filter(None, (f" in layer {layer}" if layer else "", line)))
-            fix = "look at this sample's values: an index beyond a table, a length that another input does not have"
-            raise ForwardError(f"the model raised on {what}{where}", why=summary(error), fix=fix) from error
+
+
+@contextmanager
+def raising_on(program: GraphModule, sample: Sample, what: str) -> Iterator[None]:
+    """Around a run of the model on one sample of the user's data: what it raises names ``what`` and the layer."""
+
+    def raised(error: BaseException) -> ForwardError:
+        layer, line = failing_layer(program, sample)
+        where = " at ".join(filter(None, (f" in layer {layer}" if layer else "", users_line(error) or line)))
+        fix = "look at this sample's values: an index beyond a table, a length that another input does not have"
+        return ForwardError(f"the model raised on {what}{where}", why=summary(error), fix=fix)
+
+    with reported_as(raised):
+        yield
 
 
 def _alone(sample: Sample) -> Sample:

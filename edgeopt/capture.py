@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from edgeopt.calling import Signature, spec_of
 from edgeopt.core import Decision, TensorSpec
+from edgeopt.dynamic_shapes import fixed_axes
 from edgeopt.errors import EdgeoptError, ForwardError, InputError, ModelError
 from edgeopt.exporting import exported
 from edgeopt.finite import refuse_not_finite, refuse_not_finite_outputs, refuse_not_finite_state
@@ -63,7 +64,8 @@ def capture(model: Model) -> Captured:
     refuse_not_finite(((spec.name, value) for spec, value in zip(signature.specs, example, strict=True)), "example input")
     witness = Witness(module, signature.tree, tuple(value.dtype for value in given))
     witness, tried, others, more = _tried(witness, signature, example)
-    decisions = (*decisions, *_static(model.module), *more, *_state_decisions(tried))
+    fixed = fixed_axes(model.module, signature) if isinstance(model.module, ExportedProgram) else ()
+    decisions = (*decisions, *fixed, *more, *_state_decisions(tried))
     program = exported(witness, tuple(value.to(dtype) for value, dtype in zip(example, witness.dtypes, strict=True)))
     proven, more = canonical(program, witness, tried, example, others)
     name_inputs(proven, signature.specs)
@@ -115,14 +117,14 @@ def _tried(
         (replace(witness, dtypes=tuple(map(as_float32, witness.dtypes))), "as given"),
         (None, "in its own precision"),
     ]
-    first: Exception | None = None
+    first: BaseException | None = None
     for way, failed in ways if names else ways[:1]:
         try:
             chosen = witness.in_float32() if way is None else way
             tried = trial(chosen, example, others)
         except EdgeoptError:
             raise
-        except Exception as error:  # what the user's forward raises
+        except (Exception, SystemExit) as error:  # what the user's forward raises
             first = first or error
             continue
         if not tried.outputs:
@@ -134,22 +136,13 @@ def _tried(
     raise _raised(first, signature) from first
 
 
-def _raised(error: Exception, signature: Signature) -> ForwardError:
+def _raised(error: BaseException, signature: Signature) -> ForwardError:
     line = users_line(error)
     return ForwardError(
         f"the model raised in forward{f' at {line}' if line else ''}",
         why=summary(error),
         fix=f"check that it runs on the example inputs: {signature.describe()}",
     )
-
-
-def _static(module: object) -> tuple[Decision, ...]:
-    """A program with dynamic sizes gets the example's: artifacts are made for one shape."""
-    if not isinstance(module, ExportedProgram) or not module.range_constraints:
-        return ()
-    sizes = ", ".join(map(str, module.range_constraints))
-    reason = "artifacts are made for one shape; export again with another example for another"
-    return (Decision(subject="model", choice=f"dynamic sizes ({sizes}) fixed at the example's", reason=reason),)
 
 
 def _state_decisions(tried: Trial) -> tuple[Decision, ...]:

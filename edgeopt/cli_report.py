@@ -34,7 +34,7 @@ def reported(debug: bool) -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not raise again
         raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit(0) in the user's code: nothing that was asked for is there
         _tell(error, debug)
         raise typer.Exit(error.exit_code if isinstance(error, EdgeoptError) else 1) from None
 
@@ -60,17 +60,19 @@ def leave_threads(exit_code: int) -> None:
     atexit.register(end)
 
 
-def _tell(error: Exception, debug: bool) -> None:
+def _tell(error: BaseException, debug: bool) -> None:
     import traceback
 
     from edgeopt.errors import EdgeoptError
     from edgeopt.report.text import plain
-    from edgeopt.user_code import summary
+    from edgeopt.user_code import cause, summary
 
     if debug:
         typer.echo(plain("".join(traceback.format_exception(error))), err=True)
     if isinstance(error, EdgeoptError):
         typer.echo(plain(f"error: {error.message()}"), err=True)
+    elif isinstance(error, SystemExit):
+        typer.echo(plain(f"error: the program was ended from inside\n  cause: {cause(error)}"), err=True)
     else:
         hint = "" if debug else "; run again with --debug to see where"
         typer.echo(plain(f"error: unexpected {summary(error)}{hint}"), err=True)

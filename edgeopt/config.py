@@ -1,5 +1,6 @@
 """``edgeopt.toml``: everything the command line can say, kept in a file. What the command line says goes before it."""
 
+import re
 import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pydantic import Field, Strict, StrictBool, StrictStr, ValidationError
 
 from edgeopt.core import data_class, from_data
 from edgeopt.errors import ConfigError, UsageError, did_you_mean
+from edgeopt.model import DEFAULT_NAME
 from edgeopt.options import Options
 
 _Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
@@ -43,7 +45,12 @@ class Settings:
         given = {"max_drop": self.max_drop, "timeout_s": self.timeout, "jobs": self.jobs}
         given |= {"use_cache": self.cache, "io_float": self.io_float}
         said = {key: value for key, value in given.items() if value is not None}
-        return from_data(Options, {"out": self.out or str(Path("build", name)), "targets": self.targets, **said})
+        return from_data(Options, {"out": self.out or str(Path("build", _folder_name(name))), "targets": self.targets, **said})
+
+
+def _folder_name(name: str) -> str:
+    """``name``, which may come from anywhere, as the name of one folder."""
+    return re.sub(r"[^\w.+-]+", "_", name).strip(".") or DEFAULT_NAME
 
 
 def from_arguments(arguments: dict[str, Any]) -> Settings:

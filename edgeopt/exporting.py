@@ -43,7 +43,7 @@ def exported(witness: Witness, example: tuple[Tensor, ...]) -> ExportedProgram:
         # torch prints the graph so far where it refuses; the user's own line says more
         with torch.no_grad(), redirect_stderr(io.StringIO()):
             return torch.export.export(flat, example, strict=False)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = users_line(error)
         raise CaptureError(
             f"torch.export cannot capture the model{f': see {line}' if line else ''}",
@@ -63,6 +63,6 @@ def _from_torchscript(flat: nn.Module, example: tuple[Tensor, ...]) -> nn.Module
             traced = torch.jit.trace(flat, example, check_trace=False)  # type: ignore[no-untyped-call]
             program = TS2EPConverter(traced, example).convert()
         return program.module(check_guards=False)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         why = f"torch cannot read this TorchScript back: {summary(error)}"
         raise ModelError("the model is TorchScript", why=why, fix="give the nn.Module that was scripted or traced") from error

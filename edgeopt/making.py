@@ -13,7 +13,7 @@ import torch
 from edgeopt import __version__, evaluation, registry, verify
 from edgeopt.bundle import BundleWriter
 from edgeopt.cache import Cache
-from edgeopt.calibrate import Calibrated, Sample, calibrate
+from edgeopt.calibrate import Calibrated, Sample, calibrate, raising_on
 from edgeopt.capture import Captured, capture
 from edgeopt.core import TWIN, Manifest, ModelFacts, TargetResult
 from edgeopt.errors import EdgeoptError
@@ -142,8 +142,11 @@ def _write_references(path: Path, captured: Captured, calibrated: Calibrated) ->
     """What the user's own module gives on held-out samples, and on inputs unlike the example where it takes them."""
     run = _reference(captured)
     names = tuple(spec.name for spec in captured.outputs)
-    samples = [_arrays(sample) for sample in calibrated.held_out]
-    references = References(names=names, samples=samples, outputs=[run(sample) for sample in samples])
+    references = References(names=names, samples=[], outputs=[])
+    for sample in calibrated.held_out:
+        with raising_on(captured.program.module(check_guards=False), sample, "a sample of the calibration data"):
+            references.outputs.append(run(_arrays(sample)))
+        references.samples.append(_arrays(sample))
     masks = not all(_is_finite(output) for outputs in references.outputs for output in outputs)
     for sample in unlike(captured.example):
         outputs = _given(run, _arrays(sample))
@@ -157,7 +160,7 @@ def _given(run: evaluation.Run, sample: tuple[evaluation.Array, ...]) -> tuple[e
     """The outputs; None where the module cannot take such inputs (it raises, or gives NaN)."""
     try:
         outputs = run(sample)
-    except Exception:  # the user's code may raise anything on inputs that are none of its own
+    except (Exception, SystemExit):  # the user's code may raise anything on inputs that are none of its own
         return None
     return None if any(np.isnan(np.asarray(output, np.float64)).any() for output in outputs) else outputs
 

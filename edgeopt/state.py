@@ -42,7 +42,7 @@ def trial(witness: Witness, example: Sample, others: list[Sample]) -> Trial:
     for sample in others:
         try:
             witness.run(module, sample)
-        except Exception:  # a model need not take such inputs
+        except (Exception, SystemExit):  # a model need not take such inputs
             continue
     again = witness.run(module, example)[1]
     written = tuple(changed(witness.module, module))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgeopt import evaluation, registry, verify
+from edgeopt import dynamic_shapes, evaluation, registry, verify
 from edgeopt.bundle import BundleWriter
 from edgeopt.cache import Cache
 from edgeopt.calibrate import Calibrated
@@ -251,7 +251,7 @@ class Workshop:
         )
 
     def _warnings(self, made: Made, job: Job, structure: Structure, accuracy: dict[str, float]) -> tuple[str, ...]:
-        found = []
+        found = dynamic_shapes.warnings(self.captured.decisions)
         if job.scheme.integer and self.calibrated is not None and not self.calibrated.real:
             found.append("UNCALIBRATED: ranges come from the example input alone; give --calibration before you ship this")
         sqnr = made.proof.numbers.get("sqnr_float") if made.proof else None

@@ -119,3 +119,19 @@ def test_any_arguments_are_settings_or_one_of_our_errors(arguments: dict[str, ob
     except EdgeoptError:
         return
     assert settings.over(Settings()) == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("net", "net"),
+        ("a/b", "a_b"),
+        ("..", "model"),
+        ("", "model"),
+        ("/etc", "_etc"),
+        ("v1.2-é", "v1.2-é"),
+        ("a\n[b] c", "a_b_c"),
+    ],
+)
+def test_a_model_s_name_is_the_name_of_one_folder(name: str, folder: str) -> None:
+    assert Settings().options(name).out == Path("build") / folder
