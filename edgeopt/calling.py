@@ -51,6 +51,8 @@ def _tensors(value: Any) -> Any:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{'quantized' if value.is_quantized else str(value.layout).removeprefix('torch.')} tensor"
     return f"{type(value).__name__} of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
@@ -72,9 +74,9 @@ class Signature:
         specs, flat = [], []
         for path, leaf in by_path:
             value = _tensors(leaf)
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_quantized:
                 raise InputError(
-                    f"the example input {pytree.keystr(path)} is a {_kind(leaf)}, not a tensor",
+                    f"the example input {pytree.keystr(path)} is a {_kind(leaf)}, not a dense tensor",
                     fix="give tensors only; bind other arguments in a small wrapper module",
                 )
             specs.append(spec_of(_readable(path, names), value))
@@ -130,8 +132,8 @@ class Signature:
     def _of_dtype(self, value: Any, spec: TensorSpec, what: str) -> Tensor:
         """As the model takes it: floats of any precision are one kind, integers and booleans another."""
         fix = f"every batch must fit the example inputs: {self.describe()}"
-        if not isinstance(value, Tensor):
-            raise InputError(f"{what}: input {spec.name} is a {_kind(value)}, not a tensor", fix=fix)
+        if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_quantized:
+            raise InputError(f"{what}: input {spec.name} is a {_kind(value)}, not a dense tensor", fix=fix)
         if value.is_floating_point() != spec.dtype.startswith(("float", "bfloat")):
             raise InputError(f"{what}: input {spec.name} is {dtype_name(value.dtype)}, expected {spec.dtype}", fix=fix)
         found = value.detach().to(getattr(torch, spec.dtype))

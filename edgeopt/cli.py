@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeopt import __version__, cli_advise, cli_bench, cli_recipe
-from edgeopt.cli_report import Debug, Terminated, reported
+from edgeopt.cli_report import Debug, Terminated, exit_code_for, reported
 
 if TYPE_CHECKING:
     from edgeopt.model import Model
@@ -70,7 +70,7 @@ def export(
         with progress() as listen:
             bundle = run(loaded, options, listen)
         print_table(bundle.manifest, options.out)
-        raise typer.Exit(_exit_code(bundle.manifest))
+        raise typer.Exit(exit_code_for(bundle.manifest))
 
 
 @app.command()
@@ -187,13 +187,6 @@ def _quiet() -> AbstractContextManager[None]:
     from edgeopt.chatter import diverted
 
     return diverted(Path(os.devnull))
-
-
-def _exit_code(manifest: Any) -> int:
-    """0, or the exit code of the worst failure."""
-    from edgeopt.errors import worst_of
-
-    return worst_of(result.error for result in manifest.results if result.status in ("failed", "unverified"))
 
 
 if __name__ == "__main__":

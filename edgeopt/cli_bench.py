@@ -273,11 +273,14 @@ def _show(runs: "tuple[DeviceRun, ...]", folders: list[Path], form: str, samples
 
 
 def _exit_code(runs: "tuple[DeviceRun, ...]") -> int:
-    """0, or the exit code of the worst failure."""
-    from edgeopt.errors import worst_of
+    """0, or the exit code of the worst failure; where all was skipped, nothing that was asked for was measured either."""
+    from edgeopt.errors import RunFailed, worst_of
 
-    names = [run.error for run in runs] + [result.error for run in runs for result in run.results]
-    return worst_of(name for name in names if name)
+    results = [result for run in runs for result in run.results]
+    names = [name for name in (*(run.error for run in runs), *(result.error for result in results)) if name]
+    if not names and not any(result.status == "ok" for result in results):
+        return RunFailed.exit_code
+    return worst_of(names)
 
 
 def _ask() -> Any:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgeopt.cli_report import Debug, reported
+from edgeopt.cli_report import Debug, exit_code_for, reported
 
 RecipeFile = Annotated[Path, typer.Option("--recipe", metavar="FILE", help="The recipe: model, training, steps, export.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where everything goes.  [default: build/RECIPE, by its name]")]
@@ -37,3 +37,4 @@ def compress(
         if wanted.export is not None:
             bundle = Bundle.load(folder / "bundle")
             print_table(bundle.manifest, bundle.path)
+            raise typer.Exit(exit_code_for(bundle.manifest))

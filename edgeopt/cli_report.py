@@ -5,9 +5,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from edgeopt.core import Manifest
 
 BROKEN_PIPE_EXIT_CODE = 1  # as rich and click end when the reader has gone
 TERMINATED_EXIT_CODE = 143  # 128 + SIGTERM
@@ -34,8 +37,10 @@ def reported(debug: bool) -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not raise again
         raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None
-    except (Exception, SystemExit) as error:  # sys.exit(0) in the user's code: nothing that was asked for is there
-        _tell(error, debug)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code:
+            raise  # a library's own end, such as rich's when the reader has gone
+        _tell(error, debug)  # sys.exit(0), in the user's code: nothing that was asked for is there
         raise typer.Exit(error.exit_code if isinstance(error, EdgeoptError) else 1) from None
 
 
@@ -44,6 +49,13 @@ def exit_code_of(stop: KeyboardInterrupt) -> int:
     from edgeopt.errors import INTERRUPTED_EXIT_CODE
 
     return TERMINATED_EXIT_CODE if isinstance(stop, Terminated) else INTERRUPTED_EXIT_CODE
+
+
+def exit_code_for(manifest: "Manifest") -> int:
+    """0, or the exit code of the worst failure in a bundle."""
+    from edgeopt.errors import worst_of
+
+    return worst_of(result.error for result in manifest.results if result.status in ("failed", "unverified"))
 
 
 def leave_threads(exit_code: int) -> None:

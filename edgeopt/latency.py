@@ -13,8 +13,10 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from getpass import getpass
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -26,7 +28,7 @@ from edgeopt.bench.types import BenchSettings, DeviceRun, Subject
 from edgeopt.calibrate import calibrate
 from edgeopt.capture import Captured, capture
 from edgeopt.compress.latency_table import LatencyTable, LayerLatency, Measure
-from edgeopt.core import TWIN, Format, TensorSpec, from_data, to_data
+from edgeopt.core import TWIN, Format, QuantScheme, TensorSpec, from_data, to_data
 from edgeopt.devices import known
 from edgeopt.errors import ConfigError, ConversionError, NotApplicable
 from edgeopt.files import make_folder, sha256_of, size_of
@@ -137,15 +139,26 @@ def _artifact(part: Model, profile: TargetProfile, form: Format, folder: Path, h
     programs = Programs(captured, folder)
     module = captured.program.module(check_guards=False)
     programs.calibrated(calibrate({DENSE: module}, captured.signature, captured.example, None, keep=True))
-    job: Job | None = _job(profile, form)
-    while job is not None:
+    job = _job(profile, form)
+    while True:
         try:
             return _lowered(job, captured, programs, folder, host, inside)
-        except NotApplicable:
-            job = _job(loader.load(TWIN), form)
         except ConversionError as error:
-            job, last = job.fallback(error.what), error
-    raise last
+            other = job.fallback(error.what)
+            if other is None and isinstance(error, NotApplicable):
+                other = _in_float(job)
+            if other is None:
+                raise
+            job = other
+
+
+def _in_float(job: Job) -> Job:
+    """What becomes of a layer with nothing to quantize, in a network of the target's: it stays in float."""
+    twin = loader.load(TWIN)
+    if job.format in twin.formats:
+        return _job(twin, job.format)
+    kind: Literal["float16", "float32"] = "float16" if job.format == "coreml" else "float32"
+    return _job(replace(job.profile, schemes=(QuantScheme(activation=kind, weight=kind),)), job.format)
 
 
 def _job(profile: TargetProfile, form: Format) -> Job:
@@ -156,7 +169,8 @@ def _lowered(job: Job, captured: Captured, programs: Programs, folder: Path, hos
     out = folder / f"layer{registry.converter(job.format).suffix}"
     program, _ = programs.saved(job)
     request = {
-        "format": job.format, "profile": to_data(job.profile), "out": str(out), "program": str(program),
+        "format": job.format, "profile": to_data(replace(job.profile, schemes=(job.scheme,))), "out": str(out),
+        "program": str(program),
         "io_float": job.io_float, "output_names": [spec.name for spec in captured.outputs],
     }  # fmt: skip
     with _log() as log:

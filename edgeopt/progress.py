@@ -16,15 +16,16 @@ def event(subject: str, phase: Phase, detail: str = "", fraction: float | None =
 
 
 def reading(listen: Listener) -> Callable[[int], None]:
-    """To be called with the number of calibration samples read so far: tells it once a second."""
+    """To be called with the number of calibration samples read so far: tells it once a second, and when they are too many."""
     told = time.monotonic()
 
     def read(count: int) -> None:
         nonlocal told
-        if time.monotonic() - told < _EVERY_S:
-            return
-        told = time.monotonic()
-        endless = "; if it has no end, itertools.islice(batches, 300) gives it one" if count >= _MANY else ""
-        listen(event("model", "calibrate", f"{count} samples{endless}"))
+        if count == _MANY:  # as a phase of its own: a log has one line for each
+            what = f"{count} samples so far; if the data has no end, itertools.islice(batches, 300) gives it one"
+            listen(event("model", "wait", what))
+        elif time.monotonic() - told >= _EVERY_S:
+            told = time.monotonic()
+            listen(event("model", "calibrate", f"{count} samples"))
 
     return read

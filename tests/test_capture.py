@@ -103,7 +103,7 @@ def test_numpy_inputs_are_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("example", "said"), [(None, "no example inputs"), ((), "no tensor"), ((1.5,), "a float, not a tensor")]
+    ("example", "said"), [(None, "no example inputs"), ((), "no tensor"), ((1.5,), "a float, not a dense tensor")]
 )
 def test_an_example_that_is_no_tensor_is_refused(example: Any, said: str) -> None:
     assert said in refused(nn.Identity(), example, InputError)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from edgeopt import __version__, cli, cli_report, errors
 from edgeopt.cli import app
+from edgeopt.cli_report import exit_code_for
 from tests.report.samples import manifest, result
 
 ROOT = Path(__file__).parents[1]
@@ -125,10 +126,14 @@ def test_the_exit_code_is_that_of_the_worst_failure() -> None:
     ok, skipped = result("a"), result("b", status="skipped")
     crash = result("c", status="failed", error="WorkerCrashed")
     gate = result("d", status="failed", error="GateFailed")
-    assert cli._exit_code(manifest(ok, skipped)) == 0
-    assert cli._exit_code(manifest(ok, crash)) == errors.WorkerCrashed.exit_code
-    assert cli._exit_code(manifest(gate, crash)) == errors.GateFailed.exit_code
-    assert cli._exit_code(manifest(result("e", status="failed"))) == errors.TargetFailed.exit_code
+    assert exit_code_for(manifest(ok, skipped)) == 0
+    assert exit_code_for(manifest(ok, crash)) == errors.WorkerCrashed.exit_code
+    assert exit_code_for(manifest(gate, crash)) == errors.GateFailed.exit_code
+    assert exit_code_for(manifest(result("e", status="failed"))) == errors.TargetFailed.exit_code
+    wrong = result("f", status="failed", error="VerificationFailed")
+    unknown = result("g", status="unverified", error="UnknownOperator")
+    assert exit_code_for(manifest(wrong, unknown)) == errors.VerificationFailed.exit_code, "though its number is the smaller"
+    assert exit_code_for(manifest(ok, unknown)) == errors.UnknownOperator.exit_code
 
 
 def test_a_closed_pipe_is_quiet() -> None:

@@ -2,14 +2,16 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgeopt import cli_bench
+from edgeopt.bench.types import BenchResult
 from edgeopt.cli import app
 from edgeopt.devices.known import resolve
-from edgeopt.errors import UsageError
+from edgeopt.errors import BadAnswer, RunFailed, UsageError
 from tests.report.bench_samples import everything
 from tests.test_cli import RUN
 
@@ -19,6 +21,19 @@ def test_samples_are_in_the_json_where_they_are_asked_for(tmp_path: Path, capsys
         cli_bench._show(everything(), [tmp_path], "json", samples)
         data = json.loads(capsys.readouterr().out)
         assert bool(data[0]["results"][0]["measurement"]["launches"][0]["samples_ns"]) is samples
+
+
+def test_a_benchmark_that_measured_nothing_has_no_exit_code_0() -> None:
+    run, *_ = everything()
+    measured = next(one for one in run.results if one.status == "ok")
+    skipped, failed = replace(measured, status="skipped"), replace(measured, status="failed", error="BadAnswer")
+
+    def code(*results: BenchResult) -> int:
+        return cli_bench._exit_code((replace(run, error="", results=results),))
+
+    assert code(measured) == code(measured, skipped) == 0
+    assert code(skipped, skipped) == code() == RunFailed.exit_code
+    assert code(failed, skipped) == code(measured, failed) == BadAnswer.exit_code
 
 
 def test_samples_without_json_are_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -1,0 +1,5 @@
+"""The catalogue: importing it fills ``OPERATORS``."""
+
+from tests.fuzz.operators import joins, layers, norms, pointwise, reductions, sequences, shapes
+
+__all__ = ["joins", "layers", "norms", "pointwise", "reductions", "sequences", "shapes"]

@@ -1,0 +1,92 @@
+"""Random networks of fixed seeds, captured, quantized and exported together, against the networks themselves."""
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import pytest
+
+from edgeopt.calibrate import calibrate
+from edgeopt.capture import Captured, capture
+from edgeopt.jobs import DENSE
+from edgeopt.model import Model
+from edgeopt.quantize.annotate import quantize
+from edgeopt.targets import loader
+from tests.fuzz import compare, warm
+from tests.fuzz.draw import draw
+from tests.fuzz.hunt import FORMATS, KNOWN, Hunt
+from tests.fuzz.lab import Lab
+from tests.fuzz.network import Network, joined, joined_samples
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of PyTorch, on what the networks do
+BATCHES, TOGETHER, STEPS = 20, 10, 5
+INTEGER = ("x86-fbgemm", "arm-xnnpack", "apple-ane", "arm-ort")
+KNOWN_KINDS: list[dict[str, Any]] = tomllib.loads(KNOWN.read_text(encoding="utf-8"))["known"]
+
+
+def networks(batch: int) -> list[Network]:
+    return [draw(seed, STEPS) for seed in range(batch * TOGETHER, (batch + 1) * TOGETHER)]
+
+
+@lru_cache(maxsize=2)
+def captured(batch: int) -> Captured:
+    warm.programs()
+    module, examples = joined(networks(batch))
+    return capture(Model(module, examples[0]))
+
+
+def own(outputs: compare.Outputs, drawn: Sequence[Network]) -> Iterator[tuple[Network, compare.Outputs]]:
+    """Each network, and its part of what all of them give together."""
+    start = 0
+    for network in drawn:
+        end = start + len(network.outputs)
+        yield network, [sample[start:end] for sample in outputs]
+        start = end
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_what_is_captured_computes_what_the_networks_do(batch: int) -> None:
+    drawn, program = networks(batch), captured(batch).program.module(check_guards=False)
+    samples, wrong = joined_samples(drawn, 3, 2), []
+    for network, outputs in own(compare.run(program, samples), drawn):
+        module, inputs = network.module(), network.samples(3, 2)
+        found = compare.losses(compare.run(module, inputs), outputs, 60, compare.noise(module, inputs, 60))
+        wrong += [f"seed {network.seed}: {loss}\n{network.source()}" for loss in found]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_no_output_is_lost_in_a_quantized_program_that_8_bits_can_hold(batch: int) -> None:
+    drawn, made, profile = networks(batch), captured(batch), loader.load(INTEGER[batch % len(INTEGER)])
+    module, data = made.program.module(check_guards=False), joined_samples(drawn, 6, 1)
+    statistics = calibrate({DENSE: module}, made.signature, made.example, data).statistics[DENSE]
+    program, _ = quantize(made.program, made.example, statistics, profile, profile.schemes[0], io_float=True)
+    samples, lost = joined_samples(drawn, 3, 2), []
+    for network, outputs in own(compare.run(program.module(check_guards=False), samples), drawn):
+        whole, inputs = network.module(), network.samples(3, 2)
+        reference = compare.run(whole, inputs)
+        if not compare.silent(reference, compare.run(whole, inputs, compare.eighth)):
+            lost += [f"seed {network.seed}: {loss}\n{network.source()}" for loss in compare.silent(reference, outputs)]
+    assert not lost, "\n".join(lost)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", dict.fromkeys(target for targets in FORMATS.values() for target in targets))
+def test_exported_networks_compute_what_they_do_or_are_refused_in_the_users_words(target: str) -> None:
+    with Lab() as lab:
+        found = Hunt(lab, shrink_seconds=0)
+        for batch in range(2):
+            found.go(networks(100 + batch)[:6], target)
+    unknown = {str(kind): case for kind, case in found.kinds.items() if str(kind) not in {each["kind"] for each in KNOWN_KINDS}}
+    assert not unknown, "\n".join(f"{kind}: {finding.detail}\n{net.source()}" for kind, (_, finding, net) in unknown.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", KNOWN_KINDS, ids=lambda case: case["kind"])
+def test_what_is_known_to_be_wrong_still_is(case: dict[str, Any]) -> None:
+    """What passes must leave known.toml."""
+    with Lab() as lab:
+        found = Hunt(lab, shrink_seconds=0)
+        found.go([Network.from_json(case["network"])], case["target"])
+    assert case["kind"] in map(str, found.kinds)
