@@ -165,6 +165,10 @@ class Plan:
     kept_float: tuple[KeptFloat, ...] = ()
     sparse_layers: tuple[SparseLayer, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    integer_weights: float | None = None
+    """Share of the stored numbers that belong to operators computed in integers; None where the scheme computes in floats."""
+    integer_macs: float | None = None
+    """Share of the multiply-accumulates that are computed in integers; None as above."""
 
 
 @data_class

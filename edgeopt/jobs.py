@@ -11,12 +11,27 @@ from edgeopt.compress.palettized import left_whole
 from edgeopt.compress.sparsity import sparse24
 from edgeopt.core import TWIN, Decision, Format, KeptFloat, Plan, QuantScheme, SparseLayer, to_data
 from edgeopt.quantize.graph import operators
-from edgeopt.quantize.planner import decide
+from edgeopt.quantize.planner import Quantization, decide
+from edgeopt.quantize.shares import Shares
 from edgeopt.quantize.statistics import Statistics
 from edgeopt.quantize.weights import left_float
 from edgeopt.targets.schema import TargetProfile
 
 DENSE = "dense"
+
+
+BORDERS = ("input ", "output ")
+"""How the subjects of decisions begin that concern one input or output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What was chosen while a program was quantized: the part of a plan that needs the program."""
+
+    kept_float: tuple[KeptFloat, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    """Inputs and outputs that stay float although the target asks for integers."""
+    shares: Shares | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +54,11 @@ class Job:
     def variant(self) -> str:
         """Which program it starts from: the dense one, or the one with this sparsity."""
         return DENSE if self.profile.sparsity is None else repr(self.profile.sparsity)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the artifact depends on the calibration data: its ranges, or the weights that pruning leaves, come from it."""
+        return self.scheme.integer or self.profile.sparsity is not None
 
     @property
     def alternatives(self) -> tuple[object, ...]:
@@ -85,7 +105,7 @@ def float_io(profile: TargetProfile, wanted: bool) -> bool:
     return own or (wanted and "float32" in profile.io.selectable)
 
 
-def plan_of(job: Job, captured: Captured, kept_float: tuple[KeptFloat, ...]) -> Plan:
+def plan_of(job: Job, captured: Captured, chosen: Chosen) -> Plan:
     """The plan of ``job`` with every decision and its reason."""
     sparsity = job.profile.sparsity
     layers: tuple[SparseLayer, ...] = sparse24.considered(captured.program, sparsity) if sparsity else ()
@@ -94,19 +114,36 @@ def plan_of(job: Job, captured: Captured, kept_float: tuple[KeptFloat, ...]) -> 
         format=job.format,
         scheme=job.scheme,
         io_float=job.io_float,
-        kept_float=kept_float,
+        kept_float=chosen.kept_float,
         sparse_layers=layers,
-        decisions=(*captured.decisions, *job.earlier, *_decisions(job, layers)),
+        decisions=(*captured.decisions, *job.earlier, *_decisions(job, layers), *chosen.decisions),
+        integer_weights=chosen.shares.weights if chosen.shares else None,
+        integer_macs=chosen.shares.macs if chosen.shares else None,
     )
 
 
-def kept_float(job: Job, captured: Captured, module: GraphModule, statistics: Statistics) -> tuple[KeptFloat, ...]:
-    """What ``job`` would leave in float, and why; nothing for a floating-point scheme. ``module`` is that of the program."""
+def chosen(job: Job, captured: Captured, module: GraphModule, statistics: Statistics) -> Chosen:
+    """What quantizing for ``job`` would choose; nothing for a floating-point scheme. ``module`` is that of the program."""
     if job.scheme.integer:
-        return decide(module, statistics, job.profile, job.scheme, job.io_float).kept_float
+        return chosen_by(decide(module, statistics, job.profile, job.scheme, job.io_float), captured)
     if job.scheme.palette_bits:
-        return left_whole(captured.program, job.scheme)
-    return left_float(module) if job.scheme.quantized else ()
+        return Chosen(left_whole(captured.program, job.scheme))
+    return Chosen(left_float(module)) if job.scheme.quantized else Chosen()
+
+
+def chosen_by(decided: Quantization, captured: Captured) -> Chosen:
+    """The planner's choices with the model's own names for inputs and outputs."""
+    names = {"input": captured.signature.specs, "output": captured.outputs}
+    decisions = tuple(
+        Decision(subject=f"{one.side} {names[one.side][one.position].name}", choice="float32", reason=one.reason)
+        for one in decided.float_border
+    )
+    return Chosen(decided.kept_float, decisions, decided.shares)
+
+
+def border_decisions(plan: Plan) -> tuple[Decision, ...]:
+    """Of the plan's decisions those about single inputs and outputs."""
+    return tuple(decision for decision in plan.decisions if decision.subject.startswith(BORDERS))
 
 
 def calibrated_values(module: GraphModule, jobs: Iterable[Job]) -> set[str]:

@@ -55,6 +55,8 @@ KINDS: dict[Any, OperatorKind] = {
     aten.rsqrt.default: "rsqrt",
     aten.pow.Tensor_Scalar: "pow",
     aten.cat.default: "concat",
+    aten.concat.default: "concat",
+    aten.concatenate.default: "concat",
     aten.reshape.default: "reshape",
     aten.view.default: "reshape",
     aten.flatten.using_ints: "reshape",
@@ -84,6 +86,31 @@ PASS_THROUGH: frozenset[OperatorKind] = frozenset({"reshape", "transpose", "slic
 """Kinds that only move values: what comes out has the scale and zero point of what goes in, in every runtime.
 
 An embedding moves rows of its table, so its weight is quantized like an activation: per tensor, and only stored so."""
+JOINS: frozenset[Any] = frozenset({
+    aten.cat.default, aten.concat.default, aten.concatenate.default, aten.stack.default, aten.hstack.default,
+    aten.vstack.default,
+    aten.dstack.default, aten.column_stack.default, aten.row_stack.default, aten.block_diag.default, aten.where.self,
+    aten.where.ScalarOther, aten.where.ScalarSelf, aten.masked_fill.Scalar, aten.masked_fill.Tensor,
+    aten.masked_scatter.default,
+    aten.index_put.default, aten.index_copy.default, aten.index_fill.int_Scalar, aten.index_fill.int_Tensor,
+    aten.slice_scatter.default, aten.select_scatter.default, aten.diagonal_scatter.default, aten.scatter.src,
+    aten.scatter.value, aten.scatter_add.default, aten.maximum.default, aten.minimum.default, aten.max.other, aten.min.other,
+    aten.pad.default, aten.constant_pad_nd.default,
+})  # fmt: skip
+"""Operators whose result holds values of several operands side by side, as they are."""
+MOVES: frozenset[Any] = frozenset({
+    aten.expand.default, aten.expand_as.default, aten.flip.default, aten.roll.default, aten.repeat.default, aten.tile.default,
+    aten.clone.default, aten.contiguous.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default,
+    aten.channel_shuffle.default, aten.repeat_interleave.self_int, aten.unflatten.int, aten.movedim.int, aten.swapaxes.default,
+    aten.numpy_T.default, aten.mT.default, aten.rot90.default, aten.view_as.default, aten.reshape_as.default,
+})  # fmt: skip
+"""Operators that move all values of their first operand and change none, beside those with a kind."""
+SELECTS: frozenset[Any] = frozenset({
+    aten.index.Tensor, aten.gather.default, aten.take_along_dim.default, aten.diagonal.default, aten.masked_select.default,
+    aten.narrow.default, aten.unfold.default, aten.topk.default, aten.sort.default, aten.amax.default, aten.amin.default,
+    aten.max.dim, aten.min.dim, aten.max.default, aten.min.default,
+})  # fmt: skip
+"""Operators whose result is some of the values of their first operand, beside those with a kind."""
 FUSING: frozenset[OperatorKind] = HEAVY | {"add", "sub", "mul"}
 """Kinds that can take the activation behind them into one pattern."""
 
@@ -113,6 +140,13 @@ def is_float(node: Any) -> bool:
     """Whether ``node`` yields one float32 tensor."""
     value = value_of(node) if isinstance(node, Node) else None
     return isinstance(value, Tensor) and value.dtype == torch.float32
+
+
+def yields_floats(node: Node) -> bool:
+    """Whether ``node`` yields real or complex numbers of any precision, also among several results."""
+    value = value_of(node)
+    results = value if isinstance(value, tuple | list) else (value,)
+    return any(isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex()) for each in results)
 
 
 def elements(node: Node) -> int:

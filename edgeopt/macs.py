@@ -16,13 +16,13 @@ def macs_by_layer(module: nn.Module, call: Callable[[], object]) -> dict[str, in
     """What ``call``, a forward of ``module`` in eval mode, computes: convolutions and matrix products, in recurrent layers and
     attention too; by the path of the innermost module that computes them. "" is ``module`` itself."""
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), _unfused(), counter:
+    with torch.no_grad(), unfused(), counter:
         call()
     return _innermost(counter, module)
 
 
 @contextmanager
-def _unfused() -> Iterator[None]:
+def unfused() -> Iterator[None]:
     """Without the operators that hide what they multiply: attention in one, and whole recurrent layers in oneDNN."""
     attention, recurrent = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -66,10 +66,10 @@ def make(
 
 
 def _make_all(shop: Workshop, model: Model, jobs: list[Job], folder: Path) -> list[TargetResult]:
-    """Float artifacts are lowered while the main thread calibrates; integer ones follow."""
+    """Artifacts that need no data are lowered while the main thread calibrates; the others follow."""
     groups = _groups(jobs)
     with _pool(shop) as pool:
-        early = {name: pool.submit(shop.convert, group[0]) for name, group in groups.items() if not group[0].scheme.integer}
+        early = {name: pool.submit(shop.convert, group[0]) for name, group in groups.items() if not group[0].needs_data}
         shop.calibrated = _calibrate(shop, model, jobs)
         shop.references = folder / "references.npz"
         _write_references(shop.references, shop.captured, shop.calibrated)

@@ -39,7 +39,7 @@ def plan(
     """
     from edgeopt.calibrate import calibrate
     from edgeopt.capture import capture
-    from edgeopt.jobs import DENSE, jobs_of, kept_float, plan_of
+    from edgeopt.jobs import DENSE, chosen, jobs_of, plan_of
 
     with tempfile.TemporaryDirectory() as folder, diverted(Path(folder) / "chatter.log"), _one_torch_thread():
         if captured is None:
@@ -50,7 +50,7 @@ def plan(
         plans = []
         for job in jobs_of(profiles_of(options), options.io_float):
             listen(event(job.name, "plan"))
-            plans.append(plan_of(job, captured, kept_float(job, captured, module, statistics)))
+            plans.append(plan_of(job, captured, chosen(job, captured, module, statistics)))
         return tuple(plans)
 
 

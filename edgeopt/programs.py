@@ -15,9 +15,8 @@ from edgeopt.calibrate import Calibrated, Sample
 from edgeopt.capture import Captured, name_inputs
 from edgeopt.compress.palettized import palettize
 from edgeopt.compress.sparsity import sparse24
-from edgeopt.core import KeptFloat
 from edgeopt.errors import ConversionError, NotApplicable
-from edgeopt.jobs import Job
+from edgeopt.jobs import Chosen, Job, chosen_by
 from edgeopt.kinds import HEAVY
 from edgeopt.quantize.annotate import quantize
 from edgeopt.quantize.planner import Quantization
@@ -45,8 +44,8 @@ class Programs:
         """Statistics and samples, from which integer and sparse programs are made."""
         self._statistics, self._samples = dict(found.statistics), found.kept
 
-    def saved(self, job: Job) -> tuple[Path, tuple[KeptFloat, ...]]:
-        """The ``.pt2`` file that ``job`` lowers, and what its plan keeps in float."""
+    def saved(self, job: Job) -> tuple[Path, Chosen]:
+        """The ``.pt2`` file that ``job`` lowers, and what was chosen while it was quantized."""
         with self._lock, torch.no_grad():
             program = self._variant(job)
             if job.scheme.quantized and not job.scheme.integer:
@@ -54,14 +53,14 @@ class Programs:
             if not job.scheme.integer:
                 if job.variant not in self._float:
                     self._float[job.variant] = self._save(program)
-                return self._float[job.variant], ()
+                return self._float[job.variant], Chosen()
             quantized, decided = self._quantized(program, job)
             if not any(op.kind in HEAVY or op.kind == "embedding" for op in decided.integer):
                 raise _nothing_to_quantize(job, decided)
             name_inputs(quantized, self.captured.signature.specs)
-            return self._save(quantized), decided.kept_float
+            return self._save(quantized), chosen_by(decided, self.captured)
 
-    def _with_small_weights(self, program: ExportedProgram, job: Job) -> tuple[Path, tuple[KeptFloat, ...]]:
+    def _with_small_weights(self, program: ExportedProgram, job: Job) -> tuple[Path, Chosen]:
         """Only its weights are quantized."""
         with _refused(job):
             if job.scheme.palette_bits:
@@ -69,12 +68,13 @@ class Programs:
             else:
                 small, kept = quantize_weights(program, self.captured.example, job.scheme)
         name_inputs(small, self.captured.signature.specs)
-        return self._save(small), kept
+        return self._save(small), Chosen(kept)
 
     def _quantized(self, program: ExportedProgram, job: Job) -> tuple[ExportedProgram, Quantization]:
         statistics, example = self._statistics[job.variant], self.captured.example
         with _refused(job):
-            return quantize(program, example, statistics, job.profile, job.scheme, job.io_float)
+            fold = job.format != "tflite"  # litert-torch folds weights itself
+            return quantize(program, example, statistics, job.profile, job.scheme, job.io_float, fold)
 
     def _variant(self, job: Job) -> ExportedProgram:
         """The dense program, or one pruned as the profile asks with statistics of its own from the kept samples."""

@@ -10,7 +10,7 @@ from dataclasses import field
 import numpy as np
 
 from edgeopt import parts
-from edgeopt.core import Verdict, data_class
+from edgeopt.core import Plan, Verdict, data_class
 from edgeopt.parts import MAX_SQNR_DB, Array, Outputs, Scales, constant
 from edgeopt.targets.schema import Checks
 
@@ -28,6 +28,7 @@ LOSES_TO_THE_GATE = ("sqnr_float", "sqnr_float_channel", "constant")
 """Checks that only the user's own numbers can overrule: ``evaluate`` and ``--max-drop`` say that it is good enough."""
 CONSTANT_SPREAD = 0.1
 """An output that varies by less of its own scale may well be one integer: then it is a warning."""
+MOSTLY = 0.5
 
 
 @data_class
@@ -242,6 +243,14 @@ def accuracy_drop(metric: str, model: float, artifact: float, max_drop: float | 
 def speed(ratio: float) -> Verdict:
     """An artifact slower than its fp32 twin must not pass unnoticed; here may not be there, so it warns and does not fail."""
     return Verdict(check="speed", value=ratio, limit=1.0, passed=ratio <= 1.0, note="time here over the fp32 twin's")
+
+
+def mostly_float(plan: Plan) -> list[str]:
+    """A warning where less than half of an integer artifact's weights or work is computed in integers."""
+    weights, macs = plan.integer_weights, plan.integer_macs
+    if weights is None or macs is None or min(weights, macs) >= MOSTLY:
+        return []
+    return [f"{plan.scheme.describe()} holds for {weights:.0%} of the weights and {macs:.0%} of the work: the rest is in float"]
 
 
 def describe(verdict: Verdict) -> str:

@@ -39,7 +39,7 @@ from edgeopt.errors import (
 )
 from edgeopt.files import copy_tree, sha256_of, size_of
 from edgeopt.fingerprint import own_code
-from edgeopt.jobs import Job, plan_of
+from edgeopt.jobs import Chosen, Job, border_decisions, plan_of
 from edgeopt.model import Evaluate
 from edgeopt.options import Listener, Options
 from edgeopt.programs import Programs
@@ -108,11 +108,11 @@ class Workshop:
             plan = plan_of(job, self.captured, kept_float)
             return Made(job=job, path=out, plan=plan, facts=stored["facts"], program=None, key=key)
         self.listen(event(job.name, "quantize" if job.scheme.quantized else "plan", job.scheme.describe()))
-        program, kept_float = self.programs.saved(job)
+        program, chosen = self.programs.saved(job)
         self.listen(event(job.name, "convert"))
         request = {"program": str(program), "io_float": job.io_float, "output_names": [s.name for s in self.captured.outputs]}
         facts = self._run("convert", job, out, request)
-        plan = plan_of(job, self.captured, kept_float)
+        plan = plan_of(job, self.captured, chosen)
         with self.cache.building(key) as folder:
             copy_tree(out, folder / out.name)
             # Not the plan: its reasons belong to the way that led here, which the key does not cover.
@@ -214,8 +214,7 @@ class Workshop:
         return {"log": log, "shown_log": self.writer.committed(log)}
 
     def _key(self, job: Job) -> str:
-        needs_data = job.scheme.integer or job.profile.sparsity is not None
-        data = self.calibrated.digest if needs_data and self.calibrated else ""
+        data = self.calibrated.digest if job.needs_data and self.calibrated else ""
         tools = registry.converter(job.format).tool_versions()
         return Cache.key(own_code(), self.captured.sha256(), data, job.conversion(), tools)
 
@@ -236,7 +235,8 @@ class Workshop:
         shared = Decision(
             subject="conversion", choice=f"shared with {made.job.profile.name}", reason="both profiles ask for the same bytes"
         )
-        return (*plan_of(replace(job, earlier=made.job.earlier, scheme=made.job.scheme), self.captured, ()).decisions, shared)
+        own = plan_of(replace(job, earlier=made.job.earlier, scheme=made.job.scheme), self.captured, Chosen()).decisions
+        return (*own, *border_decisions(made.plan), shared)
 
     def _artifact(self, job: Job, path: Path, facts: dict[str, Any], structure: Structure) -> Artifact:
         return Artifact(
@@ -259,6 +259,8 @@ class Workshop:
             found.append(f"far from the float model ({sqnr:.1f} dB): give --evaluate to see what it costs")
         if made.job.earlier:
             found.append(f"made as {made.plan.scheme.describe()}: {made.job.earlier[-1].reason}")
+        found += [f"{one.subject} stays {one.choice}: {one.reason}" for one in border_decisions(made.plan)]
+        found += verify.mostly_float(made.plan)
         if structure.unsupported:
             found.append(f"{job.profile.name} does not support: {', '.join(structure.unsupported)}")
         if job.profile.status == "legacy":

@@ -10,9 +10,10 @@ from edgeopt.calibrate import calibrate
 from edgeopt.capture import capture
 from edgeopt.core import TWIN
 from edgeopt.errors import ConversionError
-from edgeopt.jobs import DENSE, Job, float_io, jobs_of, kept_float
+from edgeopt.jobs import DENSE, Chosen, Job, chosen, float_io, jobs_of
 from edgeopt.model import Model
 from edgeopt.programs import Programs
+from edgeopt.quantize.shares import Shares
 from edgeopt.targets import loader
 from tests.quantize.networks import Convolutional
 
@@ -69,9 +70,9 @@ def made(tmp_path: Path) -> Programs:
 
 def test_float_jobs_share_one_saved_program_and_integer_ones_have_their_own(made: Programs) -> None:
     twins = [made.saved(one)[0] for one in jobs_of([loader.load(TWIN)], io_float=False)]
-    quantized, kept = made.saved(job("arm-xnnpack"))
+    quantized, found = made.saved(job("arm-xnnpack"))
     assert twins[0] == twins[1] != quantized
-    assert kept == ()
+    assert found == Chosen(shares=Shares(1.0, 1.0))
     program = torch.export.load(quantized)
     assert [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"] == ["image"]
 
@@ -79,10 +80,10 @@ def test_float_jobs_share_one_saved_program_and_integer_ones_have_their_own(made
 @pytest.mark.parametrize("target", ["apple-ane-palettized", "apple-ane-w8"])
 def test_the_plan_of_a_target_that_quantizes_weights_alone_says_what_stays_float(made: Programs, target: str) -> None:
     module = made.captured.program.module(check_guards=False)
-    kept = kept_float(job(target), made.captured, module, {})
-    assert kept == made.saved(job(target))[1]
-    assert kept and all("below 2,048" in each.reason for each in kept)
-    assert kept_float(job("apple-ane-fp16"), made.captured, module, {}) == ()
+    found = chosen(job(target), made.captured, module, {})
+    assert found == made.saved(job(target))[1]
+    assert found.kept_float and all("below 2,048" in each.reason for each in found.kept_float)
+    assert chosen(job("apple-ane-fp16"), made.captured, module, {}) == Chosen()
 
 
 def test_what_quantization_raises_costs_one_job_only(made: Programs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Turns the planner's decisions into PT2E annotations and runs PT2E: from the captured program to one with Q/DQ nodes."""
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from edgeopt.core import QuantScheme
+from edgeopt.kinds import is_float
 from edgeopt.quantize.graph import Op
 from edgeopt.quantize.planner import Quantization, decide
 from edgeopt.quantize.ranges import QParams
@@ -42,14 +44,14 @@ class ProfileQuantizer(Quantizer):  # type: ignore[misc]
             self._annotate(op, self.decided)
         for node in self.decided.outputs:
             annotation = node.meta.setdefault("quantization_annotation", QuantizationAnnotation(_annotated=True))
-            annotation.output_qspec = self._activation(self.decided.parameters[node])
+            annotation.output_qspec = self._activation(self.decided.scales.values[node])
         return model
 
     def validate(self, model: GraphModule) -> None:
         """Nothing to check: the planner only annotates what the profile lists."""
 
     def _annotate(self, op: Op, decided: Quantization) -> None:
-        inputs: dict[Node, Any] = {operand: self._activation(decided.parameters[operand]) for operand in op.operands}
+        inputs: dict[Node, Any] = {operand: self._activation(decided.scales.of(op, operand)) for operand in op.operands}
         if op.weight is not None:
             inputs[op.weight] = weight_spec(self._scheme, channel_axis(op))
             bias = op.head.args[2] if len(op.head.args) > 2 else None
@@ -114,23 +116,47 @@ def quantize(
     profile: TargetProfile,
     scheme: QuantScheme,
     io_float: bool,
+    fold: bool,
 ) -> tuple[ExportedProgram, Quantization]:
     """``program`` with quantize and dequantize nodes for one target, and what was decided.
 
-    Weights stay float behind their quantize node (``fold_quantize=False``) where the format folds them itself (TFLite).
+    Weights are stored as integers with ``fold``; without it they stay floats behind their quantize node, for a format that
+    folds them itself.
     """
     quantizer = ProfileQuantizer(statistics, profile, scheme, io_float)
     with torch.no_grad():
         prepared = prepare_pt2e(program.module(check_guards=False), quantizer)
         prepared(*example)  # weights are observed here; activations carry fixed parameters
-        folded = "tflite" not in profile.formats
-        converted = convert_pt2e(prepared, fold_quantize=folded)
+        converted = convert_pt2e(prepared, fold_quantize=fold)
         share_quantize_nodes(converted)
-        if not folded:
+        if not fold:
             store_tables(converted)
+            assert quantizer.decided is not None
+            keep_apart(converted, {node.name for node in quantizer.decided.apart})
         exported = torch.export.export(converted, example, strict=False)
     assert quantizer.decided is not None
     return exported, quantizer.decided
+
+
+def keep_apart(module: GraphModule, names: Collection[str]) -> None:
+    """Two changes of sign before every operand of the operators called ``names``, and between two scales of one value.
+
+    litert-torch's quantizer carries a scale from an operand through concatenations and the like, whether they are annotated
+    or not, and takes a second scale of one value for the first. It stops at a product, and changes of sign are exact.
+    """
+    decomposed = torch.ops.quantized_decomposed
+    quantize_op, dequantize_op = decomposed.quantize_per_tensor.default, decomposed.dequantize_per_tensor.default
+    for node in list(module.graph.nodes):
+        requantized = node.target is quantize_op and getattr(node.args[0], "target", None) is dequantize_op
+        if not requantized and node.name not in names:
+            continue
+        for operand in node.all_input_nodes:
+            if operand.target is dequantize_op or (operand.op == "call_function" and is_float(operand)):
+                with module.graph.inserting_before(node):
+                    negative = module.graph.call_function(torch.ops.aten.neg.default, (operand,))
+                    same = module.graph.call_function(torch.ops.aten.neg.default, (negative,))
+                node.replace_input_with(operand, same)
+    module.recompile()
 
 
 def store_tables(module: GraphModule) -> None:

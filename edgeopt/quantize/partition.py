@@ -6,7 +6,7 @@ something (its multiply-accumulates or its elements), every value that crosses b
 elements, and a minimum s-t cut finds the best assignment exactly (Greig, Porteous and Seheult, 1989).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable
 
 import networkx
 from torch.fx import Node
@@ -22,23 +22,26 @@ PASS_THROUGH_GAIN = 0.05
 
 def integer_operators(
     ops: list[Op],
-    allowed: Callable[[Op], bool],
+    refused: Collection[Node],
     inputs: Iterable[Node],
     constants: Iterable[Node],
     outputs: Iterable[Node],
     profile: TargetProfile,
-    io_float: bool,
+    border: Collection[Node],
 ) -> set[Node]:
-    """Output nodes of the operators to compute in integers, model inputs included where they arrive as integers."""
+    """Output nodes of the operators to compute in integers, model inputs included where they arrive as integers.
+
+    ``refused``: outputs of the operators that cannot be. ``border``: the inputs and outputs that are integers.
+    """
     graph = networkx.DiGraph()
     graph.add_nodes_from((_INTEGER, _FLOAT))
     for op in ops:
-        if allowed(op):
+        if op.output not in refused:
             graph.add_edge(_INTEGER, op.output, capacity=_gain(op, profile))
         else:
             graph.add_edge(op.output, _FLOAT)
     for node in inputs:
-        graph.add_edge(*((node, _FLOAT) if io_float else (_INTEGER, node)))
+        graph.add_edge(*((_INTEGER, node) if node in border else (node, _FLOAT)))
     free = set(constants)
     consumers: dict[Node, list[object]] = {}
     for op in ops:
@@ -46,7 +49,7 @@ def integer_operators(
             if operand not in free:
                 consumers.setdefault(operand, []).append(op.output)
     for node in outputs:
-        consumers.setdefault(node, []).append(_FLOAT if io_float else _INTEGER)
+        consumers.setdefault(node, []).append(_INTEGER if node in border else _FLOAT)
     free_exit = {op.output for op in ops if op.kind in profile.operators.float_output}
     for value, users in consumers.items():
         _cross(graph, value, users, profile, free_exit)

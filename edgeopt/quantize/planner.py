@@ -3,95 +3,110 @@
 The decisions are plain data (:class:`Quantization`); ``annotate.py`` turns them into PT2E annotations.
 """
 
+import operator
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from torch.fx import GraphModule, Node
 
 from edgeopt.capture import layer_of
 from edgeopt.core import KeptFloat, QuantScheme
-from edgeopt.kinds import PASS_THROUGH, is_float, value_of, weight_shape
-from edgeopt.quantize.graph import Op, masked_values, operators
+from edgeopt.kinds import JOINS, PASS_THROUGH, is_float, value_of, weight_shape, yields_floats
+from edgeopt.quantize.fitness import unfit_values
+from edgeopt.quantize.graph import Op, operators
 from edgeopt.quantize.partition import integer_operators
-from edgeopt.quantize.ranges import QParams, fixed, levels_of_the_bulk, qparams
-from edgeopt.quantize.statistics import Histogram, Statistics
+from edgeopt.quantize.ranges import QParams
+from edgeopt.quantize.scales import Scales, scales_of, strangers
+from edgeopt.quantize.shares import Shares, integer_shares
+from edgeopt.quantize.statistics import Statistics
 from edgeopt.targets.schema import TargetProfile
 
-GREATEST_VALUE = 1e4
-"""A value beyond it is a mask, and 8 bits over such a range would leave nothing of the rest."""
 
+@dataclass(frozen=True, slots=True)
+class FloatBorder:
+    """One input or output, by its position, that stays float although the target asks for integers."""
 
-FEWEST_LEVELS = 3.0
-"""Of 256 integers, those that the middle half of a value's elements must at least spread over."""
+    side: Literal["input", "output"]
+    position: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """``integer`` operators with the parameters of every quantized value (by node), and what stays in float."""
+    """``integer`` operators with the parameters of every quantized value, and what stays in float."""
 
     integer: tuple[Op, ...]
-    parameters: dict[Node, QParams]
+    scales: Scales
     outputs: frozenset[Node]
     """Nodes whose own result is quantized, whoever uses it: integer operators and, for integer I/O, model inputs."""
     kept_float: tuple[KeptFloat, ...]
+    float_border: tuple[FloatBorder, ...]
+    shares: Shares
+    apart: frozenset[Node]
+    """Operators in float because no one scale can hold what they join: a converter must not quantize them after all."""
+
+    @property
+    def parameters(self) -> dict[Node, QParams]:
+        """Scale and zero point of every quantized value, as it leaves what makes it."""
+        return self.scales.values
 
 
 def decide(
     module: GraphModule, statistics: Statistics, profile: TargetProfile, scheme: QuantScheme, io_float: bool
 ) -> Quantization:
-    """The cheapest assignment of integer and float operators, then one scale and zero point for every quantized value."""
+    """The cheapest assignment of integer and float operators, then one scale and zero point for every quantized value.
+
+    Operators that would have to share a scale too coarse for one of their values are refused, and it is decided once more.
+    """
     ops = operators(module.graph, frozenset(profile.operators.fused))
     constants = {node for node in module.graph.nodes if node.op == "get_attr"}
-    masked, wide = masked_values(module.graph, statistics), _wide_values(ops, statistics, scheme)
-    refused = {op.output: reason for op in ops if (reason := refusal(op, statistics, profile, constants, masked, wide))}
+    unfit = unfit_values(module, ops, statistics, profile, scheme)
+    refused = {op.output: reason for op in ops if (reason := refusal(op, profile, constants, unfit))}
     inputs = [node for node in module.graph.nodes if node.op == "placeholder" and is_float(node)]
     outputs = [node for node in module.graph.output_node().all_input_nodes if is_float(node) and node not in constants]
-    chosen = integer_operators(ops, lambda op: op.output not in refused, inputs, constants, outputs, profile, io_float)
-    integer = tuple(op for op in ops if op.output in chosen)
-    own = frozenset(_own_outputs(integer, ops, inputs, outputs, profile, io_float, chosen))
-    parameters = _parameters(integer, own, statistics, profile, scheme)
-    return Quantization(integer, parameters, own, _kept(ops, chosen, refused))
+    border = frozenset() if io_float else frozenset(node for node in (*inputs, *outputs) if node not in unfit)
+    strange: set[Node] = set()
+    while True:
+        chosen = integer_operators(ops, refused, inputs, constants, outputs, profile, border)
+        integer = tuple(op for op in ops if op.output in chosen)
+        own = _own_outputs(integer, inputs, outputs, profile, border)
+        scales = scales_of(integer, own, statistics, profile, scheme)
+        apart = strangers(integer, own, scales, statistics, profile, scheme)
+        if not apart:
+            break
+        refused |= apart
+        strange |= apart.keys()
+    return Quantization(
+        integer,
+        scales,
+        own,
+        _kept(ops, chosen, refused),
+        () if io_float else _float_border(module, unfit),
+        integer_shares(module, ops, chosen),
+        frozenset(op.head for op in ops if op.output in strange or (op.output in unfit and op.head.target in JOINS)),
+    )
 
 
-def refusal(
-    op: Op, statistics: Statistics, profile: TargetProfile, constants: set[Node], masked: set[Node], wide: set[Node]
-) -> str:
+def refusal(op: Op, profile: TargetProfile, constants: set[Node], unfit: dict[Node, str]) -> str:
     """Why ``op`` cannot be integer on this target; "" where it can."""
     if op.kind is None:
-        return "edgeopt does not know this operator"
+        return unfit.get(op.output, "edgeopt does not know this operator")
     if op.kind not in profile.operators.integer:
         return f"{profile.runtime} has no integer kernel for {op.kind}"
     if op.weight is not None and op.weight not in constants:
         return "its weight is computed at run time, not stored"
     if not op.operands:
         return "it reads no float value"
-    if masked.intersection((*op.operands, op.output)):
-        return "a mask may push its values out of any range that 8 bits can hold"
-    if wide.intersection(op.operands) or (op.output in wide and op.kind not in profile.operators.float_output):
-        return "outliers stretch its range: 8 bits would be blind to most of its values"
-    return _operand_refusal(op, statistics, profile)
+    lost = [operand for operand in op.operands if operand in unfit]
+    if op.output in unfit and op.kind not in profile.operators.float_output:
+        lost.append(op.output)
+    return unfit[lost[0]] if lost else _operand_refusal(op, profile)
 
 
-def _wide_values(ops: list[Op], statistics: Statistics, scheme: QuantScheme) -> set[Node]:
-    """Computed values whose middle half would fall on fewer than FEWEST_LEVELS integers."""
-    values = {op.output for op in ops if op.kind not in PASS_THROUGH and op.output.name in statistics}
-    found = set()
-    for node in values:
-        histogram = statistics[node.name]
-        if levels_of_the_bulk(histogram, qparams(histogram, scheme)) < FEWEST_LEVELS:
-            found.add(node)
-    return found
-
-
-def _operand_refusal(op: Op, statistics: Statistics, profile: TargetProfile) -> str:
+def _operand_refusal(op: Op, profile: TargetProfile) -> str:
     for argument in op.carrier.all_input_nodes:
         if op.kind not in PASS_THROUGH and argument is not op.weight and not _float_or_none(argument):
             return "its arithmetic is on integers"
-    for node in (*op.operands, op.output):
-        histogram = statistics.get(node.name)
-        if histogram is None:
-            return f"{node.name} is infinite or NaN on the calibration data"
-        if max(-histogram.minimum, histogram.maximum) > GREATEST_VALUE:
-            return f"{node.name} reaches {max(-histogram.minimum, histogram.maximum):.3g}, as masks do"
     kernel = _depthwise_kernel(op)
     if profile.limits.max_depthwise_kernel is not None and kernel > profile.limits.max_depthwise_kernel:
         return f"a {kernel}-wide depthwise kernel is slower in integers on {profile.runtime}"
@@ -115,88 +130,35 @@ def _float_or_none(node: Node) -> bool:
 
 
 def _own_outputs(
-    integer: tuple[Op, ...],
-    ops: list[Op],
-    inputs: list[Node],
-    outputs: list[Node],
-    profile: TargetProfile,
-    io_float: bool,
-    chosen: set[Node],
-) -> set[Node]:
+    integer: tuple[Op, ...], inputs: list[Node], outputs: list[Node], profile: TargetProfile, border: frozenset[Node]
+) -> frozenset[Node]:
     """Integer operators whose result leaves as integers: all, but for those that can give floats and only floats are wanted."""
-    wanted = {operand for op in integer for operand in op.operands} | (set() if io_float else set(outputs))
+    bordering = border.intersection((*inputs, *outputs))
+    wanted = {operand for op in integer for operand in op.operands} | bordering
     found = {op.output for op in integer if op.output in wanted or op.kind not in profile.operators.float_output}
-    found |= set() if io_float else set(outputs)
-    return found | {node for node in inputs if node in chosen}
+    return frozenset(found | bordering)
 
 
-def _parameters(
-    integer: tuple[Op, ...], own: frozenset[Node], statistics: Statistics, profile: TargetProfile, scheme: QuantScheme
-) -> dict[Node, QParams]:
-    """One scale and zero point per group of values that must share them; a prescribed one wins over an observed one."""
-    shared = PASS_THROUGH | set(profile.operators.shared_range)
-    groups = _Groups()
-    for op in integer:
-        for operand in op.operands:
-            groups.add(operand)
-        if op.output in own:
-            groups.add(op.output)
-            if op.kind in shared:
-                groups.join((*op.operands, op.output))
-    for node in own:
-        groups.add(node)
-    prescribed = {
-        groups.find(op.output): fixed(*profile.operators.fixed_output[op.kind], scheme)
-        for op in integer
-        if op.kind in profile.operators.fixed_output and op.output in own
-    }
-    result: dict[Node, QParams] = {}
-    for root, members in groups.members().items():
-        found = prescribed.get(root) or qparams(_merged(members, statistics), scheme)
-        result |= dict.fromkeys(members, found)
-    return result
-
-
-def _merged(members: list[Node], statistics: Statistics) -> Histogram:
-    """The histogram of a group, each value weighing the same however many elements it has."""
-    merged: Histogram | None = None
-    for name in sorted({node.name for node in members}):
-        merged = statistics[name] if merged is None else merged.merge(statistics[name])
-    assert merged is not None
-    return merged
-
-
-class _Groups:
-    """Union-find over values."""
-
-    def __init__(self) -> None:
-        self._parent: dict[Node, Node] = {}
-
-    def add(self, node: Node) -> None:
-        self._parent.setdefault(node, node)
-
-    def find(self, node: Node) -> Node:
-        while self._parent[node] is not node:
-            node = self._parent[node]
-        return node
-
-    def join(self, nodes: tuple[Node, ...]) -> None:
-        first = self.find(nodes[0])
-        for node in nodes[1:]:
-            self._parent[self.find(node)] = first
-
-    def members(self) -> dict[Node, list[Node]]:
-        result: dict[Node, list[Node]] = {}
-        for node in self._parent:
-            result.setdefault(self.find(node), []).append(node)
-        return result
+def _float_border(module: GraphModule, unfit: dict[Node, str]) -> tuple[FloatBorder, ...]:
+    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+    (given,) = module.graph.output_node().args
+    outputs = list(given) if isinstance(given, tuple | list) else [given]
+    sides: tuple[tuple[Literal["input", "output"], list[Any]], ...] = (("input", inputs), ("output", outputs))
+    return tuple(
+        FloatBorder(side, position, unfit[node])
+        for side, nodes in sides
+        for position, node in enumerate(nodes)
+        if node in unfit
+    )
 
 
 def _kept(ops: list[Op], chosen: set[Node], refused: dict[Node, str]) -> tuple[KeptFloat, ...]:
     """Every operator with arithmetic of its own that stays in float; moves of float values are no news."""
     kept = []
     for op in ops:
-        if op.output in chosen or op.kind in PASS_THROUGH or not op.operands:
+        reads = [node for node in op.head.all_input_nodes if yields_floats(node)]
+        result_of_another = op.head.target is operator.getitem and not op.operands
+        if op.output in chosen or op.kind in PASS_THROUGH or result_of_another or not reads:
             continue
         reason = refused.get(op.output) or "its neighbours are in float: converting to integers and back would cost more"
         kept.append(KeptFloat(layer=layer_of(op.head), operator=op.kind or str(op.head.target), reason=reason))

@@ -65,6 +65,8 @@ def clipping_range(histogram: Histogram, scheme: QuantScheme) -> tuple[float, fl
 def levels_of_the_bulk(histogram: Histogram, parameters: QParams) -> float:
     """How many integers the middle half of the values spreads over, zeros aside; few where outliers stretch the range.
 
+    Where that half is one value, as in a mask of ones, how many integers lie between it and zero.
+
     A transformer's residual stream may reach 200 in one channel while the others stay below 1 (Bondarenko et al., 2021,
     arXiv:2109.12948): 8 bits over such a range are blind to all but that channel.
     """
@@ -74,7 +76,14 @@ def levels_of_the_bulk(histogram: Histogram, parameters: QParams) -> float:
     if total == 0:
         return float(parameters.high - parameters.low)
     low, high = np.searchsorted(np.cumsum(counts) / total, (0.25, 0.75))
-    return float((edges[high + 1] - edges[low]) / parameters.scale)
+    spread = edges[high + 1] - edges[low] if high > low else abs(edges[high + 1] + edges[low]) / 2
+    return float(spread / parameters.scale)
+
+
+def holds(parameters: QParams, histogram: Histogram) -> bool:
+    """Whether nothing of a value is clipped, but for what rounding does at the ends."""
+    low, high = ((end - parameters.zero_point) * parameters.scale for end in (parameters.low, parameters.high))
+    return histogram.minimum >= low - parameters.scale and histogram.maximum <= high + parameters.scale
 
 
 def _percentile(histogram: Histogram, low: float, high: float) -> tuple[float, float]:

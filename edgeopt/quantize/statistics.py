@@ -2,12 +2,12 @@
 
 Each value keeps its minimum, maximum and a histogram whose bins are powers of two wide and aligned at zero. Widening such
 a histogram merges whole bins, so the result is exact and the same in whatever order the batches come; memory does
-not grow with their number.
+not grow with their number. Values whose channels may differ in scale keep the power of each channel besides.
 """
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from edgeopt.kinds import is_float
+from edgeopt.kinds import HEAVY, is_float, kind_of
 
 BINS = 2048
 """Most bins a histogram may have; ranges are found to 1/1024 or better."""
 SAMPLE = 1 << 13
 """Elements of one tensor that enter its histogram; of larger ones every n-th does. Minimum and maximum see every element."""
+
+
+MOST_CHANNELS = 1024
+"""An axis with more entries has no channels: it is space or time."""
+
+
+@dataclass(slots=True)
+class Channels:
+    """The power of a value along one axis: of each entry the sum of squares over ``count`` elements."""
+
+    axis: int
+    count: int
+    power: NDArray[np.float64]
+
+    def merge(self, other: "Channels") -> "Channels":
+        """Both streams of the same value in one."""
+        return Channels(self.axis, self.count + other.count, self.power + other.power)
+
+
+def channels_of(value: Tensor) -> tuple[Channels, ...]:
+    """The channels of a finite float tensor along each axis of at most MOST_CHANNELS entries."""
+    squares, axes = value.double().square(), [axis for axis, size in enumerate(value.shape) if 1 < size <= MOST_CHANNELS]
+    others = [[other for other in range(value.dim()) if other != axis] for axis in axes]
+    sums = [squares.sum(rest) if rest else squares for rest in others]
+    return tuple(Channels(axis, value.numel() // len(power), power.numpy()) for axis, power in zip(axes, sums, strict=True))
 
 
 @dataclass(slots=True)
@@ -33,6 +58,8 @@ class Histogram:
     counts: NDArray[np.int64]
     minimum: float
     maximum: float
+    channels: tuple[Channels, ...] = ()
+    """Only of a value for which they were asked, and none once it is merged with another value."""
 
     @classmethod
     def of(cls, value: Tensor) -> "Histogram | None":
@@ -66,7 +93,13 @@ class Histogram:
         for part in (self, other):
             index = ((np.arange(len(part.counts)) + part.first) >> (exponent - part.exponent)) - first
             np.add.at(counts, np.minimum(np.maximum(index, 0), len(counts) - 1), part.counts)
-        return Histogram(exponent, first, counts, minimum, maximum)
+        return Histogram(exponent, first, counts, minimum, maximum, _same_channels(self.channels, other.channels))
+
+
+def _same_channels(one: tuple[Channels, ...], other: tuple[Channels, ...]) -> tuple[Channels, ...]:
+    if [(c.axis, len(c.power)) for c in one] != [(c.axis, len(c.power)) for c in other]:
+        return ()
+    return tuple(a.merge(b) for a, b in zip(one, other, strict=True))
 
 
 def _stride(count: int) -> int:
@@ -83,6 +116,24 @@ def _exponent(low: float, high: float) -> int:
     return exponent
 
 
+def bordering_values(graph: Graph) -> set[Node]:
+    """Values that a network takes, and those from which it makes what it gives by light operators alone.
+
+    Only there do channels have meanings of their own (pixels beside probabilities, metres beside seconds); further inside the
+    next weights read them all, and channels of different scale are the rule.
+    """
+    found = {node for node in graph.nodes if node.op == "placeholder"}
+    pending = list(graph.output_node().all_input_nodes)
+    while pending:
+        node = pending.pop()
+        if node in found or node.op != "call_function":
+            continue
+        found.add(node)
+        if kind_of(node) not in HEAVY:
+            pending += node.all_input_nodes
+    return found
+
+
 Statistics = dict[str, Histogram]
 """Histograms by the name of the node that yields the value; values that are not finite have none."""
 
@@ -90,11 +141,13 @@ Statistics = dict[str, Histogram]
 class Recorder:
     """Runs a copy of the program in which every float value is also handed to a histogram.
 
-    ``wanted``: names of the nodes to record, all where None. Constants are recorded once, before any run.
+    ``wanted``: names of the nodes to record, all where None. Constants are recorded once, before any run. Channels are told
+    apart where :func:`bordering_values` says so.
     """
 
     def __init__(self, module: GraphModule, wanted: Collection[str] | None = None) -> None:
         self.statistics: Statistics = {}
+        self._channels = {node.name for node in bordering_values(module.graph)}
         self._not_finite: set[str] = set()
 
         def note(name: str, value: Tensor) -> None:  # fx calls plain functions only
@@ -126,6 +179,8 @@ class Recorder:
             self._not_finite.add(name)
             self.statistics.pop(name, None)
             return
+        if name in self._channels:
+            seen = replace(seen, channels=channels_of(value))
         known = self.statistics.get(name)
         self.statistics[name] = seen if known is None else known.merge(seen)
 

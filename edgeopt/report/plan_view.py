@@ -18,7 +18,7 @@ def print_plans(plans: Iterable[Plan], *, verbose: bool = False, console: Consol
     limit = None if verbose else FIRST_FEW
     for plan in plans:
         console.print()
-        paragraph(console, f"{plan.target}/{plan.format}: {plan.scheme.describe()}", style="bold")
+        paragraph(console, f"{plan.target}/{plan.format}: {plan.scheme.describe()}{_shares(plan)}", style="bold")
         for decision in plan.decisions:
             paragraph(console, f"{decision.subject}: {decision.choice}, because {decision.reason}", indent=2)
         _print_kept(console, plan.kept_float, limit)
@@ -26,6 +26,12 @@ def print_plans(plans: Iterable[Plan], *, verbose: bool = False, console: Consol
     if not verbose and any(len(plan.kept_float) + len(plan.sparse_layers) > FIRST_FEW for plan in plans):
         console.print()
         paragraph(console, "--verbose lists every layer", style="dim")
+
+
+def _shares(plan: Plan) -> str:
+    if plan.integer_weights is None or plan.integer_macs is None:
+        return ""
+    return f", for {plan.integer_weights:.0%} of the weights and {plan.integer_macs:.0%} of the work"
 
 
 def _print_kept(console: Console, kept: tuple[KeptFloat, ...], limit: int | None) -> None:

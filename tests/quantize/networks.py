@@ -68,7 +68,7 @@ def quantized_nodes(
     """The nodes of the program with quantize and dequantize nodes for ``target``."""
     profile = loader.load(target) if isinstance(target, str) else target
     captured, _, statistics = captured_and_observed(module, *example)
-    program, _ = quantize(captured.program, captured.example, statistics, profile, profile.schemes[0], io_float)
+    program, _ = quantize(captured.program, captured.example, statistics, profile, profile.schemes[0], io_float, fold=False)
     return list(program.graph.nodes)
 
 

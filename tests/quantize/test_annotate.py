@@ -103,7 +103,7 @@ def test_the_quantized_program_stays_near_the_float_one() -> None:
     module = Convolutional().eval()
     captured, _, statistics = captured_and_observed(module, IMAGE)
     profile = loader.load("arm-xnnpack")
-    program, _ = quantize(captured.program, captured.example, statistics, profile, profile.schemes[0], False)
+    program, _ = quantize(captured.program, captured.example, statistics, profile, profile.schemes[0], False, fold=False)
     with torch.no_grad():
         expected, found = module(IMAGE), program.module(check_guards=False)(IMAGE)[0]
     noise = (expected - found).square().sum() / expected.square().sum()
@@ -114,5 +114,5 @@ def test_quantizing_leaves_the_captured_program_as_it_was() -> None:
     captured, _, statistics = captured_and_observed(Convolutional(), IMAGE)
     before = captured.sha256()
     profile = loader.load("x86-fbgemm")
-    quantize(captured.program, captured.example, statistics, profile, profile.schemes[0], True)
+    quantize(captured.program, captured.example, statistics, profile, profile.schemes[0], True, fold=True)
     assert captured.sha256() == before

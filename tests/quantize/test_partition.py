@@ -75,7 +75,8 @@ def test_the_cut_costs_no_more_than_the_best_of_all_assignments(
     ops = operators(graph, frozenset())
     allowed = {op.output for op in ops if data.draw(st.booleans() | st.just(True))}
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    chosen = integer_operators(ops, lambda op: op.output in allowed, inputs, (), outputs, profile, io_float)
+    border = () if io_float else (*inputs, *outputs)
+    chosen = integer_operators(ops, {op.output for op in ops} - allowed, inputs, (), outputs, profile, border)
     own = set() if io_float else set(inputs)
     assert chosen >= own
     assert chosen - own <= allowed
@@ -98,17 +99,20 @@ def chain(*targets: Any, size: int = 100) -> tuple[list[Op], list[Node], list[No
 
 def test_a_light_operator_between_float_ones_stays_in_float() -> None:
     ops, inputs, outputs = chain(aten.sigmoid.default)
-    assert integer_operators(ops, lambda op: True, inputs, (), outputs, PROFILE, True) == set()
+    assert integer_operators(ops, (), inputs, (), outputs, PROFILE, ()) == set()
 
 
 def test_a_chain_with_a_heavy_operator_turns_integer_as_a_whole() -> None:
     ops, inputs, outputs = chain(aten.sigmoid.default, aten.matmul.default, aten.relu.default, aten.reshape.default)
-    assert integer_operators(ops, lambda op: True, inputs, (), outputs, PROFILE, True) == {op.output for op in ops}
+    assert integer_operators(ops, (), inputs, (), outputs, PROFILE, ()) == {op.output for op in ops}
 
 
 def test_integers_in_and_out_pull_a_light_operator_along() -> None:
     ops, inputs, outputs = chain(aten.sigmoid.default)
-    assert integer_operators(ops, lambda op: True, inputs, (), outputs, PROFILE, False) == {*inputs, ops[0].output}
+    assert integer_operators(ops, (), inputs, (), outputs, PROFILE, (*inputs, *outputs)) == {
+        *inputs,
+        ops[0].output,
+    }
 
 
 def test_a_constant_costs_no_conversion() -> None:
@@ -117,4 +121,4 @@ def test_a_constant_costs_no_conversion() -> None:
     total = value(graph, graph.call_function(aten.add.Tensor, (x, constant)), 10)
     graph.output(total)
     ops = operators(graph, frozenset())
-    assert total in integer_operators(ops, lambda op: True, [x], [constant], [total], PROFILE, False)
+    assert total in integer_operators(ops, (), [x], [constant], [total], PROFILE, [x, total])

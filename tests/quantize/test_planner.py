@@ -100,7 +100,7 @@ def test_what_a_concatenation_joins_has_one_scale_where_the_runtime_asks_for_it(
             self.small, self.large, self.head = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(32, 16)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(torch.cat([self.small(x) * 0.1, self.large(x) * 10], -1))
+            return self.head(torch.cat([self.small(x) * 0.5, self.large(x) * 2], -1))
 
     joined = decided(Joined(), torch.randn(8, 16))
     (concat,) = (op for op in joined.integer if op.kind == "concat")
