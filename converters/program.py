@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from edgeopt.errors import ConversionError, EdgeoptError
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
+    from torch.fx import GraphModule
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,13 @@ class Program:
     def quantized(self) -> bool:
         """Whether it holds Q/DQ nodes."""
         return any("quantized_decomposed" in str(node.target) for node in self.exported.graph.nodes)
+
+    def again(self, module: "GraphModule") -> "Program":
+        """This program with the edited graph of ``module``: its own inputs and outputs, other operators between them."""
+        import torch
+
+        with torch.no_grad():
+            return replace(self, exported=torch.export.export(module, self.examples, strict=False))
 
 
 def load_program(path: Path, extra_files: dict[str, str] | None = None) -> Program:

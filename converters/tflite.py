@@ -145,6 +145,9 @@ def _lower(program: Program) -> bytes:
         # It only tells litert-torch that there are Q/DQ nodes: nothing is quantized with these settings.
         marker = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
         settings = QuantConfig(pt2e_quantizer=marker)
+    from edgeopt.converters.tflite_forms import rewritten
+
+    program = rewritten(program)
     fix = "rewrite that layer with operators that TFLite has, or leave this target out"
     with refusals("litert-torch", fix):
         module = program.exported.module(check_guards=False)

@@ -57,7 +57,7 @@ class Job:
 
     @property
     def needs_data(self) -> bool:
-        """Whether the artifact depends on the calibration data: its ranges, or the weights that pruning leaves, come from it."""
+        """Whether the artifact depends on the calibration data: its ranges, or the weights that pruning leaves, are from it."""
         return self.scheme.integer or self.profile.sparsity is not None
 
     @property

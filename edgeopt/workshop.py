@@ -15,7 +15,6 @@ from edgeopt.converters import proving
 from edgeopt.core import (
     Artifact,
     Decision,
-    KeptFloat,
     Latency,
     Plan,
     Status,
@@ -104,8 +103,7 @@ class Workshop:
         if (entry := self.cache.get(key)) is not None and self.cache.link(key, out.name, out):
             self.listen(event(job.name, "convert", "unchanged: from the cache"))
             stored = from_json(dict[str, Any], (entry / FACTS).read_bytes())
-            kept_float = tuple(from_data(KeptFloat, kept) for kept in stored["kept_float"])
-            plan = plan_of(job, self.captured, kept_float)
+            plan = plan_of(job, self.captured, from_data(Chosen, stored["chosen"]))
             return Made(job=job, path=out, plan=plan, facts=stored["facts"], program=None, key=key)
         self.listen(event(job.name, "quantize" if job.scheme.quantized else "plan", job.scheme.describe()))
         program, chosen = self.programs.saved(job)
@@ -116,7 +114,7 @@ class Workshop:
         with self.cache.building(key) as folder:
             copy_tree(out, folder / out.name)
             # Not the plan: its reasons belong to the way that led here, which the key does not cover.
-            (folder / FACTS).write_text(to_json({"facts": facts, "kept_float": [to_data(kept) for kept in kept_float]}))
+            (folder / FACTS).write_text(to_json({"facts": facts, "chosen": to_data(chosen)}))
         return Made(job=job, path=out, plan=plan, facts=facts, program=program, key=key)
 
     def check(self, made: Made) -> Made:
