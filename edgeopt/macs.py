@@ -10,15 +10,28 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 
 def macs_by_layer(module: nn.Module, call: Callable[[], object]) -> dict[str, int]:
     """What ``call``, a forward of ``module`` in eval mode, computes: convolutions and matrix products, in recurrent layers and
     attention too; by the path of the innermost module that computes them. "" is ``module`` itself."""
     counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _ForwardTracker()
     with torch.no_grad(), unfused(), counter:
         call()
     return _innermost(counter, module)
+
+
+class _ForwardTracker(ModuleTracker):
+    """Without torch's hooks for a backward pass: there is none, and a view of a parameter given to a module has no gradient
+    function that they could hang on."""
+
+    def _fw_pre_hook(self, mod: nn.Module, input: object) -> None:
+        self.parents.add(self._get_mod_name(mod))  # type: ignore[no-untyped-call]
+
+    def _fw_post_hook(self, mod: nn.Module, input: object, output: object) -> None:
+        self.parents.discard(self._get_mod_name(mod))  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -17,10 +17,12 @@ from edgeopt.compress import measures
 from edgeopt.compress.copying import copied
 from edgeopt.compress.structure import channel_surgery
 from edgeopt.compress.structure.channel_config import tell_widths
-from edgeopt.compress.structure.channel_groups import LAYERS, Block, blocks
-from edgeopt.compress.structure.channel_importance import Importance, scores
+from edgeopt.compress.structure.channel_groups import Block, Groups
+from edgeopt.compress.structure.channel_importance import Importance, Scores, scores
+from edgeopt.compress.structure.channel_layers import has_matrices
 from edgeopt.compress.structure.channel_plan import Costs, Planner, Scope
-from edgeopt.compress.structure.channel_surgery import Removed, cut, difference
+from edgeopt.compress.structure.channel_surgery import Removed, cut
+from edgeopt.compress.structure.head_layouts import sizes
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.compress.training import fine_tune
 from edgeopt.core import data_class
@@ -90,8 +92,8 @@ class _Run:
 
     def prune(self, share: float) -> bool:
         """Takes channels away until ``share`` of the original is gone; whether any went."""
-        found = blocks(copied(self.module), self._context.example_inputs, self._excluded)
-        found = channel_surgery.tried(self.module, found, self._context.example_inputs)
+        example = self._context.example_inputs
+        found = channel_surgery.tried(self.module, Groups(self.module, example, self._excluded), example)
         importance = scores(self.module, found, self._settings.importance, self._context)
         if self._settings.importance == "batch-norm":
             found = [
@@ -102,11 +104,25 @@ class _Run:
             self._before.setdefault(one.key, one.channels)
         self._blocks = self._blocks or found
         assert self._settings.multiple is not None
-        planner = Planner(found, importance, self._settings.multiple, self._settings.scope, self._before)
-        removed = self._plan(planner, found, share) if share else {}
-        self._verify(found, removed)
+        removed, found = self._proven(found, importance, share)
         self.module = cut(self.module, found, removed)
         return any(removed.values())
+
+    def _proven(self, found: list[Block], importance: Scores, share: float) -> tuple[Removed, list[Block]]:
+        """A plan after which the module computes what it should. What only the plan's own choice of channels shows to be
+        misread stays, with the reason, and the rest is planned anew."""
+        assert self._settings.multiple is not None
+        example = self._context.example_inputs
+        while True:
+            planner = Planner(found, importance, self._settings.multiple, self._settings.scope, self._before)
+            removed = self._plan(planner, found, share) if share else {}
+            if not (wrong := channel_surgery.difference(self.module, found, removed, example)):
+                return removed, found
+            checked = channel_surgery.without_misfits(self.module, found, (removed,), example)
+            if [one.reason for one in checked] == [one.reason for one in found]:
+                fix = "exclude the layers that its own code splits, reorders or names sizes of"
+                raise CompressionError("channels cannot be taken out of this model", why=wrong, fix=fix)
+            found = self._blocks = checked
 
     def _plan(self, planner: Planner, found: list[Block], share: float) -> Removed:
         if self._settings.measure == "channels":
@@ -116,11 +132,6 @@ class _Run:
         costs = Costs(self.module, found, now)
         whole = sum(self._macs.values()) if by_macs else measures.parameters(self._original)
         return planner.reaching(share, lambda removed: costs.left(removed) / max(whole, 1))
-
-    def _verify(self, found: list[Block], removed: Removed) -> None:
-        if wrong := difference(self.module, found, removed, self._context.example_inputs):
-            fix = "exclude the layers that its own code splits, reorders or names sizes of"
-            raise CompressionError("channels cannot be taken out of this model", why=wrong, fix=fix)
 
     def compressed(self) -> Compressed:
         widths = {
@@ -153,10 +164,6 @@ class _Run:
     def _left_reason(self, layer: nn.Module, made: list[Block]) -> str:
         if isinstance(layer, nn.MultiheadAttention):
             return "attention loses whole heads or nothing: see the technique heads"
-        if isinstance(layer, nn.RNNBase):
-            return (
-                "recurrent: its state feeds itself at every step and keeps its width; quantization and low-rank make it smaller"
-            )
         if not made:
             return "forward does not call it, or tracing does not see it"
         if reasons := [one.reason for one in made if one.reason]:
@@ -186,8 +193,8 @@ class _Run:
 
 def _made(layer: nn.Module) -> int:
     """Channels or features that a layer makes; of layers that stay whole, 0."""
-    width: int = getattr(layer, "out_channels", getattr(layer, "out_features", 0))
-    return width
+    names = ("out_channels", "out_features", "hidden_size", "nf")
+    return next((getattr(layer, name) for name in names if hasattr(layer, name)), 0)
 
 
 def _less(what: str, before: int, after: int) -> str:
@@ -201,18 +208,18 @@ def _multiple(context: Context) -> int:
 def _layers(module: nn.Module) -> dict[str, nn.Module]:
     """Layers by path that channel pruning considers; what attention consists of is considered with it."""
     attention = tuple(f"{name}." for name, layer in module.named_modules() if isinstance(layer, nn.MultiheadAttention))
-    layers = ((name, layer) for name, layer in module.named_modules() if isinstance(layer, LAYERS))
-    return {name: layer for name, layer in layers if not name.startswith(attention)}
+    layers = ((name, layer) for name, layer in module.named_modules() if not name.startswith(attention))
+    return {name: layer for name, layer in layers if isinstance(layer, nn.MultiheadAttention) or has_matrices(layer)}
 
 
 def _described(layer: nn.Module) -> str:
     if isinstance(layer, nn.modules.conv._ConvNd):
         return f"{layer.in_channels} -> {layer.out_channels} channels"
-    if isinstance(layer, nn.Linear):
-        return f"{layer.in_features} -> {layer.out_features} features"
+    if isinstance(layer, nn.MultiheadAttention):
+        return f"{layer.embed_dim} features"
     if isinstance(layer, nn.RNNBase):
         return f"{layer.input_size} -> {layer.hidden_size} features"
-    return f"{layer.embed_dim} features"
+    return "{} -> {} features".format(*sizes(layer))
 
 
 def _paths(module: nn.Module, exclude: tuple[str, ...]) -> frozenset[str]:

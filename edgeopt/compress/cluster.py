@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeopt.compress.batch_norm import fold, foldable
+from edgeopt.compress.computed_weights import computed_weight
 from edgeopt.compress.copying import copied
 from edgeopt.compress.palette import Packed, centroids, centroids_and_zero, nearest, packed
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
@@ -96,8 +97,8 @@ class Cluster:
         count, item = weight.numel(), weight.element_size()
         if any(fnmatchcase(layer, pattern) for pattern in self.exclude):
             return "excluded"
-        if "parametrizations." in name:
-            return "the weights are computed from this in forward"
+        if computed := computed_weight(module.get_submodule(name.rpartition(".")[0])):
+            return computed
         if count < self.min_parameters:
             return f"{count:,} parameters: below {self.min_parameters:,}"
         tables = len(_parts(weight, _axis(module, name), self.group_size))

@@ -3,7 +3,7 @@
 from copy import deepcopy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgeopt.errors import CompressionError, NotFiniteError
 from edgeopt.user_code import summary
@@ -15,8 +15,11 @@ def copied(module: nn.Module) -> nn.Module:
     if broken := not_finite(module):
         fix = "train the model again, or load other weights"
         raise NotFiniteError(f"{broken} holds NaN or infinity", why="its training diverged", fix=fix)
+    # What hooks compute before each call, as old-style weight_norm does, has a history that copies cannot have.
+    values = (value for layer in module.modules() for value in vars(layer).values() if isinstance(value, Tensor))
+    computed = {id(value): value.detach().clone() for value in values if not value.is_leaf}
     try:
-        return deepcopy(module)
+        return deepcopy(module, computed)
     except Exception as error:
         fix = "keep no tensors with a history, locks or open files in it"
         raise CompressionError("the model cannot be copied", why=summary(error), fix=fix) from error

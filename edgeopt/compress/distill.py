@@ -8,13 +8,12 @@ without labels is enough; with ``train_step`` and labels the user's own loss tak
 """
 
 import math
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgeopt.calling import call_arguments
 from edgeopt.compress.copying import copied
@@ -23,7 +22,7 @@ from edgeopt.compress.scoring import score
 from edgeopt.compress.students import Goal, narrower, shallower, to_goal
 from edgeopt.compress.teaching.assistants import Progressive, Stage, planned
 from edgeopt.compress.teaching.distill_losses import Task, answers, refuse_probabilities
-from edgeopt.compress.teaching.lessons import Lesson, Pair, Pupil, imitated
+from edgeopt.compress.teaching.lessons import LOGITS, Lesson, Pair, Pupil, floating, imitated, matched, taught
 from edgeopt.compress.teaching.unlabelled import training_batches
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.compress.training import Trainer, fine_tune, write_state
@@ -45,8 +44,10 @@ class Distill:
 
     The loss: ``1 - weight`` of the user's ``train_step`` and ``weight`` of the teacher's answers at ``temperature``, which only
     class scores use. ``hints`` and ``attention`` are pairs of layers (teacher's, student's) whose outputs are to be alike
-    (FitNets, arXiv:1412.6550; attention maps, arXiv:1612.03928). ``output``: the name of the output that is imitated, "" the
-    first. ``mask``: the name of the argument that says which steps of a sequence count, "" attention_mask where there is one.
+    (FitNets, arXiv:1412.6550; attention maps, arXiv:1612.03928).
+    ``output``: the name of the output that is imitated. Without it a model's only output is, or the one called logits; of
+    several, regression teaches all, each relative to its variance, and other tasks ask for the name. ``mask``: the name of the
+    argument that says which steps of a sequence count, "" attention_mask where there is one.
 
     ``epochs`` are per stage. ``patience``: the best epoch by ``evaluate`` is kept, and that many without a better one end a
     stage. ``max_ratio``: how many times more parameters a teacher may have than its student; beyond it ``progressive`` inserts
@@ -94,7 +95,7 @@ class Distill:
             context = replace(context, train_step=None)  # it wants labels, which calibration data does not have
         teacher = copied(module).eval().requires_grad_(False)
         student, made = self._made(module, context)
-        self._refuse_misfits(teacher, student, context)
+        untaught = self._untaught(teacher, student, context)
         stages = planned(module, student, context.example_inputs, self.max_ratio, self.progressive)
         for stage in stages:
             context.tell(stage.describe())
@@ -104,9 +105,11 @@ class Distill:
                 score=self._score(context), checkpoint=stage.file(context.checkpoint, "training"), tell=context.tell,
             )  # fmt: skip
             _taught(stage, lesson, trainer, self.epochs, context)
-            teacher = deepcopy(stage.student).eval().requires_grad_(False)
+            teacher = copied(stage.student).eval().requires_grad_(False)
         _forget(stages, context.checkpoint)
-        return Compressed(module=student.train(module.training), record=self._record(module, student, made, stages, context))
+        return Compressed(
+            module=student.train(module.training), record=self._record(module, student, made, stages, context, untaught)
+        )
 
     def _made(self, module: nn.Module, context: Context) -> tuple[nn.Module, Record | None]:
         """A student of its own to train, and how it was made of the teacher."""
@@ -117,29 +120,38 @@ class Distill:
         if self.parameters is not None:
             return to_goal(module, context.example_inputs, Goal(parameters=self.parameters))
         if context.student is not None:
-            return deepcopy(context.student), None
+            return copied(context.student), None
         if self.student:
-            return deepcopy(named(self.student)), None
+            return copied(named(self.student)), None
         fix = 'give student = "file.py:name", or width, layers or parameters'
         raise CompressionError("there is no student to distil into", fix=fix)
 
-    def _refuse_misfits(self, teacher: nn.Module, student: nn.Module, context: Context) -> None:
-        """Outputs that cannot be matched, before anything is trained."""
+    def _untaught(self, teacher: nn.Module, student: nn.Module, context: Context) -> tuple[str, ...]:
+        """Refuses outputs that cannot be matched, before anything is trained; the names of those that are not taught."""
         args, kwargs = call_arguments(context.example_inputs)
         student.eval()
         try:
             with torch.no_grad():
-                wanted, given = (imitated(net(*args, **kwargs), self.output) for net in (teacher, student))
-        except CompressionError:
-            raise
+                results = [net(*args, **kwargs) for net in (teacher, student)]
         except Exception as error:
             fix = "give a student that takes the teacher's inputs"
             raise CompressionError("the student does not run on the example inputs", why=cause(error), fix=fix) from error
-        if self.task == "embedding":
-            return
-        answers(self.task, given, wanted, self.temperature)
-        if self.task != "regression":
-            refuse_probabilities(wanted.movedim(1, -1) if self.task == "classification" else wanted)
+        wanted = taught(results[0], self.task, self.output)
+        several = [name for name, value in floating(results[0]).items() if value.ndim]
+        self._refuse_ambiguous(several, wanted)
+        students = {next(iter(wanted)): imitated(results[1], self.output)} if len(wanted) == 1 else matched(wanted, results[1])
+        for name, value in wanted.items() if self.task != "embedding" else ():
+            answers(self.task, students[name], value, self.temperature)
+            if self.task != "regression":
+                refuse_probabilities(value.movedim(1, -1) if self.task == "classification" else value)
+        return () if len(several) < 2 else tuple(name for name in several if name not in wanted and name != self.output)
+
+    def _refuse_ambiguous(self, several: Sequence[str], wanted: Mapping[str, Tensor]) -> None:
+        """Which of several outputs holds class scores cannot be guessed: boxes would be taken for classes."""
+        if self.task in ("classification", "sequence") and not self.output and len(several) > 1 and LOGITS not in wanted:
+            why = f"task {self.task} teaches class scores, and the outputs are {', '.join(several)}"
+            fix = f'name the one with class scores, as in output = "{several[-1]}", or set task = "regression" to teach all'
+            raise CompressionError("the model has several outputs", why=why, fix=fix)
 
     def _lesson(self, teacher: nn.Module, context: Context, last: bool) -> Lesson:
         """Assistants learn from the answers alone: the pairs name layers of the student's."""
@@ -161,8 +173,9 @@ class Distill:
         return first
 
     def _record(
-        self, teacher: nn.Module, student: nn.Module, made: Record | None, stages: Sequence[Stage], context: Context
-    ) -> Record:
+        self, teacher: nn.Module, student: nn.Module, made: Record | None, stages: Sequence[Stage], context: Context,
+        untaught: tuple[str, ...],
+    ) -> Record:  # fmt: skip
         before, after = (_size(net, context) for net in (teacher, student))
         whole = LayerChange(layer="", action="changed", before=before[0], after=after[0], reason="distilled")
         notes = [stage.describe() for stage in stages] if len(stages) > 1 else []
@@ -170,6 +183,8 @@ class Distill:
             notes.append(f"the teacher has {stages[-1].ratio:.1f} times the student's parameters: assistants may help")
         if after[1] >= before[1]:
             notes.append("the student computes no less than its teacher: it will not be faster")
+        if untaught:
+            notes.append(f"not taught by the teacher: the outputs {', '.join(untaught)}")
         if context.train_step is None:
             notes.append("without train_step and labels: the student learned from the teacher's answers alone")
         layers = (whole, *(made.layers if made else ()))

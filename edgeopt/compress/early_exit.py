@@ -9,7 +9,6 @@ The heads learn the network's own answers, so data without labels is enough.
 
 import math
 from collections.abc import Sequence
-from copy import deepcopy
 from itertools import accumulate
 from typing import Literal
 
@@ -73,7 +72,7 @@ class EarlyExit:
         places = Places.of(network, context.example_inputs)
         cuts, left = self._cuts(places)
         if not cuts:
-            return Compressed(module=deepcopy(module), record=self._record(left, "no place is left for an exit"))
+            return Compressed(module=copied(module), record=self._record(left, "no place is left for an exit"))
         net = EarlyExits(places.stages(cuts, self.head), [NEVER] * len(cuts))
         self._train(net, module, context, batches)
         found = _calibrated(net, held_out, context.example_inputs, self.max_drop)
@@ -81,7 +80,7 @@ class EarlyExit:
         if all(threshold == NEVER for threshold in found.thresholds):
             few = f" ({found.samples:,} samples show no drop below {1 / found.samples:.2%}: more may help)"
             why = f"no exit is sure to keep within {self.max_drop:.2%}{few}: the network is unchanged"
-            return Compressed(module=deepcopy(module), record=self._record(layers, why, *warning))
+            return Compressed(module=copied(module), record=self._record(layers, why, *warning))
         kept = _without_idle(net, found.thresholds)
         words = _in_words(measured(kept, held_out, context.example_inputs), places.macs)
         return Compressed(module=kept.train(module.training), record=self._record(layers, *words, *warning))
@@ -107,7 +106,7 @@ class EarlyExit:
         trunk = [parameter for part in trunks(net) for parameter in part.parameters()]
         before = [parameter.requires_grad for parameter in trunk]
         step = context.train_step if context.train_batches is not None else None  # it wants labels
-        teacher = module if frozen else deepcopy(module).eval()
+        teacher = module if frozen else copied(module).eval()
         trainer = Trainer(
             train_step=lesson(teacher, step, frozen), batches=batches, learning_rate=self.learning_rate,
             checkpoint=context.checkpoint, tell=context.tell,

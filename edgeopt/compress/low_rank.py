@@ -16,6 +16,7 @@ from torch.utils.benchmark import Timer
 
 from edgeopt.calling import call_arguments
 from edgeopt.compress import measures
+from edgeopt.compress.computed_weights import computed_weight
 from edgeopt.compress.copying import copied
 from edgeopt.compress.factors.factorise import ConvMethod
 from edgeopt.compress.factors.layer_use import Use, second_moments, uses
@@ -207,6 +208,8 @@ def _held(use: Use, shared: Mapping[int, int]) -> str:
     layer = use.layer
     if use.read:
         return "something besides its own forward reads its weights"
+    if computed := computed_weight(layer):
+        return computed
     if type(layer) not in (nn.Linear, nn.Conv1d, nn.Conv2d):
         return f"a {type(layer).__name__}: only Linear, Conv1d and Conv2d themselves are factorised"
     if any(shared[id(value)] > 1 for value in layer.parameters()):

@@ -29,7 +29,9 @@ def score(module: nn.Module, function: Evaluate | None, example_inputs: Batch) -
     signature, example = Signature.of(module.forward, example_inputs)
 
     def run(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-        return tuple(value.numpy() for value in _outputs(module, signature, [torch.from_numpy(one) for one in arrays]))
+        given = [torch.from_numpy(one).to(value.dtype) for one, value in zip(arrays, example, strict=True)]
+        found = _outputs(module, signature, given)
+        return tuple((value.float() if value.dtype == torch.bfloat16 else value).numpy() for value in found)  # numpy has none
 
     with evaluating(module):
         specs = signature.specs

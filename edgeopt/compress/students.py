@@ -6,7 +6,6 @@ student, record = to_goal(teacher, example, Goal(bytes=1_000_000, bits=8))
 """
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +69,7 @@ def narrower(
         raise ValueError(f"width is a share of the channels, above 0 up to 1: not {width}")
     settings = {"width": width, "multiple": multiple}
     if width == 1:
-        return deepcopy(teacher), Record(technique="narrower", settings=settings, notes=("width 1: an equal copy",))
+        return copied(teacher), Record(technique="narrower", settings=settings, notes=("width 1: an equal copy",))
     if outermost(teacher):
         student = narrowed_models(teacher, width, multiple)
         changes = _shape_changes(teacher, student)
@@ -138,7 +137,7 @@ def to_goal(teacher: nn.Module, example_inputs: Batch, goal: Goal) -> tuple[nn.M
     that is, with what it has.
     """
     if goal.met(teacher):
-        return deepcopy(teacher), _told(goal, 1.0, 1.0, (), "the teacher meets the goal: an equal copy")
+        return copied(teacher), _told(goal, 1.0, 1.0, (), "the teacher meets the goal: an equal copy")
     depths = sorted({len(row.layers) for row in rows(teacher)}, reverse=True)
     shares = [number / depths[0] for number in range(depths[0] - 1, 0, -1)] if depths else []
     first = 1.0

@@ -4,7 +4,6 @@ import io
 import random
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from edgeopt import __version__
 from edgeopt.bundle import Bundle
 from edgeopt.calling import call_arguments
 from edgeopt.chatter import diverted
+from edgeopt.compress.copying import copied
 from edgeopt.compress.latency_goal import Trial
 from edgeopt.compress.technique import Compressed, Context, Keep, Technique
 from edgeopt.compress.training import fine_tune
@@ -60,7 +60,7 @@ class _Run:
 
     def go(self) -> Outcome:
         original = self._original()
-        module, best = deepcopy(self._subject.module), 0
+        module, best = copied(self._subject.module), 0
         for number, (step, technique) in enumerate(zip(self._recipe.steps, self._subject.techniques, strict=True), 1):
             next_module, done = self._step(number, step, technique, module, original)
             self._steps.append(done)
@@ -189,7 +189,7 @@ class _Run:
     def _finish(self, module: nn.Module, outcome: Outcome) -> None:
         """The program of the kept module, and the bundle where one is asked for."""
         args, kwargs = call_arguments(self._subject.model.example_inputs)
-        program = torch.export.export(deepcopy(module).eval(), args, kwargs)
+        program = torch.export.export(copied(module).eval(), args, kwargs)
         buffer = io.BytesIO()
         torch.export.save(program, buffer)
         write_atomic(self._out / "model.pt2", buffer.getvalue())

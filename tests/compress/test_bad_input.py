@@ -71,7 +71,7 @@ SETTINGS: dict[str, Technique] = {
 }  # fmt: skip
 OUTCOMES = """
             shared   tied     grouped  detached  branching
-channels    left     left     changed  refused   changed
+channels    left     left     changed  left      changed
 heads       left     left     left     left      left
 layers      left     left     left     left      left
 magnitude   changed  refused  changed  refused   changed

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from edgeopt.compress.computed_weights import computed_weight
 from edgeopt.compress.measures import zstd_bytes
 from edgeopt.compress.technique import LayerChange
 from edgeopt.errors import CompressionError, did_you_mean
@@ -88,8 +89,8 @@ def _reason(owner: nn.Module, name: str, exclude: Collection[str]) -> str:
         return "its weights are no floating-point numbers"
     if "Norm" in type(owner).__name__:
         return "a normalisation"
-    if isinstance(owner, nn.utils.parametrize.ParametrizationList):
-        return "parametrized: what the layer uses is computed from it"
+    if computed := computed_weight(owner):
+        return computed
     recurrent = isinstance(owner, nn.RNNBase) and attribute.startswith("weight_")
     if attribute != "weight" and attribute not in _PROJECTIONS and not recurrent:
         return "no weight of a known kind of layer"

@@ -15,8 +15,10 @@ from torch.utils import _pytree as pytree
 
 from edgeopt.calling import Signature, flat_outputs
 from edgeopt.compress.copying import copied
-from edgeopt.compress.structure.channel_groups import WEIGHTED, Block, Slice
+from edgeopt.compress.structure.channel_groups import Block, Slice
+from edgeopt.compress.structure.channel_layers import has_matrices, reads_inputs
 from edgeopt.compress.structure.channel_surgery import channel_axis
+from edgeopt.compress.structure.head_layouts import is_transposed
 from edgeopt.compress.technique import Context
 from edgeopt.errors import CompressionError
 
@@ -83,13 +85,17 @@ def _weighed(module: nn.Module, part: Slice, importance: Importance) -> Tensor |
     layer = module.get_submodule(part.layer)
     if importance == "batch-norm":
         return layer.weight.detach().abs() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.affine else None
-    if not isinstance(layer, WEIGHTED):
-        return None
-    return _by_channel(layer, part, layer.weight.detach().float().abs() ** (1 if importance == "l1" else 2))
+    power = 1 if importance == "l1" else 2
+    return _by_channel(layer, part, lambda weight: weight.detach().float().abs() ** power) if has_matrices(layer) else None
 
 
-def _by_channel(layer: nn.Module, part: Slice, values: Tensor) -> Tensor:
-    """Sums of ``values``, shaped like the layer's weight, over all but the channels that the layer makes or reads."""
+def _by_channel(layer: nn.Module, part: Slice, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Sums of ``of`` each weight, of its shape, over all but the channels that the layer makes or reads."""
+    if isinstance(layer, nn.RNNBase):
+        return _by_state(layer, part, of)
+    values = of(layer.weight)  # type: ignore[arg-type]
+    if is_transposed(layer):
+        values = values.T
     groups: int = getattr(layer, "groups", 1)
     first = values.flatten(2).sum(2) if values.ndim > 2 else values
     by_group = first.reshape(groups, len(first) // groups, first.shape[1])  # [groups, outputs, inputs] of each
@@ -98,11 +104,19 @@ def _by_channel(layer: nn.Module, part: Slice, values: Tensor) -> Tensor:
     return by_group.sum(1 if part.role == "reads" else 2).flatten()
 
 
+def _by_state(layer: nn.RNNBase, part: Slice, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """The same for a recurrent layer, whose rows are those of its gates one behind the other."""
+    if part.role == "reads":
+        return torch.stack([of(weight).sum(0) for name, weight in layer.named_parameters() if reads_inputs(name)]).sum(0)
+    weights = [weight for name, weight in layer.named_parameters() if name.startswith("weight")]
+    return torch.stack([of(weight).view(-1, layer.hidden_size, weight.shape[1]).sum((0, 2)) for weight in weights]).sum(0)
+
+
 def _energy(module: nn.Module, part: Slice, seen: dict[str, Tensor]) -> Tensor | None:
     layer = None if part.axis is not None else module.get_submodule(part.layer)
-    if part.role != "reads" or not isinstance(layer, WEIGHTED) or part.layer not in seen:
+    if part.role != "reads" or layer is None or not has_matrices(layer) or part.layer not in seen:
         return None
-    return _by_channel(layer, part, layer.weight.detach().float() ** 2) * seen[part.layer]
+    return _by_channel(layer, part, lambda weight: weight.detach().float() ** 2) * seen[part.layer]
 
 
 def _mean_squares(module: nn.Module, layers: set[str], context: Context) -> dict[str, Tensor]:
@@ -143,10 +157,13 @@ def _taylor(module: nn.Module, sums: list[_Sum], context: Context) -> Scores:
 def _change(module: nn.Module, part: Slice) -> Tensor | None:
     """Minus the first-order change of the loss where this layer no longer reads a channel."""
     layer = None if part.axis is not None else module.get_submodule(part.layer)
-    if part.role != "reads" or not isinstance(layer, WEIGHTED):
+    if part.role != "reads" or layer is None or not has_matrices(layer):
         return None
-    gradient = torch.zeros_like(layer.weight) if layer.weight.grad is None else layer.weight.grad
-    return _by_channel(layer, part, layer.weight.detach().float() * gradient.float())
+    return _by_channel(layer, part, _times_slope)
+
+
+def _times_slope(weight: Tensor) -> Tensor:
+    return torch.zeros_like(weight) if weight.grad is None else weight.detach().float() * weight.grad.float()
 
 
 def _losses(module: nn.Module, context: Context) -> Iterator[Callable[[], Tensor]]:

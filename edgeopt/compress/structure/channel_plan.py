@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgeopt.compress.structure.channel_groups import Block, Slice, widths
 from edgeopt.compress.structure.channel_importance import Scores
+from edgeopt.compress.structure.channel_layers import reads_inputs
 from edgeopt.compress.structure.channel_surgery import Removed
 from edgeopt.errors import CompressionError
 
@@ -21,6 +22,8 @@ Scope = Literal["layer", "global"]
 Left = Callable[[Removed], float]
 """The share of the original's cost that is left after a plan."""
 TINY = torch.finfo(torch.float32).tiny
+MOST_REASONS = 4
+"""Named where the share cannot be reached."""
 HALVINGS = 24
 """Of the range of ratios: far below one channel of any layer."""
 
@@ -72,7 +75,7 @@ class Planner:
         """
         most = self._removed([one.allowed[0] for one in self._choices])
         if 1 - left(most) < share:
-            why = f"with every layer at its least, {1 - left(most):.0%} go"
+            why = f"with every layer at its least, {1 - left(most):.0%} go{self._staying()}"
             fix = "ask for less, lower multiple, or exclude less"
             raise CompressionError(f"{share:.0%} cannot be taken away", why=why, fix=fix)
         low, high = 0.0, 1.0
@@ -81,6 +84,15 @@ class Planner:
             enough = 1 - left(self._clamped(middle)) >= share
             low, high = (low, middle) if enough else (middle, high)
         return self._given_back(self._kept(high), share, left)
+
+    def _staying(self) -> str:
+        """Which layers stay as they are and why, each reason once."""
+        first: dict[str, str] = {}
+        for one in self._blocks:
+            if one.reason and (makers := one.layers("makes") or one.layers("passes")):
+                first.setdefault(one.reason, makers[0])
+        told = [f"{layer}: {reason}" for reason, layer in list(first.items())[:MOST_REASONS]]
+        return f"; what stays: {'; '.join(told)}" if told else ""
 
     def _kept(self, ratio: float) -> list[int]:
         if ratio >= 1:
@@ -166,9 +178,9 @@ class Costs:
     def __init__(self, module: nn.Module, blocks: list[Block], macs: dict[str, int] | None) -> None:
         self._blocks = blocks
         self._widths = {part.layer: widths(module, part) for one in blocks for part in one.slices}
-        counted = {part.layer: _sizes(module, part) for one in blocks for part in one.slices}
-        self._costs = counted if macs is None else {name: (macs.get(name, 0), 0) for name in counted}
-        self._whole = sum(parameter.numel() for parameter in module.parameters()) if macs is None else sum(macs.values())
+        self._terms = {part.layer: _terms(module, part, macs) for one in blocks for part in one.slices}
+        whole = sum(parameter.numel() for parameter in module.parameters())
+        self._whole = whole if macs is None else sum(macs.values())
 
     def left(self, removed: Removed) -> float:
         """Parameters or MACs without ``removed``."""
@@ -182,15 +194,30 @@ class Costs:
                 else:
                     makes[part.layer] -= gone / made
         lost = sum(
-            matrices * (1 - makes[name] * reads[name]) + vectors * (1 - makes[name])
-            for name, (matrices, vectors) in self._costs.items()
+            cost * (1 - makes[name] ** made * reads[name] ** read)
+            for name, terms in self._terms.items()
+            for cost, made, read in terms
         )
         return self._whole - lost
 
 
-def _sizes(module: nn.Module, part: Slice) -> tuple[int, int]:
-    """Parameters that grow with outputs times inputs, and with outputs alone."""
+def _terms(module: nn.Module, part: Slice, macs: dict[str, int] | None) -> list[tuple[float, int, int]]:
+    """What a layer costs, as (cost, power of the channels that it makes, power of those that it reads)."""
     if part.axis is not None:
-        return 0, module.get_parameter(part.layer).numel()
-    own = list(module.get_submodule(part.layer).parameters(recurse=False))
-    return sum(one.numel() for one in own if one.ndim > 1), sum(one.numel() for one in own if one.ndim < 2)
+        return [] if macs is not None else [(module.get_parameter(part.layer).numel(), 1, 0)]
+    layer = module.get_submodule(part.layer)
+    own = dict(layer.named_parameters(recurse=False))
+    read = 0 if getattr(layer, "groups", 1) == getattr(layer, "in_channels", 0) > 1 else 1
+    terms: list[tuple[float, int, int]] = [
+        (value.numel(), *_powers(layer, name, read)) for name, value in own.items() if value.ndim > 1
+    ]
+    if macs is None:
+        return [*terms, *((value.numel(), 1, 0) for value in own.values() if value.ndim < 2)]
+    whole = max(sum(cost for cost, *_ in terms), 1)
+    return [(cost / whole * macs.get(part.layer, 0), *powers) for cost, *powers in terms]  # type: ignore[misc]
+
+
+def _powers(layer: nn.Module, name: str, read: int) -> tuple[int, int]:
+    if isinstance(layer, nn.RNNBase) and not reads_inputs(name):
+        return 2, 0  # it reads the states that it makes
+    return 1, read

@@ -24,12 +24,17 @@ MASK = "attention_mask"
 """The mask's usual name: sequences and hidden states take it without being asked where the teacher has such an argument."""
 
 
+LOGITS = "logits"
+"""What models with several named outputs call their class scores."""
+
+
 class Call(NamedTuple):
-    """One call of a module, and the output that is imitated."""
+    """One call of a module. ``output``: the first or the named one; ``result``: all that it gave."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Tensor
+    result: Any = None
 
 
 class Pair(NamedTuple):
@@ -54,8 +59,8 @@ class Pupil(nn.Module):
 class Lesson:
     """The loss: (1 - weight) x the user's + weight x the answers' + the pairs', each by its own weight.
 
-    Without ``train_step`` the answers count fully. ``output``: the name of the output that is imitated, "" the first that has
-    an axis. ``mask``: the name of the argument [N, steps] that says which steps count, "" :data:`MASK` where there is one.
+    Without ``train_step`` the answers count fully. ``output``: the name of the output that is imitated, "" what :func:`taught`
+    says. ``mask``: the name of the argument [N, steps] that says which steps count, "" :data:`MASK` where there is one.
     """
 
     teacher: nn.Module
@@ -82,12 +87,12 @@ class Lesson:
         with _features(pupil.student, self._students) as ours:
             task_loss, calls = forward(pupil.student, batch, self.train_step, self.output)
         with torch.no_grad(), _features(self.teacher, self._teachers) as theirs:
-            wanted = [imitated(self.teacher(*call.args, **call.kwargs), self.output) for call in calls]
+            wanted = [taught(self.teacher(*call.args, **call.kwargs), self.task, self.output) for call in calls]
         masks = [self._mask(call) for call in calls]
         per_step = self.task == "sequence" or (self.task == "regression" and self.mask)
         losses = [
-            answers(self.task, call.output, teacher, self.temperature, mask if per_step else None)
-            for call, teacher, mask in zip(calls, wanted, masks, strict=True)
+            self._answers(call, teachers, mask if per_step else None)
+            for call, teachers, mask in zip(calls, wanted, masks, strict=True)
         ]
         loss = torch.stack(losses).mean()
         if task_loss is not None:
@@ -95,6 +100,17 @@ class Lesson:
         for pair, projection, teacher, student in zip(self.pairs, pupil.projections, theirs, ours, strict=True):
             loss = loss + pair.weight * _alike(pair, projection, teacher, student, masks)
         return loss
+
+    def _answers(self, call: Call, teachers: dict[str, Tensor], mask: Tensor | None) -> Tensor:
+        """Of several outputs each counts relative to the teacher's variance: so none drowns in another of a larger scale."""
+        if len(teachers) == 1:
+            return answers(self.task, call.output, next(iter(teachers.values())), self.temperature, mask)
+        students = matched(teachers, call.result)
+        losses = []
+        for name, teacher in teachers.items():
+            error = answers(self.task, students[name], teacher, self.temperature, mask if _has_steps(teacher, mask) else None)
+            losses.append(error / teacher.var(correction=0).clamp_min(1e-12))
+        return torch.stack(losses).mean()
 
     @property
     def _teachers(self) -> list[str]:
@@ -122,7 +138,7 @@ def forward(
     calls: list[Call] = []
 
     def watch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        calls.append(Call(args, kwargs, imitated(result, output)))
+        calls.append(Call(args, kwargs, imitated(result, output), result))
 
     handle = module.register_forward_hook(watch, with_kwargs=True)
     try:
@@ -141,13 +157,42 @@ def forward(
 
 def imitated(result: Any, output: str = "") -> Tensor:
     """The output called ``output``; "" is the first of floats that has an axis: Hugging Face models give their loss first."""
-    names, values = flat_outputs(result)
-    floats = {name: value for name, value in zip(names, values, strict=True) if value.is_floating_point()}
+    floats = floating(result)
     found = floats.get(output) if output else next((value for value in floats.values() if value.ndim), None)
     if found is None:
         fix = did_you_mean(output, floats) or f"the outputs are {', '.join(floats) or 'none'}"
         raise CompressionError(f"the model has no output {output!r} of floats" if output else "nothing to imitate", fix=fix)
     return found
+
+
+def floating(result: Any) -> dict[str, Tensor]:
+    """Outputs of floats by name."""
+    names, values = flat_outputs(result)
+    return {name: value for name, value in zip(names, values, strict=True) if value.is_floating_point()}
+
+
+def taught(result: Any, task: Task, output: str = "") -> dict[str, Tensor]:
+    """The teacher's outputs that a student learns: the one called ``output``; without a name ``logits`` where one is called
+    so, every output for regression, else the first that has an axis."""
+    several = {name: value for name, value in floating(result).items() if value.ndim}
+    if output or len(several) < 2:
+        return {output: imitated(result, output)}
+    if LOGITS in several:
+        return {LOGITS: several[LOGITS]}
+    return several if task == "regression" else dict(list(several.items())[:1])
+
+
+def matched(teachers: dict[str, Tensor], result: Any) -> dict[str, Tensor]:
+    """The student's outputs by the teacher's names. Raises CompressionError where it lacks one."""
+    students = floating(result)
+    if missing := [name for name in teachers if name not in students]:
+        fix = f"give a student with the teacher's outputs, or name one that both have: its outputs are {', '.join(students)}"
+        raise CompressionError(f"the student has no output {missing[0]!r}", fix=fix)
+    return students
+
+
+def _has_steps(values: Tensor, mask: Tensor | None) -> bool:
+    return mask is not None and values.shape[:2] == mask.shape
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgeopt.compress.copying import copied
 from edgeopt.compress.structure.attention import put
 from edgeopt.compress.structure.head_layouts import AttentionLayer, attention_layers, is_transposed, keep_inputs, weight_of
 from edgeopt.compress.structure.pretrained import HEAD_SETTINGS, outermost
@@ -30,7 +31,7 @@ def narrowed_models(teacher: nn.Module, width: float, multiple: int) -> nn.Modul
 
     Raises CompressionError where such a model cannot be made from a narrower configuration.
     """
-    student = deepcopy(teacher)
+    student = copied(teacher)
     for path, model in outermost(student):
         narrow, hidden, kept = _narrowed(model, width, multiple)
         student = put(student, path, narrow)

@@ -4,11 +4,10 @@ What has c channels in the teacher has the first f(c) of them in the student, ev
 convolutions and flattened maps fit without a trace of the model's code. (With example inputs, channel pruning chooses better.)
 """
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 
+from edgeopt.compress.copying import copied
 from edgeopt.compress.technique import LayerChange
 from edgeopt.errors import CompressionError
 
@@ -28,7 +27,7 @@ class Narrowing:
     """One narrowing of a copy; ``changes`` tells what became of each layer."""
 
     def __init__(self, teacher: nn.Module, width: float, multiple: int) -> None:
-        self.module, self._width, self._multiple = deepcopy(teacher), width, multiple
+        self.module, self._width, self._multiple = copied(teacher), width, multiple
         self.changes: list[LayerChange] = []
         self._layers = [(path, layer) for path, layer in self.module.named_modules() if _holds_weights(layer)]
         weighted = [layer for _, layer in self._layers if isinstance(layer, nn.Linear | CONVOLUTION)]
