@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeopt.converters import coreml_layers, coreml_package
+from edgeopt.converters.coreml_outputs import compute_outputs
 from edgeopt.converters.interface import Array
 from edgeopt.converters.program import Program, distinct_names, first_line, load_program
 from edgeopt.core import Structure, TensorSpec
@@ -286,6 +287,7 @@ def _decomposed(exported: "ExportedProgram") -> "ExportedProgram":
 
     known, opened = default_decompositions(), set()
     exported = exported.run_decompositions({torch.ops.aten.gelu.default: _tanh_gelu})
+    compute_outputs(exported)
     while True:
         calls = [node for node in exported.graph.nodes if node.op == "call_function" and node.target in known]
         lacking = {node.target for node in calls if not is_torch_fx_node_supported(node) and node.target not in opened}

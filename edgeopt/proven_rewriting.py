@@ -52,7 +52,7 @@ def _reference(witness: Witness, tried: Trial, example: Sample, others: list[Sam
         try:
             exact = witness.in_float32()
             first = Case(first.label, example, exact(*example))
-        except Exception:  # what the user's forward raises
+        except (Exception, SystemExit):  # what the user's forward raises
             return Reference(witness, [first], tolerance=_LOW_PRECISION * max(steps))
         witness = exact
     return Reference(witness, [first, *_unlike_cases(witness, others)])
@@ -62,7 +62,7 @@ def _unlike_cases(witness: Witness, others: list[Sample]) -> Iterator[Case]:
     for number, sample in enumerate(others):
         try:
             wanted = witness(*sample)
-        except Exception:  # a model need not take such inputs
+        except (Exception, SystemExit):  # a model need not take such inputs
             continue
         if not any(bool(torch.isnan(value).any()) for value in wanted if value.is_floating_point()):
             yield Case(f"inputs unlike the example (kind {number})", sample, wanted)
