@@ -6,6 +6,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import Node
 
+_NOTHING = ("clone", "alias", "detach", "lift_fresh_copy")
+
 
 def compute_outputs(exported: "ExportedProgram") -> None:
     """Puts an operator that changes nothing in front of such outputs; a copy would not do, since coremltools drops it."""
@@ -42,6 +44,6 @@ def _same(exported: "ExportedProgram", value: "Node") -> "Node":
     is_bool = value.meta["val"].dtype == torch.bool
     operator, other = (torch.ops.aten.logical_or.default, value) if is_bool else (torch.ops.aten.mul.Tensor, 1)
     with exported.graph.inserting_before(exported.graph.output_node()):
-        made = exported.graph.call_function(operator, (value, other))
+        made: Node = exported.graph.call_function(operator, (value, other))
     made.meta = {"val": value.meta["val"]}
     return made

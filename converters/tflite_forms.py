@@ -1,26 +1,78 @@
-"""The program in the operators that litert-torch and LiteRT's kernels compute right: rewritten exactly, before it is lowered."""
+"""The program in operators that litert-torch and LiteRT's kernels compute right: rewritten exactly, before it is lowered."""
 
+import operator
 from typing import Any
 
+import torch
 from torch.fx import GraphModule, Node
 
 from edgeopt.capture import layer_of
-from edgeopt.converters.graph_edits import sizes
+from edgeopt.converters.graph_edits import argument, call, requantized, sizes
 from edgeopt.converters.program import Program
 from edgeopt.converters.transposed_convolutions import AXES, crop_behind, transposed, without_output_padding
 from edgeopt.errors import ConversionError
 from edgeopt.kinds import weight_shape
 
+aten = torch.ops.aten
+
 
 def rewritten(program: Program) -> Program:
     """``program`` in forms for TFLite. Raises ConversionError, with layer and option, for what has none."""
     module: Any = program.exported.module(check_guards=False)
-    nodes = transposed(module)
-    for node in nodes:
+    convolutions = transposed(module)
+    for node in convolutions:
         _transposed_convolution(module, node)
-    if not nodes:
-        return program
-    return program.again(module)
+    pools = [node for node in module.graph.nodes if _pads_one_axis(node)]
+    for node in pools:
+        _pool_along_each_axis(module, node)
+    for node in module.graph.nodes:
+        _refuse_places_of_maxima(node)
+    return program.again(module) if convolutions or pools else program
+
+
+_POOL_OPTIONS = {
+    aten.max_pool2d.default: {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1},
+    aten.avg_pool2d.default: {"kernel_size": 1, "stride": 1, "padding": 0},
+}
+"""The options with a number for each axis, in order, and those of a pooling that leaves an axis as it is."""
+
+
+def _pads_one_axis(node: Node) -> bool:
+    """Whether ``node`` is a pooling that pads one axis only, and does not count what it pads.
+
+    The converter takes such paddings for TensorFlow's SAME and pads both axes: the result has another shape (litert-torch
+    0.10). Averages that count what is padded go another way, as convolutions do.
+    """
+    if node.target not in _POOL_OPTIONS or (node.target is aten.avg_pool2d.default and argument(node, "count_include_pad")):
+        return False
+    return len({bool(size) for size in sizes(node, "padding", 2)}) == 2
+
+
+def _pool_along_each_axis(module: GraphModule, node: Node) -> None:
+    """First along the columns, then along the rows: the same maxima, and the same means of what is not padded."""
+    options = _POOL_OPTIONS[node.target]
+    given = {name: sizes(node, name, 2) for name in options if name != "stride"}
+    given["stride"] = sizes(node, "stride", 2) if argument(node, "stride") else given["kernel_size"]
+    ceil_mode = argument(node, "ceil_mode")
+    others = (ceil_mode,) if "dilation" in options else (ceil_mode, False)
+    source: Any = node.args[0]
+    with module.graph.inserting_before(node):
+        columns = [[given[name][0], idle] for name, idle in options.items()]
+        first = requantized(module.graph, call(module.graph, node, node.target, source, *columns, *others), source)
+    node.args = (first, *([idle, given[name][1]] for name, idle in options.items()), *others)
+    node.kwargs = {}
+
+
+def _refuse_places_of_maxima(node: Node) -> None:
+    """litert-torch gives zeros for them without a word (0.10, backend/lowerings/_jax_lowerings/lowerings.py)."""
+    if "with_indices" not in str(node.target) or not str(node.target).startswith("aten.max_pool"):
+        return
+    if any(user.target is operator.getitem and user.args[1] == 1 and user.users for user in node.users):
+        raise ConversionError(
+            f"TFLite refused the max pooling of layer {layer_of(node)} with return_indices=True",
+            why="TFLite's pooling gives no indices",
+            fix="leave return_indices out (nn.Upsample or a transposed convolution instead of nn.MaxUnpool2d)",
+        )
 
 
 def _transposed_convolution(module: GraphModule, node: Node) -> None:
@@ -31,13 +83,9 @@ def _transposed_convolution(module: GraphModule, node: Node) -> None:
     axes = AXES[node.target]
     options = [sizes(node, name, axes) for name in ("stride", "padding", "output_padding", "dilation")]
     stride, padding, more, dilation = options
-    kernel = [
-        (size - 1) * step + 1 + extra
-        for size, step, extra in zip(weight_shape(node)[2:], dilation, more, strict=True)
-    ]
-    if max(stride) > 1 or any(more):
-        if not without_output_padding(module, node):
-            raise computed_weight(node, "output_padding" if any(more) else "dilation")
+    kernel = [(size - 1) * step + 1 + extra for size, step, extra in zip(weight_shape(node)[2:], dilation, more, strict=True)]
+    if (max(stride) > 1 or any(more)) and not without_output_padding(module, node):
+        raise computed_weight(node, "output_padding" if any(more) else "dilation")
     if max(stride) == 1:
         fits = all(out < size for size, out in zip(kernel, padding, strict=True))  # a convolution with the kernel turned round
     else:

@@ -48,4 +48,4 @@ def _to_spec(array: Array, spec: TensorSpec) -> Array:
         limits = np.iinfo(dtype)
         if int(array.min()) < limits.min or int(array.max()) > limits.max:
             raise InputError(f"input {spec.name} holds integers outside {dtype}, the artifact's dtype")
-    return np.ascontiguousarray(array, dtype)
+    return np.asarray(array, dtype, order="C")  # a scalar keeps its shape

@@ -29,10 +29,16 @@ class Norm:
     """``node``, a norm in the graph: ``result`` = ``source`` * ``scale`` + ``offset`` along axis 1."""
 
     node: Node
-    source: Node
     result: Node
     scale: Tensor
     offset: Tensor
+
+    @property
+    def source(self) -> Node:
+        """What is normalised: another node once an earlier norm has gone."""
+        found = argument(self.node, "input")
+        assert isinstance(found, Node)
+        return found
 
 
 def fold_batch_norms(module: GraphModule) -> tuple[str, ...]:
@@ -46,6 +52,9 @@ def fold_batch_norms(module: GraphModule) -> tuple[str, ...]:
             copied += _fold(norm, module)
         else:
             _open_up(norm, module)
+        for gone in dict.fromkeys((norm.result, norm.node)):
+            if not gone.users:
+                module.graph.erase_node(gone)
     module.graph.eliminate_dead_code()
     module.recompile()
     return tuple(copied)
@@ -63,7 +72,7 @@ def _norms(module: GraphModule) -> Iterator[Norm]:
         if all(value is None or is_constant(module, value) for value in stored):
             values = [None if value is None else tensor_at(module, str(value.target)).detach().double() for value in stored]
             scale, offset = _affine(values, argument(node, "eps"))
-            yield from (Norm(node, argument(node, "input"), result, scale, offset) for result in results)
+            yield from (Norm(node, result, scale, offset) for result in results)
 
 
 def _affine(stored: list[Tensor | None], eps: float) -> tuple[Tensor, Tensor]:

@@ -164,9 +164,9 @@ def flat_outputs(output: Any) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
 def _argument_names(forward: Any, count: int) -> list[str]:
     try:
         parameters = list(signature(forward).parameters.values())
-    except (TypeError, ValueError):  # code of C, such as a scripted module's
-        parameters = []
-    positional = [p.name for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+        positional = [p.name for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    except (TypeError, ValueError):  # code of C; a scripted module's knows its arguments
+        positional = [argument.name for argument in forward.schema.arguments[1:]] if hasattr(forward, "schema") else []
     return [positional[index] if index < len(positional) else f"input_{index}" for index in range(count)]
 
 

@@ -14,10 +14,10 @@ from torch.export import ExportedProgram
 from edgeopt.calling import Signature, spec_of
 from edgeopt.core import Decision, TensorSpec
 from edgeopt.dynamic_shapes import fixed_axes
-from edgeopt.errors import EdgeoptError, ForwardError, InputError, ModelError
+from edgeopt.errors import CaptureError, EdgeoptError, ForwardError, InputError, ModelError
 from edgeopt.exporting import exported
 from edgeopt.finite import refuse_not_finite, refuse_not_finite_outputs, refuse_not_finite_state
-from edgeopt.float32 import OTHER_FLOATS, as_float32
+from edgeopt.float32 import OTHER_FLOATS, as_float32, low_precision
 from edgeopt.layers import failing_layer, layer_of, layer_path
 from edgeopt.model import Model
 from edgeopt.module_copy import own_copy
@@ -25,7 +25,7 @@ from edgeopt.program_names import name_inputs
 from edgeopt.proven_rewriting import canonical
 from edgeopt.state import Trial, trial
 from edgeopt.unlike import Sample, unlike
-from edgeopt.user_code import summary, users_line
+from edgeopt.user_code import cause, reported_as, summary, users_line
 from edgeopt.witness import Witness
 
 __all__ = ["Captured", "capture", "failing_layer", "layer_of", "layer_path", "name_inputs", "program_digest"]
@@ -46,7 +46,7 @@ class Captured:
     @property
     def in_low_precision(self) -> bool:
         """Whether the user's own module computes in float16 or bfloat16, and the program in float32."""
-        return not {torch.float16, torch.bfloat16}.isdisjoint(self.witness.floats())
+        return bool(self.witness.low)
 
     def sha256(self) -> str:
         """Digest of graph, constants and interface: equal for equal programs, whatever produced them."""
@@ -67,11 +67,27 @@ def capture(model: Model) -> Captured:
     fixed = fixed_axes(model.module, signature) if isinstance(model.module, ExportedProgram) else ()
     decisions = (*decisions, *fixed, *more, *_state_decisions(tried))
     program = exported(witness, tuple(value.to(dtype) for value, dtype in zip(example, witness.dtypes, strict=True)))
-    proven, more = canonical(program, witness, tried, example, others)
-    name_inputs(proven, signature.specs)
-    refuse_not_finite_outputs(proven, tried.names, tried.outputs, example)
+    witness = replace(witness, low=low_precision(program))
+    with reported_as(_unforeseen):
+        proven, more = canonical(program, witness, tried, example, others)
+        name_inputs(proven, signature.specs)
+        refuse_not_finite_outputs(proven, tried.names, tried.outputs, example)
     specs = tuple(map(spec_of, tried.names, tried.outputs))
-    return Captured(proven, signature, example, specs, (*decisions, *more), witness)
+    return Captured(proven, signature, example, specs, (*decisions, *_low_inside(witness), *more), witness)
+
+
+def _unforeseen(error: BaseException) -> CaptureError:
+    fix = "leave out the layers around the operator that it names, and report the model"
+    return CaptureError("the captured program cannot be made ready for the converters", why=cause(error), fix=fix)
+
+
+def _low_inside(witness: Witness) -> tuple[Decision, ...]:
+    """A model in float32 that computes in 16 bits on its way does so in float32."""
+    names = ", ".join(sorted(map(str, witness.low - witness.floats())))
+    if not names:
+        return ()
+    reason = "ranges are calibrated and compared in float32; each target then chooses its own precision"
+    return (Decision(subject="model", choice=f"{names} inside forward computed as float32", reason=reason),)
 
 
 def _interface(model: Model, module: nn.Module) -> tuple[Signature, Sample, Sample]:

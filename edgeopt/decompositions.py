@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from edgeopt import lowering_forms
+
 aten = torch.ops.aten
 
 
@@ -22,6 +24,7 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten._native_batch_norm_legit_functional.default: batch_norm_training,
         aten.lstm_cell.default: lstm_cell,
         aten.gru_cell.default: gru_cell,
+        **lowering_forms.table(),
     }
 
 

@@ -87,7 +87,8 @@ class Reference:
         if bool(other.any()):
             return f" holds {value[other][0]:.6g} instead of {wanted[other][0]:.6g} in {int(other.sum())} places"
         errors = torch.where(_plain(wanted), (value - wanted).abs(), 0.0).nan_to_num(torch.inf, torch.inf)
-        scales = (_scale(wanted), _scale(self.cases[0].wanted[index].double()))
+        usual = self.cases[0].wanted[index]
+        scales = (_scale(wanted), _scale((usual if usual.shape == wanted.shape else wanted).double()))
         if not any(bool(found.over.any()) for found in self._channels(errors, scales, torch.zeros_like(errors))):
             return ""
         for found in self._channels(errors, scales, self._noise(case, index, wanted)):
@@ -113,8 +114,10 @@ class Reference:
         if case.label not in self._moved:
             self._perturbed = self._perturbed or [self.witness.perturbed(seed) for seed in range(_PERTURBATIONS)]
             self._moved[case.label] = [witness(*_moved(case.sample, seed)) for seed, witness in enumerate(self._perturbed)]
-        differences = [(outputs[index].double() - wanted).abs() for outputs in self._moved[case.label]]
-        return torch.stack(differences).amax(0).nan_to_num(0.0, 0.0)
+        values = [outputs[index].double() for outputs in self._moved[case.label]]
+        if any(value.shape != wanted.shape for value in values):  # a size that depends on values: nothing can be said of each
+            return torch.full_like(wanted, torch.inf)
+        return torch.stack([(value - wanted).abs() for value in values]).amax(0).nan_to_num(0.0)
 
 
 def _moved(sample: Sample, seed: int) -> Sample:

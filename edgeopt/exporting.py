@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from edgeopt.calling import flat_outputs
 from edgeopt.errors import CaptureError, ModelError
 from edgeopt.module_copy import copied
-from edgeopt.user_code import summary, users_line
+from edgeopt.user_code import line_in, summary, users_line
 from edgeopt.witness import Witness
 
 
@@ -48,10 +48,36 @@ def exported(witness: Witness, example: tuple[Tensor, ...]) -> ExportedProgram:
         raise CaptureError(
             f"torch.export cannot capture the model{f': see {line}' if line else ''}",
             why=summary(error),
-            fix="replace control flow that depends on tensor values (if, while, .item()) by torch.where or torch.cond",
+            fix=_advice(str(error)),
         ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _advice(said: str) -> str:
+    if "numpy" in said:
+        return "compute with torch's operators there: what numpy computes cannot be exported"
+    if "data-dependent" in said or "Dynamic" in said or "dynamic" in said:
+        return "replace control flow that depends on tensor values (if, while, .item()) by torch.where or torch.cond"
+    return (
+        "rewrite that line so that torch.export.export(model, inputs, strict=False) takes it; "
+        "control flow that depends on tensor values (if, while, .item()) becomes torch.where or torch.cond"
+    )
+
+
+def line_of_effect(witness: Witness, example: tuple[Tensor, ...]) -> str:
+    """The user's line that writes state or draws random numbers; empty where export does not show it."""
+    try:
+        graph = exported(witness, tuple(v.to(dtype) for v, dtype in zip(example, witness.dtypes, strict=True))).graph
+    except CaptureError:
+        return ""
+    for node in graph.nodes:
+        writes = getattr(node.target, "_schema", None) is not None and node.target._schema.is_mutable
+        stored = writes and any(source.op == "placeholder" for source in node.all_input_nodes)
+        draws = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if (stored or draws) and (line := line_in(str(node.meta.get("stack_trace", "")))):
+            return line
+    return ""
 
 
 def _from_torchscript(flat: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:

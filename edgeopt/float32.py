@@ -3,6 +3,8 @@
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.node import map_aggregate
 
@@ -16,6 +18,12 @@ OTHER_FLOATS = (torch.float16, torch.bfloat16, torch.float64)
 def as_float32(dtype: Any) -> Any:
     """float32 for float16, bfloat16 and float64; anything else as it is."""
     return torch.float32 if dtype in OTHER_FLOATS else dtype
+
+
+def low_precision(program: ExportedProgram) -> frozenset[torch.dtype]:
+    """The 16-bit floats among the values of ``program``."""
+    values = (node.meta.get("val") for node in program.graph.nodes)
+    return frozenset(value.dtype for value in values if isinstance(value, Tensor)) & {torch.float16, torch.bfloat16}
 
 
 def to_float32(module: GraphModule) -> int:

@@ -11,7 +11,7 @@ from torch.fx import Interpreter, Node
 from edgeopt.core import Decision
 from edgeopt.equivalence import Case, Deviation, Reference
 from edgeopt.errors import CaptureError
-from edgeopt.rewriting import EXPORT, MASKS, Stage, stages
+from edgeopt.rewriting import EXPORT, FLOAT32, MASKS, Stage, stages
 from edgeopt.state import Trial
 from edgeopt.unlike import Sample
 from edgeopt.witness import Witness
@@ -38,22 +38,34 @@ def canonical(
         deviation = _deviation(reference, last, program, given)
         if deviation is None:
             return last.program(), (*_copies(copied), *_masks(limited))
-        guilty = next(stage.name for stage in stages(program, given, example, limited) if reference.deviation(stage))
+        guilty = _guilty(reference, stages(program, given, example, limited), bool(witness.low))
         if guilty != MASKS:
             raise _changed(guilty, deviation, tried.names)
     raise AssertionError("a deviation without the rewriting of masks that masks are to blame for")
 
 
+def _guilty(reference: Reference, found: Iterator[Stage], low: bool) -> str:
+    """The first stage that computes something else; before ``FLOAT32`` a 16-bit model differs by its own rounding."""
+    name = ""
+    for stage in found:
+        name = stage.name
+        low = low and name != FLOAT32
+        if not low and reference.deviation(stage) is not None:
+            break
+    return name
+
+
 def _reference(witness: Witness, tried: Trial, example: Sample, others: list[Sample]) -> Reference:
     """The module itself; one in 16 bits is compared as a copy in float32 where it runs so, else as exactly as 16 bits are."""
     first = Case("the example", example, tried.outputs)
-    steps = [torch.finfo(dtype).eps for dtype in witness.floats() if dtype in (torch.float16, torch.bfloat16)]
-    if steps:
+    if witness.low:
         try:
             exact = witness.in_float32()
             first = Case(first.label, example, exact(*example))
         except (Exception, SystemExit):  # what the user's forward raises
-            return Reference(witness, [first], tolerance=_LOW_PRECISION * max(steps))
+            exact = None
+        if exact is None or witness.low - witness.floats():
+            return Reference(witness, [first], tolerance=_LOW_PRECISION * max(torch.finfo(dtype).eps for dtype in witness.low))
         witness = exact
     return Reference(witness, [first, *_unlike_cases(witness, others)])
 

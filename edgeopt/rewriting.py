@@ -18,6 +18,7 @@ from edgeopt.masks import limit_masks
 from edgeopt.state import refuse_frozen_state
 
 EXPORT = "torch.export"
+FLOAT32 = "float32"
 MASKS = "masks made finite"
 
 
@@ -62,7 +63,7 @@ def stages(program: ExportedProgram, given: tuple[Tensor, ...], example: tuple[T
         fold(module)
         yield Stage("constants computed once", module, own)
         to_float32(module)
-        yield Stage("float32", module, float32)
+        yield Stage(FLOAT32, module, float32)
         copied = fold_batch_norms(module)
         yield Stage("batch norms folded", module, float32, copied)
         if limited:

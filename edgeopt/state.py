@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from edgeopt.errors import CaptureError
+from edgeopt.exporting import line_of_effect
 from edgeopt.module_copy import copied
 from edgeopt.unlike import Sample
 from edgeopt.user_code import line_in
@@ -47,11 +48,12 @@ def trial(witness: Witness, example: Sample, others: list[Sample]) -> Trial:
     again = witness.run(module, example)[1]
     written = tuple(changed(witness.module, module))
     if not same(outputs, again) and written and same(outputs, witness.run(copied(witness.module), example)[1]):
-        raise depends_on_state(written, "")
+        raise depends_on_state(written, line_of_effect(witness, example))
     if not same(outputs, again) or not same(outputs, witness.run(copied(witness.module), example, seed=1)[1]):
         why = "run twice on the example inputs, its outputs differ: it draws random numbers, or reads what changes outside it"
         fix = "switch dropout and sampling off in eval mode (training=self.training), or make the random tensor an input"
-        raise CaptureError("the model gives another answer each time", why=why, fix=fix)
+        line = line_of_effect(witness, example)
+        raise CaptureError(f"the model gives another answer each time{f': see {line}' if line else ''}", why=why, fix=fix)
     return Trial(names, outputs, written)
 
 
@@ -82,9 +84,9 @@ def changed(before: nn.Module, after: nn.Module) -> Iterator[str]:
         for key, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             if not _equal(value, getattr(other, key, None)):
                 yield prefix + key
-        plain = getattr(module, "__dict__", {})
-        for key, value in plain.items():
-            if key not in _OWN and not _equal(value, other.__dict__.get(key)):
+        plain, found = module.__dict__, other.__dict__
+        for key in dict.fromkeys((*plain, *found)):
+            if key not in _OWN and not _equal(plain.get(key), found.get(key)):
                 yield prefix + key
 
 

@@ -25,6 +25,8 @@ class Witness:
     """What the user's own inputs have: a module in float64 gets float64."""
     writes: bool = True
     """Whether a run changes the module."""
+    low: frozenset[torch.dtype] = frozenset()
+    """The 16-bit floats that it computes in, somewhere."""
 
     def __call__(self, *flat: Tensor) -> tuple[Tensor, ...]:
         """The flat outputs, in float32 where they are float16, bfloat16 or float64."""
@@ -44,7 +46,7 @@ class Witness:
         return names, tuple(_plain(output) for output in outputs)
 
     def floats(self) -> set[torch.dtype]:
-        """The floating-point dtypes of the module's tensors and inputs."""
+        """The floating-point dtypes of what the module stores and takes."""
         stored = (value.dtype for value in (*self.module.parameters(), *self.module.buffers()))
         return {dtype for dtype in (*stored, *self.dtypes) if dtype.is_floating_point}
 

@@ -120,13 +120,13 @@ class Workshop:
     def check(self, made: Made) -> Made:
         """Compares the artifact with its program and the user's own module, where it can run here.
 
-        The numbers of an integer artifact stand in the cache for as long as it does: its key holds the data. Those of a
-        float artifact depend on samples that its bytes do not depend on; they have a key of their own.
+        The numbers depend on what the user's own module gives, and on which inputs; the bytes of the artifact do not.
+        So they stand in the cache under a key of their own.
         """
         if not registry.converter(made.job.format).runs_here:
             return replace(made, unproven="its format has no runtime on this machine")
         kernels = proving.kernels(registry.converter(made.job.format))
-        key = Cache.key("proof", made.key, self.calibrated.digest if self.calibrated else "", kernels)
+        key = Cache.key("proof", made.key, sha256_of(self.references) if self.references else "", kernels)
         if (found := self.cache.get_json(key)) is None:
             scheme = made.job.scheme
             request = {"program": str(self._program(made)), "quantized": scheme.quantized, "integer": scheme.integer}

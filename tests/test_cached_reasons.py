@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import edgeopt
-from edgeopt.core import Decision, TargetResult
+from edgeopt.core import Decision, TargetResult, Verdict
 from edgeopt.options import Event
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # warnings of torch and torchao
@@ -61,3 +61,26 @@ def test_reasons_are_those_of_the_way_that_led_here_whatever_was_exported_before
     assert any("made as fp32: " in warning for warning in found["by-fallback"].warnings)
     assert not any("made as" in warning for warning in found["directly"].warnings)
     assert len({result.artifact.sha256 for result in found.values() if result.artifact}) == 1
+
+
+def test_numbers_are_those_of_this_example_though_program_and_data_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an artifact is compared on is made from the example too, and its bytes do not depend on it."""
+    monkeypatch.setenv("EDGEOPT_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 4)).eval()
+    data = list(torch.randn(12, 1, 8))
+
+    def verdicts(scale: float, out: str, *, use_cache: bool) -> tuple[tuple[Verdict, ...], ...]:
+        example = torch.full((1, 8), scale)
+        bundle = edgeopt.export(
+            module, example, calibration=data, targets=["portable-fp32"], out=tmp_path / out, use_cache=use_cache
+        )
+        checked = [[one for one in result.verdicts if one.check != "speed"] for result in bundle.manifest.results]
+        return tuple(map(tuple, checked))
+
+    near = verdicts(0.1, "near", use_cache=True)
+    far = verdicts(30.0, "far", use_cache=True)
+    assert far == verdicts(30.0, "anew", use_cache=False)
+    assert far != near

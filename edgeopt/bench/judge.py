@@ -67,6 +67,8 @@ def _measurement(
     middle = latency.median.value if latency else None
     doubts = (*_doubts(configuration, settings, latency, apart), *_differs(agreement))
     notes = [note for _, note in doubts] + list(_notes(configuration, latency))
+    if agreement is None and configuration.failure is None:
+        notes.append("measured, not proven: its outputs there were compared with nothing")
     return Measurement(
         launches=launches, latency=latency, launch_spread=apart,
         throughput_per_s=latency.throughput if latency else None,

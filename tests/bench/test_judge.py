@@ -8,13 +8,14 @@ import pytest
 from edgeopt.bench import judge
 from edgeopt.bench.events import MissingRuntime
 from edgeopt.bench.rounds import Configuration
-from edgeopt.bench.types import BenchResult, BenchSettings, Launch, Measurement, Window
+from edgeopt.bench.types import Agreement, BenchResult, BenchSettings, Launch, Measurement, Window
 from edgeopt.core import Format, from_json, to_json
 from edgeopt.devices.environment import CpuState, Environment
 from edgeopt.errors import FellBack, RunFailed
 from tests.bench.parts import runnable
 
 SETTINGS = BenchSettings(launches=2)
+AGREED = Agreement(bit_exact=True, sqnr_db=200.0, max_abs_error=0.0, samples=1)
 
 
 def times(ms: float = 5.0, count: int = 200, seed: int = 0, spread: float = 0.01) -> tuple[int, ...]:
@@ -32,7 +33,7 @@ def steady(**more: Any) -> Configuration:
 
 
 def measured(configuration: Configuration, settings: BenchSettings = SETTINGS) -> Measurement:
-    result = judge.result(configuration, settings)
+    result = judge.result(configuration, settings, agreement=AGREED)
     assert from_json(BenchResult, to_json(result)) == result
     assert result.measurement is not None
     return result.measurement
@@ -46,6 +47,15 @@ def test_a_steady_run_has_no_marks() -> None:
     assert found.throughput_per_s == pytest.approx(200, rel=0.01)
     assert found.launch_spread is not None
     assert found.launch_spread < 0.01
+
+
+def test_a_time_without_a_comparison_of_outputs_says_so() -> None:
+    alone = judge.result(steady(), SETTINGS).measurement
+    assert alone is not None
+    assert alone.notes == ("measured, not proven: its outputs there were compared with nothing",)
+    failed = judge.result(steady(failure=RunFailed("it crashed")), SETTINGS).measurement
+    assert failed is not None
+    assert failed.notes == (), "it has a reason of its own"
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,13 @@ def test_what_does_not_fit_is_an_input_error(array: np.ndarray, why: str) -> Non
         to_artifact((array,), (TensorSpec(name="ids", shape=(2,), dtype="int32"),))
 
 
+def test_a_scalar_stays_a_scalar_and_what_is_not_in_order_is_copied() -> None:
+    (array,) = to_artifact((np.array(2.0),), (TensorSpec(name="x", shape=(), dtype="float32"),))
+    assert (array.shape, array.dtype) == ((), np.float32)
+    (array,) = to_artifact((np.ones((3, 2), np.float32).T,), (TensorSpec(name="x", shape=(2, 3), dtype="float32"),))
+    assert array.flags.c_contiguous
+
+
 def test_a_missing_input_is_an_input_error() -> None:
     with pytest.raises(InputError, match="takes 1 inputs, 0 were given"):
         to_artifact((), (TensorSpec(name="x", shape=(1,), dtype="float32"),))
