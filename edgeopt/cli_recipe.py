@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from edgeopt.cli_report import Debug, exit_code_for, reported
+from edgeopt.errors import BudgetUnmet
 
 RecipeFile = Annotated[Path, typer.Option("--recipe", metavar="FILE", help="The recipe: model, training, steps, export.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where everything goes.  [default: build/RECIPE, by its name]")]
@@ -37,4 +38,8 @@ def compress(
         if wanted.export is not None:
             bundle = Bundle.load(folder / "bundle")
             print_table(bundle.manifest, bundle.path)
-            raise typer.Exit(exit_code_for(bundle.manifest))
+            if code := exit_code_for(bundle.manifest):
+                raise typer.Exit(code)
+        if outcome.over:
+            fix = "let more be taken away in its steps, or allow more"
+            raise BudgetUnmet("the result is beyond the recipe's budget", why=outcome.over, fix=fix)

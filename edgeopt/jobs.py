@@ -11,6 +11,7 @@ from edgeopt.compress.palettized import left_whole
 from edgeopt.compress.sparsity import sparse24
 from edgeopt.core import TWIN, Decision, Format, KeptFloat, Plan, QuantScheme, SparseLayer, to_data
 from edgeopt.quantize.graph import operators
+from edgeopt.quantize.opening import opened
 from edgeopt.quantize.planner import Quantization, decide
 from edgeopt.quantize.shares import Shares
 from edgeopt.quantize.statistics import Statistics
@@ -57,7 +58,7 @@ class Job:
 
     @property
     def needs_data(self) -> bool:
-        """Whether the artifact depends on the calibration data: its ranges, or the weights that pruning leaves, are from it."""
+        """Whether the artifact depends on the calibration data, by its ranges or by the weights that pruning leaves."""
         return self.scheme.integer or self.profile.sparsity is not None
 
     @property
@@ -125,7 +126,8 @@ def plan_of(job: Job, captured: Captured, chosen: Chosen) -> Plan:
 def chosen(job: Job, captured: Captured, module: GraphModule, statistics: Statistics) -> Chosen:
     """What quantizing for ``job`` would choose; nothing for a floating-point scheme. ``module`` is that of the program."""
     if job.scheme.integer:
-        return chosen_by(decide(module, statistics, job.profile, job.scheme, job.io_float), captured)
+        whole, observed = opened(module, statistics, job.profile)
+        return chosen_by(decide(whole, observed, job.profile, job.scheme, job.io_float), captured)
     if job.scheme.palette_bits:
         return Chosen(left_whole(captured.program, job.scheme))
     return Chosen(left_float(module)) if job.scheme.quantized else Chosen()

@@ -86,6 +86,8 @@ PASS_THROUGH: frozenset[OperatorKind] = frozenset({"reshape", "transpose", "slic
 """Kinds that only move values: what comes out has the scale and zero point of what goes in, in every runtime.
 
 An embedding moves rows of its table, so its weight is quantized like an activation: per tensor, and only stored so."""
+RECURRENT: frozenset[Any] = frozenset({aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input})
+"""Whole recurrent layers."""
 JOINS: frozenset[Any] = frozenset({
     aten.cat.default, aten.concat.default, aten.concatenate.default, aten.stack.default, aten.hstack.default,
     aten.vstack.default,

@@ -39,6 +39,7 @@ class OperatorSettings:
     """Which operators the runtime computes in integers, and what it asks of their quantization parameters.
 
     ``integer``: kinds with integer kernels; every other kind stays in float.
+    ``opened``: activations that are written out in others of these kinds, whose integer kernels are faster.
     ``fused``: activations that disappear into what feeds them (one pattern, no Q/DQ between).
     ``shared_range``: kinds whose inputs and outputs must have one scale and zero point.
     ``fixed_output``: kinds whose output must have this (scale, zero point).
@@ -48,6 +49,7 @@ class OperatorSettings:
     """
 
     integer: tuple[OperatorKind, ...] = ()
+    opened: tuple[Literal["hardswish", "silu"], ...] = ()
     fused: tuple[OperatorKind, ...] = ()
     shared_range: tuple[OperatorKind, ...] = ()
     fixed_output: dict[OperatorKind, tuple[float, int]] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from torch import nn
 
 from edgeopt.compress import measures
 from edgeopt.compress.copying import copied
+from edgeopt.compress.proof import proved
 from edgeopt.compress.structure import channel_surgery
 from edgeopt.compress.structure.channel_config import tell_widths
 from edgeopt.compress.structure.channel_groups import Block, Groups
@@ -62,6 +63,7 @@ class Channels:
         if self.epochs_between < 0:
             raise ValueError(f"epochs_between is {self.epochs_between}: 0 or more")
 
+    @proved
     def apply(self, module: nn.Module, context: Context) -> Compressed:
         """A narrower copy of ``module``.
 

@@ -17,6 +17,7 @@ from edgeopt.compress.batch_norm import fold, foldable
 from edgeopt.compress.computed_weights import computed_weight
 from edgeopt.compress.copying import copied
 from edgeopt.compress.palette import Packed, centroids, centroids_and_zero, nearest, packed
+from edgeopt.compress.proof import proved
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.core import data_class, to_data
 from edgeopt.errors import CompressionError, did_you_mean
@@ -53,6 +54,7 @@ class Cluster:
         """Bits of an index into a palette."""
         return max(math.ceil(math.log2(self.centroids)), 1)
 
+    @proved
     def apply(self, module: nn.Module, context: Context) -> Compressed:
         """A copy of ``module`` with few distinct values in each weight, and batch norms folded into what is clustered.
 

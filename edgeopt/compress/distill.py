@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from edgeopt.calling import call_arguments
 from edgeopt.compress.copying import copied
 from edgeopt.compress.measures import macs, parameters
+from edgeopt.compress.proof import proved
 from edgeopt.compress.scoring import score
 from edgeopt.compress.students import Goal, narrower, shallower, to_goal
 from edgeopt.compress.teaching.assistants import Progressive, Stage, planned
 from edgeopt.compress.teaching.distill_losses import Task, answers, refuse_probabilities
-from edgeopt.compress.teaching.lessons import LOGITS, Lesson, Pair, Pupil, floating, imitated, matched, taught
+from edgeopt.compress.teaching.lessons import LOGITS, Lesson, Pair, Pupil, floating, matched, taught
 from edgeopt.compress.teaching.unlabelled import training_batches
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.compress.training import Trainer, fine_tune, write_state
@@ -86,6 +87,7 @@ class Distill:
         if not (math.isfinite(self.max_ratio) and self.max_ratio > 1):
             raise ValueError("max_ratio must be above 1: the teacher's parameters over the student's")
 
+    @proved
     def apply(self, module: nn.Module, context: Context) -> Compressed:
         """The trained student, in the teacher's mode. Raises CompressionError where the two do not fit or there is no data."""
         if self.patience is not None and context.evaluate is None:
@@ -139,7 +141,7 @@ class Distill:
         wanted = taught(results[0], self.task, self.output)
         several = [name for name, value in floating(results[0]).items() if value.ndim]
         self._refuse_ambiguous(several, wanted)
-        students = {next(iter(wanted)): imitated(results[1], self.output)} if len(wanted) == 1 else matched(wanted, results[1])
+        students = matched(wanted, results[1], self.output)
         for name, value in wanted.items() if self.task != "embedding" else ():
             answers(self.task, students[name], value, self.temperature)
             if self.task != "regression":

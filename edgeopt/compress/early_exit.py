@@ -19,6 +19,7 @@ from edgeopt.calling import call_arguments
 from edgeopt.compress.copying import copied
 from edgeopt.compress.measures import macs
 from edgeopt.compress.modes import evaluating
+from edgeopt.compress.proof import proved
 from edgeopt.compress.stages.exit_places import Head, Places
 from edgeopt.compress.stages.exit_training import InTraining, lesson
 from edgeopt.compress.stages.exits import EarlyExits, Stage, confidence, trunks
@@ -64,6 +65,7 @@ class EarlyExit:
         if not 0 <= self.max_drop < 1:
             raise ValueError("max_drop is a share of the samples: at least 0, below 1")
 
+    @proved
     def apply(self, module: nn.Module, context: Context) -> Compressed:
         """An :class:`EarlyExits`; an equal copy where no exit pays. Raises CompressionError for a network that is no chain."""
         held_out, warning = _held_out(context)

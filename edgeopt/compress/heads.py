@@ -11,18 +11,17 @@ from torch import nn
 from edgeopt.compress.copying import copied
 from edgeopt.compress.measures import macs
 from edgeopt.compress.modes import evaluating
+from edgeopt.compress.proof import proved
 from edgeopt.compress.structure.attention import Slimmed
 from edgeopt.compress.structure.head_importance import Gates, Importance, by_ablation, by_gradient
 from edgeopt.compress.structure.head_layouts import AttentionLayer, attention_layers, shared_modules
 from edgeopt.compress.structure.pretrained import Told, tell_heads
-from edgeopt.compress.structure.responses import change, outputs, samples, within
+from edgeopt.compress.structure.responses import differing, firsts, samples, within
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.core import data_class, to_data
 from edgeopt.errors import CompressionError, ForwardError
 
 UNUSED = "it does not run on this data: nothing tells which heads matter"
-SAME = 1e-4
-"""Greatest relative squared difference between the cut model and the whole one with the same heads switched off."""
 
 
 @data_class
@@ -56,6 +55,7 @@ class Heads:
         if self.batches < 1:
             raise ValueError(f"batches must be at least 1: not {self.batches}")
 
+    @proved
     def apply(self, module: nn.Module, context: Context) -> Compressed:
         """A copy of ``module`` with fewer heads. Raises CompressionError where a layer would lose all, or no cut fits."""
         slimmed = Slimmed.of(copied(module))
@@ -149,18 +149,18 @@ def _cut(module: nn.Module, layers: list[AttentionLayer], chosen: dict[str, list
         with Gates(layers) as gates:
             for path, units in chosen.items():
                 gates.values[path][units] = 0
-            expected = outputs(module, context.example_inputs)[:1]
+            expected = firsts(module, context.example_inputs)
         for layer in layers:
             gone = chosen.get(layer.path, [])
             if gone:
                 layer.cut([unit for unit in range(layer.units) if unit not in gone])
         fix = "exclude these layers, or report the model's attention: its layout is not known here"
         try:
-            difference = change(outputs(module, context.example_inputs)[:1], expected)
+            wrong = differing(module, expected)
         except ForwardError as error:
             raise CompressionError("the model does not run with fewer heads", why=error.why, fix=fix) from error
-    if not difference < SAME:
-        why = f"without the removed heads' rows and columns its outputs differ by {difference:.2g} of their square"
+    if wrong:
+        why = f"without the removed heads' rows and columns {wrong}"
         raise CompressionError("the heads of this model do not lie where its class has them elsewhere", why=why, fix=fix)
     return tell_heads(module, chosen)
 

@@ -13,16 +13,14 @@ from torch import Tensor, nn
 from edgeopt.compress.copying import copied
 from edgeopt.compress.measures import macs, parameters
 from edgeopt.compress.modes import evaluating
+from edgeopt.compress.proof import proved
 from edgeopt.compress.structure.pretrained import outermost, rebuilds
-from edgeopt.compress.structure.responses import change, outputs, samples, within
+from edgeopt.compress.structure.responses import change, differing, firsts, outputs, samples, within
 from edgeopt.compress.structure.stacks import Stack, Watch, special, stacks
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.core import data_class, to_data
 from edgeopt.errors import CompressionError, ForwardError
 from edgeopt.model import Batch
-
-SAME = 1e-4
-"""Greatest relative squared difference between the shorter model and the whole one with the same layers let through."""
 
 
 @data_class
@@ -49,6 +47,7 @@ class Layers:
         if self.batches < 1:
             raise ValueError(f"batches must be at least 1: not {self.batches}")
 
+    @proved
     def apply(self, module: nn.Module, context: Context) -> Compressed:
         """A copy of ``module`` with fewer layers. Raises CompressionError where a stack would be empty or cannot be shorter."""
         copy = copied(module)
@@ -164,16 +163,16 @@ def _shorten(module: nn.Module, found: list[Stack], gone: set[str], context: Con
     """In place, and proved: the shorter model computes what the whole one does with these layers let through."""
     with Watch(_by_path(found)) as watch:
         watch.skipped = gone
-        expected = outputs(module, context.example_inputs)[:1]
+        expected = firsts(module, context.example_inputs)
     for stack in found:
         stack.shorten(module, [index for index in range(len(stack.names)) if stack.layer_path(index) not in gone])
     fix = "exclude these layers: the model's own code relies on their number or order"
     try:
-        difference = change(outputs(module, context.example_inputs)[:1], expected)
+        wrong = differing(module, expected)
     except ForwardError as error:
         raise CompressionError("the model does not run with fewer layers", why=error.why, fix=fix) from error
-    if not difference < SAME:
-        why = f"its outputs differ by {difference:.2g} of their square from those with the layers let through"
+    if wrong:
+        why = f"compared with the layers let through, {wrong}"
         raise CompressionError("the layers of this model cannot be dropped", why=why, fix=fix)
 
 

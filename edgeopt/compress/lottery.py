@@ -12,6 +12,7 @@ from torch import nn
 
 from edgeopt.compress.copying import copied
 from edgeopt.compress.magnitude import Magnitude, last_one, put_zeros
+from edgeopt.compress.proof import proved
 from edgeopt.compress.sparsity.zeros import Weight, keep_zeros, zeros
 from edgeopt.compress.technique import Compressed, Context, Fit, Keep, LayerChange, Record
 from edgeopt.compress.training import fine_tune
@@ -41,6 +42,7 @@ class Lottery:
         if not 0 <= self.rewind_to < self.epochs:
             raise ValueError(f"rewind_to is {self.rewind_to}: give an epoch from 0 to below epochs, {self.epochs}")
 
+    @proved
     def apply(self, module: nn.Module, context: Context) -> Compressed:
         """The ticket, trained. Raises CompressionError without ``context.fit``."""
         ticket = self.ticket(module, context)

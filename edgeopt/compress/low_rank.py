@@ -22,6 +22,7 @@ from edgeopt.compress.factors.factorise import ConvMethod
 from edgeopt.compress.factors.layer_use import Use, second_moments, uses
 from edgeopt.compress.factors.rank_choice import Candidate, Option, by_budget, by_energy
 from edgeopt.compress.modes import evaluating
+from edgeopt.compress.proof import proved
 from edgeopt.compress.technique import Compressed, Context, LayerChange, Record
 from edgeopt.core import data_class, to_data
 from edgeopt.errors import CompressionError, did_you_mean
@@ -63,6 +64,7 @@ class LowRank:
         if self.min_parameters < 0 or self.min_speedup < 0:
             raise ValueError("min_parameters and min_speedup are 0 or more")
 
+    @proved
     def apply(self, module: nn.Module, context: Context) -> Compressed:
         """A copy of ``module`` with an nn.Sequential of ordinary layers in the place of each layer that gains.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeopt.compress.copying import copied
+from edgeopt.compress.proof import proved
 from edgeopt.compress.sparsity.zeros import Weight, download, keep_zeros, smallest, weights_of, zeros
 from edgeopt.compress.technique import Compressed, Context, Keep, LayerChange, Record
 from edgeopt.compress.training import fine_tune
@@ -63,6 +64,7 @@ class Magnitude:
             return ""
         return f"only {count} weights: {self.sparsity:.1%} zeros would leave none"
 
+    @proved
     def apply(self, module: nn.Module, context: Context) -> Compressed:
         """A copy with zeros. Raises CompressionError where a layer would be left without weights, or training is not given."""
         if self.steps > 1 and self.epochs_between and context.fit is None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeopt.compress.copying import copied
+from edgeopt.compress.proof import proved
 from edgeopt.compress.sparsity.layer_inputs import Convolution, Observed
 from edgeopt.compress.sparsity.replay import from_matrix, matrix
 from edgeopt.compress.sparsity.sparse24 import gains_nothing
@@ -57,6 +58,7 @@ class NM:
         kept, _, group = self.pattern.partition(":")
         return Pattern(int(kept), int(group))
 
+    @proved
     def apply(self, module: nn.Module, context: Context) -> Compressed:
         """A copy with the pattern where it pays on ``context.profile``; without one, wherever it fits.
 

@@ -21,6 +21,7 @@ from torchao.quantization.pt2e.quantizer import (
 from edgeopt.core import QuantScheme
 from edgeopt.kinds import is_float
 from edgeopt.quantize.graph import Op
+from edgeopt.quantize.opening import opened
 from edgeopt.quantize.planner import Quantization, decide
 from edgeopt.quantize.ranges import QParams
 from edgeopt.quantize.statistics import Statistics, attribute
@@ -123,9 +124,10 @@ def quantize(
     Weights are stored as integers with ``fold``; without it they stay floats behind their quantize node, for a format that
     folds them itself.
     """
+    module, statistics = opened(program.module(check_guards=False), statistics, profile)
     quantizer = ProfileQuantizer(statistics, profile, scheme, io_float)
     with torch.no_grad():
-        prepared = prepare_pt2e(program.module(check_guards=False), quantizer)
+        prepared = prepare_pt2e(module, quantizer)
         prepared(*example)  # weights are observed here; activations carry fixed parameters
         converted = convert_pt2e(prepared, fold_quantize=fold)
         share_quantize_nodes(converted)

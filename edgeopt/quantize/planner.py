@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from edgeopt.capture import layer_of
 from edgeopt.core import KeptFloat, QuantScheme
-from edgeopt.kinds import JOINS, PASS_THROUGH, is_float, value_of, weight_shape, yields_floats
+from edgeopt.kinds import JOINS, PASS_THROUGH, RECURRENT, is_float, value_of, weight_shape, yields_floats
 from edgeopt.quantize.fitness import unfit_values
 from edgeopt.quantize.graph import Op, operators
 from edgeopt.quantize.partition import integer_operators
@@ -90,7 +90,8 @@ def decide(
 def refusal(op: Op, profile: TargetProfile, constants: set[Node], unfit: dict[Node, str]) -> str:
     """Why ``op`` cannot be integer on this target; "" where it can."""
     if op.kind is None:
-        return unfit.get(op.output, "edgeopt does not know this operator")
+        whole = f"{profile.runtime} has no integer kernel for a whole recurrent layer" if op.head.target in RECURRENT else ""
+        return unfit.get(op.output) or whole or "edgeopt does not know this operator"
     if op.kind not in profile.operators.integer:
         return f"{profile.runtime} has no integer kernel for {op.kind}"
     if op.weight is not None and op.weight not in constants:

@@ -21,11 +21,27 @@ from edgeopt.model import Model
 from edgeopt.options import Listener, Options
 from edgeopt.pipeline import export
 from edgeopt.recipe.outcome import MadeFor, Measured
+from edgeopt.recipe.schema import Recipe
 from edgeopt.recipe.subject import Subject
 from edgeopt.targets.schema import TargetProfile
 
 TIMING = BenchSettings(launches=3, min_runs=20, min_seconds=0.5, max_seconds=5.0)
 """A recipe asks for many latencies: each is a matter of seconds."""
+
+
+def over_budget(recipe: Recipe, measured: Measured) -> str:
+    """What of the recipe's budgets the target's artifact is beyond, with both figures; "" where it is within all."""
+    size, ms = measured.bytes_of(recipe.target), measured.ms_of(recipe.target)
+    beyond = []
+    if recipe.max_bytes is not None and (size is None or size > recipe.max_bytes):
+        beyond.append(f"{_figure(size, ',', 'bytes')}, and max_bytes is {recipe.max_bytes:,}")
+    if recipe.max_latency_ms is not None and (ms is None or ms > recipe.max_latency_ms):
+        beyond.append(f"{_figure(ms, '.3g', 'ms')}, and max_latency_ms is {recipe.max_latency_ms:g}")
+    return "; ".join(beyond)
+
+
+def _figure(value: float | None, form: str, unit: str) -> str:
+    return f"no {unit} are known" if value is None else f"{value:{form}} {unit}"
 
 
 def measure(subject: Subject, module: nn.Module, folder: Path, listen: Listener, *, twins: bool = False) -> Measured:

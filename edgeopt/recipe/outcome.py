@@ -42,6 +42,10 @@ class Measured:
         """The latency of the target's fastest artifact; None where none was measured."""
         return min((made.ms for made in self.artifacts if made.target == target and made.ms is not None), default=None)
 
+    def bytes_of(self, target: str | None) -> int | None:
+        """The size of the target's smallest artifact; None where none was made."""
+        return min((made.bytes for made in self.artifacts if made.target == target and made.bytes is not None), default=None)
+
 
 @data_class
 class Goal:
@@ -85,6 +89,8 @@ class Outcome:
     steps: tuple[StepOutcome, ...] = ()
     best: int = 0
     notes: tuple[str, ...] = ()
+    over: str = ""
+    """By how much the kept module's artifact is beyond the recipe's budgets; "" where it is within them."""
 
     @property
     def kept(self) -> Measured:

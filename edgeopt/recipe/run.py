@@ -26,7 +26,7 @@ from edgeopt.options import Event, Listener, Options, Phase, ignore
 from edgeopt.pipeline import export
 from edgeopt.progress import event
 from edgeopt.recipe import goal
-from edgeopt.recipe.measure import latency_ms, measure
+from edgeopt.recipe.measure import latency_ms, measure, over_budget
 from edgeopt.recipe.outcome import Goal, Measured, Outcome, StepOutcome
 from edgeopt.recipe.schema import Recipe, Step
 from edgeopt.recipe.subject import Subject, load, owns
@@ -183,6 +183,7 @@ class _Run:
             device=self._recipe.device, max_drop=self._recipe.max_drop, original=original, steps=tuple(self._steps), best=best,
             notes=tuple(self._notes),
         )  # fmt: skip
+        outcome = replace(outcome, over=over_budget(self._recipe, outcome.kept))
         write_atomic(self._out / "outcome.json", to_json(outcome))
         return outcome
 
@@ -224,7 +225,8 @@ class _Run:
 def _key(subject: Subject) -> str | None:
     """A digest of the model, its data, all code, and what the recipe says besides its steps."""
     model, recipe = subject.model, subject.recipe
-    told = to_json(replace(recipe, steps=(), max_drop=None, out=None, export=None, folder=Path()))
+    judged = replace(recipe, max_drop=None, max_bytes=None, max_latency_ms=None)  # after the steps, on what they came to
+    told = to_json(replace(judged, steps=(), out=None, export=None, folder=Path()))
     functions = (subject.fit, subject.train_step, subject.train_batches, subject.held_out)
     return fingerprint(model.module, model.example_inputs, model.calibration, model.evaluate, functions, told)
 

@@ -62,7 +62,8 @@ class Recipe:
     """``model``, ``evaluate`` and ``calibration``: references as ``edgeopt export`` takes them.
 
     ``target``: the one that has to gain: its profile guides the techniques, and its artifact is made and timed after each step.
-    ``max_drop``: the most that the first number of ``evaluate`` may lose in all. ``seed``: of every step.
+    ``max_drop``: the most that the first number of ``evaluate`` may lose in all. ``max_bytes`` and ``max_latency_ms``: what the
+    target's artifact of the result may take; a result beyond them is told, and the run ends as failed. ``seed``: of every step.
     """
 
     model: StrictStr
@@ -71,6 +72,8 @@ class Recipe:
     target: StrictStr | None = None
     device: StrictStr = "local"
     max_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    max_bytes: Annotated[int, Strict(), Field(ge=1)] | None = None
+    max_latency_ms: _Rate | None = None
     out: StrictStr | None = None
     seed: _Count = 0
     training: Training = field(default_factory=Training)

@@ -276,7 +276,7 @@ def test_mlps_of_hugging_faces_models_narrow_attention_stays_and_the_configurati
 
 @pytest.mark.slow
 def test_half_of_the_macs_of_the_digits_net_cost_little_after_fine_tuning() -> None:
-    torch.manual_seed(0)
+    """Of several orders of the batches: sums of floats differ between processors, and each trains another network."""
     net, (images, labels, test_images, test_labels) = digits.trained(), digits.data()
 
     def step(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -285,9 +285,18 @@ def test_half_of_the_macs_of_the_digits_net_cost_little_after_fine_tuning() -> N
     def accuracy(module: nn.Module) -> float:
         return float((module.eval()(test_images).argmax(1) == test_labels).float().mean())
 
-    trainer = Trainer(train_step=step, batches=lambda: zip(images.split(32), labels.split(32), strict=True))
-    context = Context(example_inputs=test_images[:1], fit=trainer.fit)
-    module = Channels(measure="macs", amount=0.5, rounds=2).apply(net, context).module
-    trainer.fit(module, 4)
-    assert measures.macs(module, test_images[:1]) <= 0.5 * measures.macs(net, test_images[:1])
-    assert accuracy(module) > accuracy(net) - 0.015
+    found = []
+    for seed in range(4):
+        orders = torch.Generator().manual_seed(seed)
+
+        def epoch(orders: torch.Generator = orders) -> list[tuple[Tensor, Tensor]]:
+            return [(images[rows], labels[rows]) for rows in torch.randperm(len(images), generator=orders).split(32)]
+
+        trainer = Trainer(train_step=step, batches=epoch)
+        context = Context(example_inputs=test_images[:1], fit=trainer.fit)
+        module = Channels(measure="macs", amount=0.5, rounds=2).apply(net, context).module
+        assert accuracy(module) < accuracy(net) - 0.1  # what there is to win back
+        trainer.fit(module, 4)
+        assert measures.macs(module, test_images[:1]) <= 0.5 * measures.macs(net, test_images[:1])
+        found.append(accuracy(module))
+    assert sum(found) / len(found) > accuracy(net) - 0.015

@@ -38,6 +38,11 @@ class Net(nn.Module):
         return scores
 
 
+COMPUTED = (
+    "its weights are computed from others before each call: call torch.nn.utils.parametrize.remove_parametrizations first"
+)
+
+
 def distinct(values: Tensor) -> Tensor:
     found: Tensor
     found, _ = torch.unique(values, return_inverse=True)
@@ -83,8 +88,8 @@ def test_every_weight_is_listed_with_the_reason_where_it_stays() -> None:
     assert {change.layer: change.reason.split(";")[0] for change in compressed.record.layers if change.action == "left"} == {
         "excluded": "excluded",
         "small": "256 parameters: below 2,048",
-        "computed.parametrizations.weight.original0": "its weights are computed from others before each call: call torch.nn.utils.parametrize.remove_parametrizations first",
-        "computed.parametrizations.weight.original1": "its weights are computed from others before each call: call torch.nn.utils.parametrize.remove_parametrizations first",
+        "computed.parametrizations.weight.original0": COMPUTED,
+        "computed.parametrizations.weight.original1": COMPUTED,
     }
     changed = {change.layer: change for change in compressed.record.changed}
     assert list(changed) == ["words", "up", "memory.weight_ih_l0", "memory.weight_hh_l0", "tied"]

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from edgeopt.errors import ConfigError, TrainingFailed, UnknownName
+from edgeopt.cli import app
+from edgeopt.errors import BudgetUnmet, ConfigError, TrainingFailed, UnknownName
 from edgeopt.options import Event
 from edgeopt.program_file import load_program
 from edgeopt.recipe.run import compress
@@ -163,3 +165,15 @@ def test_what_cannot_be_is_told_before_any_training(folder: Path, text: str, err
     with pytest.raises(error, match=said):
         compress(read(recipe(folder, text)), folder / "out")
     assert trained(folder) == 0
+
+
+def test_a_result_beyond_the_recipes_budget_is_told_with_both_figures_and_ends_as_failed(folder: Path) -> None:
+    text = 'target = "portable-fp32"\n' + HEAD + HALF
+    within = compress(read(recipe(folder, "max_bytes = 1000000\n" + text)), folder / "out")
+    made = within.kept.bytes_of("portable-fp32")
+    assert within.over == "" and made
+    path = recipe(folder, f"max_bytes = {made - 1}\n" + text)
+    over = compress(read(path), folder / "out").over
+    assert over == f"{made:,} bytes, and max_bytes is {made - 1:,}"
+    shown = CliRunner().invoke(app, ["compress", "--recipe", str(path), "--out", str(folder / "out")])
+    assert shown.exit_code == BudgetUnmet.exit_code

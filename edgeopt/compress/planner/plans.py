@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from edgeopt.calling import call_arguments
 from edgeopt.compress.modes import evaluating
 from edgeopt.compress.planner.advice import Figures
 from edgeopt.compress.planner.architecture import Architecture
 from edgeopt.compress.planner.trials import Attempt, Bench, Tried
-from edgeopt.compress.structure.responses import outputs
+from edgeopt.compress.teaching.lessons import LOGITS, floating
 from edgeopt.errors import CompressionError
 
 ORDER = ("layers", "heads", "channels", "low-rank")
@@ -153,7 +154,12 @@ class Plans:
         """What the student imitates, as far as the outputs show it; class scores are the technique's own choice."""
         context = self._bench.context
         with evaluating(self._bench.module):
-            first = outputs(self._bench.module, context.example_inputs)[0]
+            args, kwargs = call_arguments(context.example_inputs)
+            found = floating(self._bench.module(*args, **kwargs))
+        several = [value for value in found.values() if value.ndim]
+        first = found.get(LOGITS, several[0])
+        if len(several) > 1 and LOGITS not in found:  # which holds classes cannot be told: all are taught
+            return {"task": "regression"}
         if first.ndim != 2 or first.shape[1] < 2 or bool((first >= 0).all()):
             return {"task": "regression"}
         length = first.norm(dim=1)

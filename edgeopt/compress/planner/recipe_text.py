@@ -31,6 +31,10 @@ def recipe_text(advice: Advice, references: Mapping[str, str], training: Mapping
         document.add(name, tomlkit.item(reference))
     if advice.budgets.max_drop is not None:
         document.add("max_drop", tomlkit.item(advice.budgets.max_drop))
+    if advice.budgets.max_bytes is not None:
+        document.add("max_bytes", tomlkit.item(advice.budgets.max_bytes))
+    if advice.budgets.max_latency_ms is not None:
+        document.add("max_latency_ms", tomlkit.item(advice.budgets.max_latency_ms))
     document.add("training", _training(training))
     steps = tomlkit.aot()
     for step in advice.steps:

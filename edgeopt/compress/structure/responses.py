@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgeopt.calling import call_arguments
+from edgeopt.compress.comparing import unequal
+from edgeopt.compress.inputs import unlike
 from edgeopt.compress.technique import Context
 from edgeopt.errors import CompressionError, ForwardError, NotFiniteError, did_you_mean
 from edgeopt.model import Batch
@@ -49,6 +51,28 @@ def change(found: list[Tensor], reference: list[Tensor]) -> float:
         known = wanted[finite].double()
         total += float((value[finite].double() - known).square().sum() / known.square().sum().clamp_min(1e-30))
     return total
+
+
+def firsts(module: nn.Module, example: Batch) -> list[tuple[str, Batch, Tensor]]:
+    """The first output on the example inputs, and on inputs unlike these as far as the model takes them, with a name of each.
+
+    The first tells: attention weights, which some models give as well, are others with fewer heads.
+    """
+    found = [("the example inputs", example, outputs(module, example)[0])]
+    for name, batch in unlike(example):
+        try:
+            found.append((f"inputs {name}", batch, outputs(module, batch)[0]))
+        except ForwardError:
+            continue
+    return found
+
+
+def differing(module: nn.Module, expected: list[tuple[str, Batch, Tensor]]) -> str:
+    """Where the module's first output is not the one of :func:`firsts`; "" where it is. Raises ForwardError where it raises."""
+    for name, batch, wanted in expected:
+        if wrong := unequal(tuple(outputs(module, batch)[:1]), (wanted,)):
+            return f"on {name} {wrong}"
+    return ""
 
 
 def within(module: nn.Module, names: Collection[str]) -> frozenset[str]:

@@ -103,9 +103,10 @@ class Lesson:
 
     def _answers(self, call: Call, teachers: dict[str, Tensor], mask: Tensor | None) -> Tensor:
         """Of several outputs each counts relative to the teacher's variance: so none drowns in another of a larger scale."""
+        students = matched(teachers, call.result, self.output)
         if len(teachers) == 1:
-            return answers(self.task, call.output, next(iter(teachers.values())), self.temperature, mask)
-        students = matched(teachers, call.result)
+            name, teacher = next(iter(teachers.items()))
+            return answers(self.task, students[name], teacher, self.temperature, mask)
         losses = []
         for name, teacher in teachers.items():
             error = answers(self.task, students[name], teacher, self.temperature, mask if _has_steps(teacher, mask) else None)
@@ -182,9 +183,14 @@ def taught(result: Any, task: Task, output: str = "") -> dict[str, Tensor]:
     return several if task == "regression" else dict(list(several.items())[:1])
 
 
-def matched(teachers: dict[str, Tensor], result: Any) -> dict[str, Tensor]:
-    """The student's outputs by the teacher's names. Raises CompressionError where it lacks one."""
+def matched(teachers: dict[str, Tensor], result: Any, output: str = "") -> dict[str, Tensor]:
+    """The student's outputs by the teacher's names. Raises CompressionError where it lacks one.
+
+    A single output without a name may have another in training, where auxiliary ones stand beside it.
+    """
     students = floating(result)
+    if len(teachers) == 1 and LOGITS not in teachers:
+        return {next(iter(teachers)): imitated(result, output)}
     if missing := [name for name in teachers if name not in students]:
         fix = f"give a student with the teacher's outputs, or name one that both have: its outputs are {', '.join(students)}"
         raise CompressionError(f"the student has no output {missing[0]!r}", fix=fix)
