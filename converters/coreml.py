@@ -21,7 +21,7 @@ import numpy as np
 from edgeopt.converters import coreml_layers, coreml_package
 from edgeopt.converters.coreml_outputs import compute_outputs
 from edgeopt.converters.interface import Array
-from edgeopt.converters.program import Program, distinct_names, first_line, load_program
+from edgeopt.converters.program import Program, converted_node, distinct_names, first_line, load_program
 from edgeopt.core import Structure, TensorSpec
 from edgeopt.errors import ConfigError, ConversionError, did_you_mean
 from edgeopt.mil.features import features
@@ -232,11 +232,13 @@ def _lower(program: Program, options: dict[str, Any]) -> tuple[str, dict[str, li
     """
     import coremltools as ct
 
-    from edgeopt.converters import coreml_recurrent
+    from edgeopt.converters import coreml_forms, coreml_recurrent
 
+    program = coreml_forms.rewritten(program)
     coreml_recurrent.register(whole_weights="pass_pipeline" in options)
+    named = [program.exported]
     try:
-        decomposed = _decomposed(program.exported)
+        named.append(decomposed := _decomposed(program.exported))
         marks = coreml_layers.mark(decomposed)
         with _validated_once():
             model: Any = ct.convert(decomposed, **options)
@@ -244,14 +246,14 @@ def _lower(program: Program, options: dict[str, Any]) -> tuple[str, dict[str, li
     except Exception as error:  # coremltools raises anything, AssertionError included
         first = error
     if program.quantized:
-        raise _refusal(program, first, "torch.jit.trace, the other way in, cannot carry Q/DQ") from first
+        raise _refusal(named, first, "torch.jit.trace, the other way in, cannot carry Q/DQ") from first
     log.warning("coremltools refused the exported program, tracing it instead: %s", first)
     shutil.rmtree(options["package_dir"], ignore_errors=True)
     try:
         ct.convert(_trace(program), **options)
         return f"torch.jit.trace, because of torch.export: {first_line(first)}", {}
     except Exception as second:
-        raise _refusal(program, first, f"the traced program was refused too: {first_line(second)}") from second
+        raise _refusal(named, first, f"the traced program was refused too: {first_line(second)}") from second
 
 
 @contextmanager
@@ -285,8 +287,10 @@ def _decomposed(exported: "ExportedProgram") -> "ExportedProgram":
     from coremltools.converters.mil.frontend.torch.torch_op_registry import is_torch_fx_node_supported
     from torch.export import default_decompositions
 
+    from edgeopt.converters.coreml_forms import decompositions
+
     known, opened = default_decompositions(), set()
-    exported = exported.run_decompositions({torch.ops.aten.gelu.default: _tanh_gelu})
+    exported = exported.run_decompositions({torch.ops.aten.gelu.default: _tanh_gelu, **decompositions()})
     compute_outputs(exported)
     while True:
         calls = [node for node in exported.graph.nodes if node.op == "call_function" and node.target in known]
@@ -318,14 +322,14 @@ def _trace(program: Program) -> Any:
         return traced.eval()
 
 
-def _refusal(program: Program, error: Exception, also: str) -> ConversionError:
+def _refusal(exported: "list[ExportedProgram]", error: Exception, also: str) -> ConversionError:
     """The operator and layer that coremltools named, with both causes."""
     from edgeopt.capture import layer_path
 
     match = _NODE.search(str(error))
-    named = next((group for group in match.groups() if group), "") if match else ""
-    node = next((node for node in program.exported.graph.nodes if node.name == named), None)
-    layer = layer_path(node) if node is not None else ""
+    nodes = {node.name: node for each in exported for node in each.graph.nodes if node.op == "call_function"}
+    named = next((group for group in match.groups() if group), "") if match else converted_node(error, nodes)
+    layer = layer_path(nodes[named]) if named in nodes else ""
     subject = f"the operator {named}" + (f" of layer {layer}" if layer else "") if named else "the program"
     return ConversionError(
         f"Core ML refused {subject}",

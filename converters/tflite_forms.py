@@ -9,6 +9,7 @@ from torch.fx import GraphModule, Node
 from edgeopt.capture import layer_of
 from edgeopt.converters.graph_edits import argument, call, requantized, sizes
 from edgeopt.converters.program import Program
+from edgeopt.converters.tflite_resizing import pick_nearest, refuse_uneven_factors
 from edgeopt.converters.transposed_convolutions import AXES, crop_behind, transposed, without_output_padding
 from edgeopt.errors import ConversionError
 from edgeopt.kinds import weight_shape
@@ -19,18 +20,21 @@ aten = torch.ops.aten
 def rewritten(program: Program) -> Program:
     """``program`` in forms for TFLite. Raises ConversionError, with layer and option, for what has none."""
     module: Any = program.exported.module(check_guards=False)
+    for node in module.graph.nodes:
+        _refuse_three_axes(node)
+        _refuse_places_of_maxima(node)
     convolutions = transposed(module)
     for node in convolutions:
         _transposed_convolution(module, node)
     pools = [node for node in module.graph.nodes if _pads_one_axis(node)]
     for node in pools:
         _pool_along_each_axis(module, node)
-    for node in module.graph.nodes:
-        _refuse_places_of_maxima(node)
-    return program.again(module) if convolutions or pools else program
+    refuse_uneven_factors(module)
+    resized = pick_nearest(module)
+    return program.again(module) if convolutions or pools or resized else program
 
 
-_POOL_OPTIONS = {
+_POOL_OPTIONS: dict[Any, dict[str, int]] = {
     aten.max_pool2d.default: {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1},
     aten.avg_pool2d.default: {"kernel_size": 1, "stride": 1, "padding": 0},
 }
@@ -61,6 +65,18 @@ def _pool_along_each_axis(module: GraphModule, node: Node) -> None:
         first = requantized(module.graph, call(module.graph, node, node.target, source, *columns, *others), source)
     node.args = (first, *([idle, given[name][1]] for name, idle in options.items()), *others)
     node.kwargs = {}
+
+
+def _refuse_three_axes(node: Node) -> None:
+    """litert-torch writes operators that LiteRT does not have for the one, and nothing for the other."""
+    is_transposed = node.target is aten.conv_transpose3d.input
+    if is_transposed or (node.target is aten.conv3d.default and argument(node, "groups") > 1):
+        kind, option = ("ConvTranspose3d", "three axes") if is_transposed else ("Conv3d", f"groups={argument(node, 'groups')}")
+        raise ConversionError(
+            f"TFLite refused the {kind} of layer {layer_of(node)} with {option}",
+            why="LiteRT has no such operator",
+            fix="use nn.Upsample and nn.Conv3d" if is_transposed else "give each group an nn.Conv3d of its own, and torch.cat",
+        )
 
 
 def _refuse_places_of_maxima(node: Node) -> None:

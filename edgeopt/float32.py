@@ -21,8 +21,9 @@ def as_float32(dtype: Any) -> Any:
 
 
 def low_precision(program: ExportedProgram) -> frozenset[torch.dtype]:
-    """The 16-bit floats among the values of ``program``."""
-    values = (node.meta.get("val") for node in program.graph.nodes)
+    """The 16-bit floats among the values of ``program``, those under autocast included."""
+    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, GraphModule)]
+    values = (node.meta.get("val") for graph in graphs for node in graph.nodes)
     return frozenset(value.dtype for value in values if isinstance(value, Tensor)) & {torch.float16, torch.bfloat16}
 
 

@@ -55,6 +55,8 @@ def stages(program: ExportedProgram, given: tuple[Tensor, ...], example: tuple[T
     """
     own, float32 = tuple(value.dtype for value in given), tuple(value.dtype for value in example)
     yield Stage(EXPORT, program, own)
+    for node in program.graph.nodes:
+        node.meta.pop("custom", None)  # of a frozen TorchScript module, where torch contradicts itself
     with torch.no_grad():
         functional: ExportedProgram = program.run_decompositions(decompositions.table())
         without_writes(functional)

@@ -59,6 +59,12 @@ def test_a_refused_scheme_is_followed_by_the_profile_s_next_until_there_is_none(
     assert job("x86-fbgemm").fallback("no") is None
 
 
+def test_what_is_pruned_waits_for_the_data_whatever_its_scheme() -> None:
+    sparse, twin = loader.load("nvidia-sparse24"), loader.load(TWIN)
+    in_floats = replace(sparse, name="sparse-fp32", schemes=twin.schemes)
+    assert [one.needs_data for one in jobs_of([twin, sparse, in_floats], io_float=False)] == [False, False, True, True]
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Programs:
     captured = capture(Model(Convolutional(), torch.randn(1, 3, 8, 8)))
@@ -75,6 +81,15 @@ def test_float_jobs_share_one_saved_program_and_integer_ones_have_their_own(made
     assert found == Chosen(shares=Shares(1.0, 1.0))
     program = torch.export.load(quantized)
     assert [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"] == ["image"]
+
+
+def test_of_a_target_with_two_formats_each_gets_the_weights_as_it_folds_them(made: Programs) -> None:
+    both = replace(loader.load("arm-xnnpack"), formats=("onnx", "tflite"))
+    stored = {}
+    for one in jobs_of([both], io_float=True):
+        program = torch.export.load(made.saved(one)[0])
+        stored[one.format] = {value.dtype for value in (*program.state_dict.values(), *program.constants.values())}
+    assert torch.int8 in stored["onnx"] and torch.int8 not in stored["tflite"]
 
 
 @pytest.mark.parametrize("target", ["apple-ane-palettized", "apple-ane-w8"])

@@ -101,6 +101,8 @@ def half(value: Tensor) -> Tensor:
 
 def eighth(value: Tensor) -> Tensor:
     """As 8 bits over the tensor's own range hold it: what the plainest quantizer of all does."""
+    if not value.numel():
+        return value
     low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
     step = (high - low) / 255
     return (value / step).round() * step if step else value

@@ -20,7 +20,7 @@ from tests.fuzz.lab import Lab
 from tests.fuzz.network import Network, joined, joined_samples
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of PyTorch, on what the networks do
-BATCHES, TOGETHER, STEPS = 20, 10, 5
+BATCHES, TOGETHER, STEPS = 16, 12, 3
 INTEGER = ("x86-fbgemm", "arm-xnnpack", "apple-ane", "arm-ort")
 KNOWN_KINDS: list[dict[str, Any]] = tomllib.loads(KNOWN.read_text(encoding="utf-8"))["known"]
 
@@ -61,7 +61,7 @@ def test_no_output_is_lost_in_a_quantized_program_that_8_bits_can_hold(batch: in
     drawn, made, profile = networks(batch), captured(batch), loader.load(INTEGER[batch % len(INTEGER)])
     module, data = made.program.module(check_guards=False), joined_samples(drawn, 6, 1)
     statistics = calibrate({DENSE: module}, made.signature, made.example, data).statistics[DENSE]
-    program, _ = quantize(made.program, made.example, statistics, profile, profile.schemes[0], io_float=True)
+    program, _ = quantize(made.program, made.example, statistics, profile, profile.schemes[0], True, fold=True)
     samples, lost = joined_samples(drawn, 3, 2), []
     for network, outputs in own(compare.run(program.module(check_guards=False), samples), drawn):
         whole, inputs = network.module(), network.samples(3, 2)

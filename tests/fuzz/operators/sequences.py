@@ -92,7 +92,7 @@ def embedding(d: Draw) -> Step:
     if source not in given:
         raise Unfit
     layer = "nn.Embedding({cout}, {cin}{more})"
-    more = d.choice(["", "", ", padding_idx=0", ", max_norm=1.0" if d.chance(0.2) else ""])
+    more = d.choice(["", "", ", padding_idx=0"])
     call = d.choice(["{m}({0})", "{m}({0})", "{m}({0}).mean(1)", "{m}(({0} + 1) % {cout})"])
     return d.step(call, source, layer=layer, cout=given[source], cin=d.whole(3, 8), more=more)
 

@@ -1,0 +1,88 @@
+"""The program in operators that coremltools converts right: rewritten exactly, before it is lowered."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgeopt.converters.graph_edits import argument, call, sizes
+from edgeopt.converters.program import Program
+from edgeopt.converters.transposed_convolutions import AXES, transposed
+
+aten = torch.ops.aten
+
+
+def rewritten(program: Program) -> Program:
+    """``program`` in forms for Core ML."""
+    module: Any = program.exported.module(check_guards=False)
+    nodes = [node for node in transposed(module) if _longer_than_padding(node)]
+    for node in nodes:
+        _bias_behind_zeros(module, node)
+    return program.again(module) if nodes else program
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """For writes at indices of an axis other than the first, such as a cache's: coremltools takes them for a slice."""
+    return {aten.index_put.default: index_put, aten.index_copy.default: index_copy, aten.index_add.default: index_add}
+
+
+def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Any:
+    """Writes along one axis in the middle go to the front, and the result back."""
+    given = [axis for axis, index in enumerate(indices) if index is not None]
+    axis, index = given[0], indices[given[0]]
+    if len(given) != 1 or axis == 0 or index is None or index.dtype == torch.bool or index.dim() != 1:
+        return NotImplemented
+    shape = [*x.shape[:axis], index.shape[0], *x.shape[axis + 1 :]]
+    written = aten.index_put.default(x.transpose(0, axis), [index], values.expand(shape).transpose(0, axis), accumulate)
+    return written.transpose(0, axis)
+
+
+def index_copy(x: Tensor, axis: int, index: Tensor, source: Tensor) -> Tensor:
+    """The rows of ``source`` in place of those of ``x`` at ``index``."""
+    return _written(x, axis, index, source, accumulate=False)
+
+
+def index_add(x: Tensor, axis: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
+    """The rows of ``source`` added to those of ``x`` at ``index``."""
+    return _written(x, axis, index, source if alpha == 1 else source * alpha, accumulate=True)
+
+
+def _written(x: Tensor, axis: int, index: Tensor, source: Tensor, *, accumulate: bool) -> Tensor:
+    front = x.transpose(0, axis)
+    written: Tensor = aten.index_put.default(front, [index.reshape(-1)], source.transpose(0, axis), accumulate)
+    return written.transpose(0, axis)
+
+
+def _longer_than_padding(node: Node) -> bool:
+    """Core ML has no output_padding. coremltools crops less for it; where that is not enough, or along three axes, it makes
+    another shape without a word or refuses (9.0, converters/mil/frontend/torch/ops.py, _convolution)."""
+    axes = AXES[node.target]
+    more, padding = sizes(node, "output_padding", axes), sizes(node, "padding", axes)
+    return any(more) and (axes == 3 or any(extra > size for extra, size in zip(more, padding, strict=True)))
+
+
+def _bias_behind_zeros(module: GraphModule, node: Node) -> None:
+    """The full result, zeros behind it as far as ``output_padding`` reaches, cut to size; then the bias, which zeros get too.
+
+    The weight stays as it is: quantized, or of a palette's values.
+    """
+    axes = AXES[node.target]
+    bias, padding = argument(node, "bias"), sizes(node, "padding", axes)
+    beyond = [max(extra - size, 0) for extra, size in zip(sizes(node, "output_padding", axes), padding, strict=True)]
+    kept = [int(size) for size in node.meta["val"].shape[2:]]
+    stride, dilation = sizes(node, "stride", axes), sizes(node, "dilation", axes)
+    graph, users = module.graph, list(node.users)
+    node.args = (*node.args[:2], None, stride, [0] * axes, [0] * axes, argument(node, "groups"), dilation)
+    node.kwargs = {}
+    with graph.inserting_before(node.next):
+        result = call(graph, node, aten.constant_pad_nd.default, node, [*itertools.chain(*((0, n) for n in reversed(beyond)))])
+        for axis, (start, size) in enumerate(zip(padding, kept, strict=True), start=2):
+            result = call(graph, node, aten.slice.Tensor, result, axis, start, start + size) if start else result
+        if bias is not None:
+            shaped = call(graph, node, aten.reshape.default, bias, [1, -1, *[1] * axes])
+            result = call(graph, node, aten.add.Tensor, result, shaped)
+    for user in users:
+        user.replace_input_with(node, result)
