@@ -43,11 +43,11 @@ def _named_padding(convolution: Any, axes: int) -> Callable[..., Tensor]:
         dilation: Sequence[int] = (1,),
         groups: int = 1,
     ) -> Tensor:
-        steps = list(dilation) * (axes if len(dilation) == 1 else 1)
+        strides, steps = (list(given) * (axes if len(given) == 1 else 1) for given in (stride, dilation))
         total = [step * (size - 1) if padding == "same" else 0 for step, size in zip(steps, weight.shape[2:], strict=True)]
         if any(size % 2 for size in total):
             x = aten.constant_pad_nd.default(x, list(itertools.chain(*((0, size % 2) for size in reversed(total)))))
-        result: Tensor = convolution(x, weight, bias, stride, [size // 2 for size in total], dilation, groups)
+        result: Tensor = convolution(x, weight, bias, strides, [size // 2 for size in total], steps, groups)
         return result
 
     return convolve

@@ -29,6 +29,7 @@ LOSES_TO_THE_GATE = ("sqnr_float", "sqnr_float_channel", "constant")
 CONSTANT_SPREAD = 0.1
 """An output that varies by less of its own scale may well be one integer: then it is a warning."""
 MOSTLY = 0.5
+"""Share of weights and of work below which an artifact does not carry its integer label without a word."""
 
 
 @data_class

@@ -33,7 +33,11 @@ def test_padding_by_name_becomes_numbers(kernel: int, dilation: int, groups: int
         for padding in ("same", "valid"):
             if padding == "same" or dilation * (kernel - 1) < 5:
                 convolution = layer(4, 8, kernel, padding=padding, dilation=dilation, groups=groups)
-                assert by_name not in operators(exact(convolution, x))
+                found = exact(convolution, x)
+                assert by_name not in operators(found)
+                (node,) = (node for node in found.program.graph.nodes if "conv" in str(node.target))
+                given = [each for each in node.args[3:] if isinstance(each, list)]
+                assert all(len(each) == x.dim() - 2 for each in given), "converters want a number for each axis"
 
 
 def test_padding_by_name_with_other_kernels_for_each_axis_and_strides() -> None:

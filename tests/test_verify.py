@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from edgeopt import verify
-from edgeopt.core import AS_WRITTEN, to_json
+from edgeopt.core import AS_WRITTEN, Plan, QuantScheme, from_data, to_data, to_json
 from edgeopt.targets.schema import Checks
 from edgeopt.verify import Proof
 
@@ -194,3 +194,28 @@ def test_a_failed_check_is_described_with_both_numbers() -> None:
 def test_slower_than_the_twin_is_a_verdict() -> None:
     assert verify.speed(0.5).passed
     assert not verify.speed(1.2).passed
+
+
+def shared(weights: float | None, macs: float | None) -> Plan:
+    scheme = QuantScheme(activation="int8", weight="int8")
+    return Plan(
+        target="t", format="tflite", scheme=scheme, io_float=False, integer_weights=weights, integer_macs=macs
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("weights", "macs"), [(0.02, 0.9), (0.9, 0.3), (0.0, 0.0)])
+def test_an_artifact_that_is_integer_in_less_than_half_says_how_much(weights: float, macs: float) -> None:
+    (warning,) = verify.mostly_float(shared(weights, macs))
+    assert f"{weights:.0%} of the weights and {macs:.0%} of the work" in warning
+
+
+@pytest.mark.parametrize(("weights", "macs"), [(0.5, 1.0), (None, None)])
+def test_more_than_half_or_a_float_scheme_needs_no_word(weights: float | None, macs: float | None) -> None:
+    assert verify.mostly_float(shared(weights, macs)) == []
+
+
+def test_a_plan_without_shares_is_read_as_before() -> None:
+    whole = to_data(shared(0.25, 0.75))
+    assert from_data(Plan, whole) == shared(0.25, 0.75)
+    before = {key: value for key, value in whole.items() if not key.startswith("integer_")}
+    assert from_data(Plan, before) == shared(None, None)

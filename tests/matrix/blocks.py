@@ -253,13 +253,11 @@ class SsdHead(nn.Module):
 
 
 GROUPS: dict[str, tuple[Callable[[], nn.Module], ...]] = {
-    "mobile": (
+    "backbones": (
         lambda: InvertedResidual(nn.Hardswish, nn.Hardsigmoid), lambda: InvertedResidual(nn.SiLU, nn.Sigmoid),
-        UniversalInvertedBottleneck, Ghost,
+        UniversalInvertedBottleneck, Ghost, RepVgg, RepMixer, Shuffle, ConvNeXt,
     ),
-    "branches": (RepVgg, RepMixer, Shuffle, ConvNeXt),
-    "joins": (C3WithSppf, Inception, Dense, Aspp),
-    "decoders": (UNet, PyramidWithHead, GatedTcn, SsdHead),
+    "necks_and_heads": (C3WithSppf, Inception, Dense, Aspp, UNet, PyramidWithHead, GatedTcn, SsdHead),
 }  # fmt: skip
 
 

@@ -135,6 +135,11 @@ def test_a_plan_groups_the_layers_kept_in_float_by_reason() -> None:
     assert "dense: 1 layer, because 3 input channels are too few" in text
 
 
+def test_a_plan_says_for_how_much_its_scheme_holds() -> None:
+    text = plans(replace(plan(), integer_weights=0.02, integer_macs=0.4))
+    assert "arm-xnnpack/tflite: s8 affine / s8 per-channel, for 2% of the weights and 40% of the work" in text
+
+
 def test_a_verbose_plan_lists_every_layer() -> None:
     text = plans(plan(), verbose=True)
     assert "blocks.11.norm" in text
