@@ -129,7 +129,8 @@ class Workshop:
         key = Cache.key("proof", made.key, sha256_of(self.references) if self.references else "", kernels)
         if (found := self.cache.get_json(key)) is None:
             scheme = made.job.scheme
-            request = {"program": str(self._program(made)), "quantized": scheme.quantized, "integer": scheme.integer}
+            exact = scheme.activation == scheme.weight == "float32"
+            request = {"program": str(self._program(made)), "quantized": scheme.quantized, "exact": exact}
             try:
                 found = self._run("check", made.job, made.path, request)
             except UnknownOperator as error:
