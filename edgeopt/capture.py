@@ -20,10 +20,10 @@ from edgeopt.finite import refuse_not_finite, refuse_not_finite_outputs, refuse_
 from edgeopt.float32 import OTHER_FLOATS, as_float32, low_precision
 from edgeopt.layers import failing_layer, layer_of, layer_path
 from edgeopt.model import Model
-from edgeopt.module_copy import own_copy
+from edgeopt.module_copy import copied, own_copy
 from edgeopt.program_names import name_inputs
 from edgeopt.proven_rewriting import canonical
-from edgeopt.state import Trial, trial
+from edgeopt.state import Trial, same, trial
 from edgeopt.unlike import Sample, unlike
 from edgeopt.user_code import cause, reported_as, summary, users_line
 from edgeopt.witness import Witness
@@ -65,7 +65,7 @@ def capture(model: Model) -> Captured:
     witness = Witness(module, signature.tree, tuple(value.dtype for value in given))
     witness, tried, others, more = _tried(witness, signature, example)
     fixed = fixed_axes(model.module, signature) if isinstance(model.module, ExportedProgram) else ()
-    decisions = (*decisions, *fixed, *more, *_state_decisions(tried))
+    decisions = (*decisions, *fixed, *more, *_state_decisions(tried), *_without_fused_encoder(witness, tried, example))
     program = exported(witness, tuple(value.to(dtype) for value, dtype in zip(example, witness.dtypes, strict=True)))
     witness = replace(witness, low=low_precision(program))
     with reported_as(_unforeseen):
@@ -159,6 +159,18 @@ def _raised(error: BaseException, signature: Signature) -> ForwardError:
         why=summary(error),
         fix=f"check that it runs on the example inputs: {signature.describe()}",
     )
+
+
+def _without_fused_encoder(witness: Witness, tried: Trial, example: Sample) -> tuple[Decision, ...]:
+    """PyTorch's fused encoder layer gives zeros at masked padding, the same layer written out something else."""
+    if not any(isinstance(part, nn.TransformerEncoder | nn.TransformerEncoderLayer) for part in witness.module.modules()):
+        return ()
+    if same(tried.outputs, witness.run(copied(witness.module), example, fused=True)[1], rtol=1e-3):
+        return ()
+    reason = (
+        "its fused operator gives zeros where padding is masked; written out, the layers give numbers there that mean nothing"
+    )
+    return (Decision(subject="model", choice="computed without PyTorch's fused encoder layer", reason=reason),)
 
 
 def _state_decisions(tried: Trial) -> tuple[Decision, ...]:

@@ -12,7 +12,7 @@ from edgeopt.calling import flat_outputs
 from edgeopt.errors import CaptureError, ModelError
 from edgeopt.module_copy import copied
 from edgeopt.user_code import line_in, summary, users_line
-from edgeopt.witness import Witness
+from edgeopt.witness import Witness, eager
 
 
 class Flat(nn.Module):
@@ -37,11 +37,9 @@ def exported(witness: Witness, example: tuple[Tensor, ...]) -> ExportedProgram:
     flat: nn.Module = Flat(module, witness.tree)
     if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
         flat = _from_torchscript(flat, example)
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its one fused operator hides what would be quantized
     try:
         # torch prints the graph so far where it refuses; the user's own line says more
-        with torch.no_grad(), redirect_stderr(io.StringIO()):
+        with torch.no_grad(), redirect_stderr(io.StringIO()), eager():  # a fused operator hides what would be quantized
             return torch.export.export(flat, example, strict=False)
     except (Exception, SystemExit) as error:
         line = users_line(error)
@@ -50,8 +48,6 @@ def exported(witness: Witness, example: tuple[Tensor, ...]) -> ExportedProgram:
             why=summary(error),
             fix=_advice(str(error)),
         ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 def _advice(said: str) -> str:

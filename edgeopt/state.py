@@ -64,16 +64,18 @@ def depends_on_state(written: Sequence[str], line: str) -> CaptureError:
     return CaptureError(what, why=why, fix=_FIX)
 
 
-def same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Whether two runs of one module on one input agree as runs of the same kernels do."""
+def same(first: Sequence[Tensor], second: Sequence[Tensor], rtol: float = 1e-6) -> bool:
+    """Whether two runs of one module on one input agree, by default as runs of the same kernels do."""
     if [value.shape for value in first] != [value.shape for value in second]:
         return False
-    return all(torch.allclose(a, b, rtol=1e-6, atol=_atol(a), equal_nan=True) for a, b in zip(first, second, strict=True))
+    return all(
+        torch.allclose(a, b, rtol=rtol, atol=rtol * _largest(a), equal_nan=True) for a, b in zip(first, second, strict=True)
+    )
 
 
-def _atol(value: Tensor) -> float:
+def _largest(value: Tensor) -> float:
     finite = value[torch.isfinite(value)] if value.is_floating_point() else value
-    return 1e-6 * float(finite.abs().max()) if value.is_floating_point() and finite.numel() else 0.0
+    return float(finite.abs().max()) if value.is_floating_point() and finite.numel() else 0.0
 
 
 def changed(before: nn.Module, after: nn.Module) -> Iterator[str]:

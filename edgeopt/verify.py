@@ -21,8 +21,8 @@ LOW_AGREEMENT = 0.5
 LOWERING_ROOM_DB = 3.0
 """Twice the noise power of quantization: kernels round differently, and a few samples measure it roughly."""
 CHANNEL_ROOM_DB = 20.0
-"""What a channel may be farther than its output, down to the least that any part must have: where large numbers cancel, rounding
-leaves less of the small."""
+"""What a channel may be farther than its output, down to the least that any part must have: where large numbers cancel,
+rounding leaves less of the small."""
 UNLIKE_ROOM_DB = 20.0
 """What inputs unlike the example may cost: sums over numbers of another scale round otherwise."""
 LOSES_TO_THE_GATE = ("sqnr_float", "sqnr_float_channel", "constant")
@@ -154,8 +154,8 @@ def judge(proof: Proof | None, checks: Checks) -> tuple[Verdict, ...]:
     ``sqnr_program`` compares with the PyTorch program it was lowered from: the same integers, so only rounding may differ. A
     rounding that falls the other way grows through a deep network just as quantization itself does; so lowering may cost as
     much as quantization did (``sqnr_quantization``, program against float model), or up to the profile's limit.
-    ``sqnr_float``, ``sqnr_float_channel`` (the worst channel, where channels differ in scale), ``sqnr_unlike`` (float32 on inputs
-    unlike the example) and the rest compare with the user's own module.
+    ``sqnr_float``, ``sqnr_float_channel`` (the worst channel, where channels differ in scale), ``sqnr_unlike`` (float32, on
+    inputs unlike the example) and the rest compare with the user's own module.
     """
     if proof is None:
         return ()

@@ -1,5 +1,7 @@
 """The user's own module, run as it was given: what every program and every artifact must agree with."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,11 +38,16 @@ class Witness:
         """The outputs' names, and what :meth:`__call__` gives."""
         return self.run(copied(self.module) if self.writes else self.module, flat)
 
-    def run(self, module: nn.Module, flat: tuple[Tensor, ...], seed: int = 0) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
-        """As :meth:`named`, of ``module``: a copy of the user's, which keeps what it writes."""
+    def run(
+        self, module: nn.Module, flat: tuple[Tensor, ...], *, seed: int = 0, fused: bool = False
+    ) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
+        """As :meth:`named`, of ``module``: a copy of the user's, which keeps what it writes.
+
+        ``fused``: whether PyTorch's one operator for a whole encoder layer may run; it gives zeros where padding is masked.
+        """
         inputs = [value.to(dtype, copy=True) for value, dtype in zip(flat, self.dtypes, strict=True)]
         args, kwargs = pytree.tree_unflatten(inputs, self.tree)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), eager(fused):
             torch.manual_seed(seed)
             names, outputs = flat_outputs(module(*args, **kwargs))
         return names, tuple(_plain(output) for output in outputs)
@@ -63,6 +70,18 @@ class Witness:
                 if value.is_floating_point():
                     value.copy_(moved(value, generator))
         return replace(self, module=module)
+
+
+@contextmanager
+def eager(fused: bool = False) -> Iterator[None]:
+    """Inside, nothing is compiled, and attention is computed operator by operator unless ``fused``."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(fused and before)
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def moved(value: Tensor, generator: torch.Generator) -> Tensor:

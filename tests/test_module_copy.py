@@ -260,3 +260,21 @@ def test_what_export_cannot_take_is_told_with_the_line_and_a_step_that_fits(forw
     said = refusal(Around(forward), X, CaptureError)
     assert "test_module_copy.py, line" in said
     assert step in said
+
+
+def test_an_encoder_with_masked_padding_is_exported_and_what_its_fused_operator_does_there_is_said() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+
+        def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+            return self.layers(x, src_key_padding_mask=padding)
+
+    module, x = Encoder().eval(), torch.randn(2, 5, 8)
+    padding = torch.arange(5) >= torch.tensor([[5], [3]])
+    captured = capture(Model(module, (x, padding)))
+    assert [d.choice for d in captured.decisions] == ["computed without PyTorch's fused encoder layer"]
+    with torch.no_grad():
+        wanted = module(x, padding)
+    torch.testing.assert_close(run(captured)[0][~padding], wanted[~padding])

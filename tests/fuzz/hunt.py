@@ -6,6 +6,7 @@ import time
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -162,9 +163,10 @@ def hunt(minutes: float, seed: int, targets: Sequence[str], together: int, steps
     started, drawn, turn = time.monotonic(), 0, 0
     with Lab() as lab:
         found = Hunt(lab)
-        while time.monotonic() < started + 60 * minutes:
-            found.go([draw(seed + drawn + index, steps) for index in range(together)], targets[turn % len(targets)])
-            drawn, turn = drawn + together, turn + 1
+        with suppress(KeyboardInterrupt):  # whoever stops it early wants to know what it found
+            while time.monotonic() < started + 60 * minutes:
+                found.go([draw(seed + drawn + index, steps) for index in range(together)], targets[turn % len(targets)])
+                drawn, turn = drawn + together, turn + 1
     return summary(found, drawn, minutes)
 
 

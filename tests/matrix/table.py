@@ -11,6 +11,15 @@ from edgeopt.core import TargetResult
 TARGETS = ("portable-fp32", "arm-xnnpack", "arm-ort", "x86-fbgemm", "apple-ane", "apple-ane-fp16")
 EXPECTED = Path(__file__).with_name("expected.toml")
 
+BLOCKS = (
+    "## Blocks",
+    "",
+    "`tests/matrix/blocks.py` has sixteen blocks of well-known networks (MobileNetV3 and V4, EfficientNet, GhostNet, RepVGG,",
+    "FastViT, ShuffleNet, ConvNeXt, YOLO's C3 and SPPF, Inception, DenseNet, DeepLab's ASPP, a U-Net's decoder, FPN, a gated",
+    "TCN, SSD heads) with norms and weights that are not trivial. They are exported to the same targets, and each output is",
+    "compared with the module's own, in float channel by channel.",
+)
+
 # From worst to best. "fallback": an artifact in a scheme that the target prefers less, such as fp16 for W8A8.
 STATUSES = ("failed", "skipped", "fallback", "ok")
 
@@ -95,7 +104,7 @@ def markdown(rows: Mapping[str, tuple[Cell, ...]]) -> str:
         for cell in cells
         if cell.cause
     ]
-    return "\n".join([*lines, "", "## Failures and fallbacks", "", *(notes or ["None."])]) + "\n"
+    return "\n".join([*lines, "", "## Failures and fallbacks", "", *(notes or ["None."]), "", *BLOCKS]) + "\n"
 
 
 def shown(cell: Cell) -> str:

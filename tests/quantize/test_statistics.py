@@ -114,3 +114,23 @@ class _Module(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> Any:
         return self.function(x)
+
+
+def test_channels_of_an_output_are_told_apart_over_all_batches_and_those_inside_are_not() -> None:
+    class Scaled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.inner(x).relu()) * 2
+
+    recorder = Recorder(torch.export.export(Scaled().requires_grad_(False), (torch.ones(5, 3),)).module())
+    batches = torch.randn(4, 5, 3)
+    for batch in batches:
+        recorder.run(batch)
+    found = {name: histogram.channels for name, histogram in recorder.statistics.items()}
+    assert {name for name, channels in found.items() if channels} == {"x", "linear_1", "mul"}
+    features = found["x"][1]
+    assert (features.axis, features.count) == (1, 20)
+    assert features.power == pytest.approx(batches.double().square().sum((0, 1)).numpy())
