@@ -101,7 +101,7 @@ def _equal(a: Any, b: Any, depth: int = 0) -> bool:
         return False
     if isinstance(a, int | float | str | None):
         return bool(a == b)
-    if depth == _DEEPEST or isinstance(a, nn.Module):
+    if depth == _DEEPEST or isinstance(a, nn.Module | Graph):
         return True
     if isinstance(a, Mapping):
         return a.keys() == b.keys() and all(_equal(a[key], b[key], depth + 1) for key in a)

@@ -157,3 +157,9 @@ def test_random_numbers_that_no_output_depends_on_are_no_reason() -> None:
             return nn.functional.dropout(x, 0.0, training=True) * 2
 
     exact(Idle(), CHUNK)
+
+
+def test_the_graph_of_an_exported_program_is_no_state() -> None:
+    program = torch.export.export(nn.Linear(3, 2), (torch.ones(4, 3),), dynamic_shapes=({0: torch.export.Dim("rows")},))
+    decisions = capture(Model(program)).decisions
+    assert [decision.subject for decision in decisions] == ["dynamic shape"]
