@@ -15,6 +15,7 @@ from edgeopt.bundle import BundleWriter
 from edgeopt.cache import Cache
 from edgeopt.calibrate import Calibrated, Sample, calibrate, raising_on
 from edgeopt.capture import Captured, capture
+from edgeopt.capture.unlike import unlike
 from edgeopt.core import TWIN, Manifest, ModelFacts, TargetResult
 from edgeopt.errors import EdgeoptError
 from edgeopt.jobs import DENSE, Job, calibrated_values, jobs_of
@@ -25,7 +26,6 @@ from edgeopt.programs import Programs
 from edgeopt.progress import event, reading
 from edgeopt.reference_file import References
 from edgeopt.targets.schema import TargetProfile
-from edgeopt.unlike import unlike
 from edgeopt.worker.client import WorkerHost
 from edgeopt.workshop import Made, Workshop, failed_result
 

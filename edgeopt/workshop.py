@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgeopt import dynamic_shapes, evaluation, registry, verify
+from edgeopt import evaluation, registry, verify
 from edgeopt.bundle import BundleWriter
 from edgeopt.cache import Cache
 from edgeopt.calibrate import Calibrated
-from edgeopt.capture import Captured
+from edgeopt.capture import Captured, dynamic_shapes
 from edgeopt.converters import proving
 from edgeopt.core import (
     Artifact,

@@ -8,7 +8,7 @@ from edgeopt.errors import ConversionError
 
 MODEL = "com.apple.CoreML/model.mlmodel"
 WEIGHTS = "com.apple.CoreML/weights"
-LAYERS_KEY = "edgeopt.layers"
+LAYERS_KEY = "edgeopt.capture.layers"
 """User-defined metadata: the layers of the PyTorch model, each with the names of its operators, as JSON."""
 
 

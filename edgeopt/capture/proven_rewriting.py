@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Interpreter, Node
 
+from edgeopt.capture.equivalence import Case, Deviation, Reference
+from edgeopt.capture.rewriting import EXPORT, FLOAT32, MASKS, Stage, stages
+from edgeopt.capture.state import Trial
+from edgeopt.capture.unlike import Sample
+from edgeopt.capture.witness import Witness
 from edgeopt.core import Decision
-from edgeopt.equivalence import Case, Deviation, Reference
 from edgeopt.errors import CaptureError
-from edgeopt.rewriting import EXPORT, FLOAT32, MASKS, Stage, stages
-from edgeopt.state import Trial
-from edgeopt.unlike import Sample
-from edgeopt.witness import Witness
 
 aten = torch.ops.aten
 _NOTHING = -1e30  # a row of scores below this is masked as a whole

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from edgeopt.unlike import Sample
+from edgeopt.capture.unlike import Sample
+from edgeopt.capture.witness import Witness, moved
 from edgeopt.user_code import summary
-from edgeopt.witness import Witness, moved
 
 Run = Callable[..., Sequence[Tensor]]
 TOLERANCE = 1e-3

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgeopt.graph_tensors import add_tensor, is_constant, tensor_at
+from edgeopt.capture.graph_tensors import add_tensor, is_constant, tensor_at
 
 MOST_ELEMENTS = 1 << 22
 """Larger results stay computed: a folded constant is stored in every artifact."""

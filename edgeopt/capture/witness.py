@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgeopt.calling import flat_outputs
-from edgeopt.float32 import OTHER_FLOATS, as_float32
-from edgeopt.module_copy import copied
+from edgeopt.capture.float32 import OTHER_FLOATS, as_float32
+from edgeopt.capture.module_copy import copied
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from edgeopt.capture.exporting import line_of_effect
+from edgeopt.capture.module_copy import copied
+from edgeopt.capture.unlike import Sample
+from edgeopt.capture.witness import Witness
 from edgeopt.errors import CaptureError
-from edgeopt.exporting import line_of_effect
-from edgeopt.module_copy import copied
-from edgeopt.unlike import Sample
 from edgeopt.user_code import line_in
-from edgeopt.witness import Witness
 
 _DEEPEST = 4
 _OWN = {"_parameters", "_buffers", "_modules", "training"}  # nn.Module's: read through its methods

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgeopt.graph_tensors import add_tensor, is_constant, tensor_at
+from edgeopt.capture.graph_tensors import add_tensor, is_constant, tensor_at
 
 aten = torch.ops.aten
 

@@ -9,10 +9,10 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from edgeopt.calling import flat_outputs
+from edgeopt.capture.module_copy import copied
+from edgeopt.capture.witness import Witness, eager
 from edgeopt.errors import CaptureError, ModelError
-from edgeopt.module_copy import copied
 from edgeopt.user_code import line_in, summary, users_line
-from edgeopt.witness import Witness, eager
 
 
 class Flat(nn.Module):

@@ -10,12 +10,12 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import GraphModule
 
-from edgeopt import decompositions
-from edgeopt.batch_norms import fold_batch_norms
-from edgeopt.constant_folding import fold
-from edgeopt.float32 import to_float32
-from edgeopt.masks import limit_masks
-from edgeopt.state import refuse_frozen_state
+from edgeopt.capture import decompositions
+from edgeopt.capture.batch_norms import fold_batch_norms
+from edgeopt.capture.constant_folding import fold
+from edgeopt.capture.float32 import to_float32
+from edgeopt.capture.masks import limit_masks
+from edgeopt.capture.state import refuse_frozen_state
 
 EXPORT = "torch.export"
 FLOAT32 = "float32"

@@ -10,7 +10,7 @@ from torch.export import Dim
 
 import edgeopt
 from edgeopt.calling import Signature, call_arguments
-from edgeopt.dynamic_shapes import fixed_axes, warnings
+from edgeopt.capture.dynamic_shapes import fixed_axes, warnings
 from edgeopt.references import load_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch.export

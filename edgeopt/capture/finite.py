@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from edgeopt.capture.layers import layer_of
+from edgeopt.capture.masks import masked_outputs
 from edgeopt.errors import NotFiniteError
-from edgeopt.layers import layer_of
-from edgeopt.masks import masked_outputs
 
 
 def refuse_not_finite_state(module: nn.Module) -> None:

@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeopt import rewriting
-from edgeopt.capture import capture
-from edgeopt.equivalence import Case, Reference
+from edgeopt.capture import capture, rewriting
+from edgeopt.capture.equivalence import Case, Reference
+from edgeopt.capture.graph_tensors import set_tensor, tensor_at
+from edgeopt.capture.witness import Witness
 from edgeopt.errors import CaptureError
-from edgeopt.graph_tensors import set_tensor, tensor_at
 from edgeopt.model import Model
-from edgeopt.witness import Witness
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
 torch.manual_seed(0)

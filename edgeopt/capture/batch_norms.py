@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgeopt.graph_tensors import add_tensor, argument, is_constant, set_tensor, tensor_at
+from edgeopt.capture.graph_tensors import add_tensor, argument, is_constant, set_tensor, tensor_at
 
 aten = torch.ops.aten
 

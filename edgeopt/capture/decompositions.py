@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from edgeopt import lowering_forms
+from edgeopt.capture import lowering_forms
 
 aten = torch.ops.aten
 

@@ -8,7 +8,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.node import map_aggregate
 
-from edgeopt.graph_tensors import is_constant, set_tensor, tensor_at
+from edgeopt.capture.graph_tensors import is_constant, set_tensor, tensor_at
 
 aten = torch.ops.aten
 

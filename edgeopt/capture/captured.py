@@ -12,23 +12,20 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from edgeopt.calling import Signature, spec_of
+from edgeopt.capture.dynamic_shapes import fixed_axes
+from edgeopt.capture.exporting import exported
+from edgeopt.capture.finite import refuse_not_finite, refuse_not_finite_outputs, refuse_not_finite_state
+from edgeopt.capture.float32 import OTHER_FLOATS, as_float32, low_precision
+from edgeopt.capture.module_copy import copied, own_copy
+from edgeopt.capture.program_names import name_inputs
+from edgeopt.capture.proven_rewriting import canonical
+from edgeopt.capture.state import Trial, same, trial
+from edgeopt.capture.unlike import Sample, unlike
+from edgeopt.capture.witness import Witness
 from edgeopt.core import Decision, TensorSpec
-from edgeopt.dynamic_shapes import fixed_axes
 from edgeopt.errors import CaptureError, EdgeoptError, ForwardError, InputError, ModelError
-from edgeopt.exporting import exported
-from edgeopt.finite import refuse_not_finite, refuse_not_finite_outputs, refuse_not_finite_state
-from edgeopt.float32 import OTHER_FLOATS, as_float32, low_precision
-from edgeopt.layers import failing_layer, layer_of, layer_path
 from edgeopt.model import Model
-from edgeopt.module_copy import copied, own_copy
-from edgeopt.program_names import name_inputs
-from edgeopt.proven_rewriting import canonical
-from edgeopt.state import Trial, same, trial
-from edgeopt.unlike import Sample, unlike
 from edgeopt.user_code import cause, reported_as, summary, users_line
-from edgeopt.witness import Witness
-
-__all__ = ["Captured", "capture", "failing_layer", "layer_of", "layer_path", "name_inputs", "program_digest"]
 
 
 @dataclass(frozen=True, slots=True)
