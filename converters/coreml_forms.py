@@ -25,8 +25,17 @@ def rewritten(program: Program) -> Program:
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """For writes at indices of an axis other than the first, such as a cache's: coremltools takes them for a slice."""
-    return {aten.index_put.default: index_put, aten.index_copy.default: index_copy, aten.index_add.default: index_add}
+    """Writes at indices of an axis other than the first (coremltools takes them for a slice), and PReLU."""
+    writes = {aten.index_put.default: index_put, aten.index_copy.default: index_copy, aten.index_add.default: index_add}
+    return writes | {aten.prelu.default: prelu}
+
+
+def prelu(x: Tensor, weight: Tensor) -> Any:
+    """In parts where channels have slopes of their own: Core ML has that for images only."""
+    if x.dim() == 4 or weight.numel() == 1:
+        return NotImplemented
+    slopes = weight.reshape([-1] + [1] * (x.dim() - 2))
+    return torch.relu(x) - slopes * torch.relu(-x)
 
 
 def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Any:

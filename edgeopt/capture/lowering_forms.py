@@ -21,6 +21,12 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.conv2d.padding: _named_padding(aten.conv2d.default, 2),
         aten.conv3d.padding: _named_padding(aten.conv3d.default, 3),
         aten.pad.default: pad,
+        aten.add.Tensor: _scaled(aten.add.Tensor),
+        aten.sub.Tensor: _scaled(aten.sub.Tensor),
+        aten.rsub.Tensor: lambda x, y, alpha=1: aten.sub.Tensor(y, x * alpha if alpha != 1 else x),
+        aten.cumsum.default: cumsum,
+        aten.one_hot.default: one_hot,
+        aten.split.Tensor: split,
         aten.avg_pool2d.default: avg_pool2d,
         aten.adaptive_max_pool1d.default: _adaptive_max_pool(1),
         aten.adaptive_max_pool2d.default: _adaptive_max_pool(2),
@@ -51,6 +57,32 @@ def _named_padding(convolution: Any, axes: int) -> Callable[..., Tensor]:
         return result
 
     return convolve
+
+
+def _scaled(operator: Any) -> Callable[..., Any]:
+    """A sum or difference whose second operand has a factor: litert-torch takes none."""
+
+    def combine(x: Tensor, y: Any, *, alpha: float = 1) -> Any:
+        return NotImplemented if alpha == 1 else operator(x, y * alpha)
+
+    return combine
+
+
+def cumsum(x: Tensor, axis: int, *, dtype: torch.dtype | None = None) -> Any:
+    """The axis counted from the front: Core ML knows no other but the last."""
+    return NotImplemented if axis >= 0 or not x.dim() else aten.cumsum.default(x, axis % x.dim(), dtype=dtype)
+
+
+def one_hot(x: Tensor, classes: int = -1) -> Any:
+    """By comparison: torch's own asserts first that every index fits, which no format can."""
+    if classes < 0:
+        return NotImplemented
+    return aten.eq.Tensor(x.unsqueeze(-1), torch.arange(classes, device=x.device)).to(torch.int64)
+
+
+def split(x: Tensor, size: int, axis: int = 0) -> Any:
+    """Into one part, which is the whole: litert-torch takes its list for the tensor."""
+    return [x.clone()] if x.shape[axis] <= size else NotImplemented
 
 
 def pad(x: Tensor, amounts: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:

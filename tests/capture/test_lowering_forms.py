@@ -82,3 +82,28 @@ def test_adaptive_maxima_along_one_and_three_axes_and_their_places() -> None:
     gone(lambda x: F.adaptive_max_pool1d(x, 5), SIGNAL, aten.adaptive_max_pool1d.default)
     gone(lambda x: F.adaptive_max_pool3d(x, (2, 3, 5)), VOLUME, aten.adaptive_max_pool3d.default)
     gone(lambda x: F.adaptive_max_pool2d(x, (5, 3), return_indices=True), IMAGE, aten.adaptive_max_pool2d.default)
+
+
+@pytest.mark.parametrize("alpha", [0.3, -2, 1])
+def test_a_factor_inside_a_sum_or_difference_stands_before_it(alpha: float) -> None:
+    for function in (torch.add, torch.sub, torch.rsub):
+        found = exact(Calls(lambda x, f=function: (f(x, x.relu(), alpha=alpha), f(x, 2.0, alpha=alpha))), IMAGE)
+        assert aten.rsub.Tensor not in operators(found)
+        assert all("alpha" not in node.kwargs for node in found.program.graph.nodes)
+
+
+@pytest.mark.parametrize("axis", [-4, -3, -1, 2])
+def test_the_axis_of_a_running_sum_is_counted_from_the_front(axis: int) -> None:
+    found = exact(Calls(lambda x: x.cumsum(axis)), IMAGE)
+    assert [node.args[1] for node in found.program.graph.nodes if node.target is aten.cumsum.default] == [axis % 4]
+
+
+def test_one_hot_vectors_are_comparisons() -> None:
+    ids = torch.tensor([[0, 4, 2], [1, 1, 3]])
+    assert aten.one_hot.default not in operators(exact(Calls(lambda x: F.one_hot(x, 5).float()), ids))
+
+
+@pytest.mark.parametrize("size", [4, 9, 3])
+def test_a_split_into_one_part_is_the_whole(size: int) -> None:
+    found = operators(exact(Calls(lambda x: [part * 2 for part in x.split(size, 1)]), IMAGE))
+    assert (aten.split.Tensor in found) == (size < 4)

@@ -216,3 +216,22 @@ def test_converted_transposed_convolutions_are_the_modules(tmp_path: Path) -> No
 def test_converted_writes_into_a_cache_are_the_modules(tmp_path: Path) -> None:
     inputs = (torch.randn(1, 2, 8), torch.tensor([3, 5]), torch.randn(1, 16, 8))
     agree(Cache(), inputs, coreml(Cache(), inputs, tmp_path, 5), 1e-3)
+
+
+class Slopes(nn.Module):
+    """A slope for each channel, of values of every rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slopes = nn.PReLU(4)
+        nn.init.uniform_(self.slopes.weight, -1, 1)
+
+    def forward(self, row: Tensor, signal: Tensor, image: Tensor) -> tuple[Tensor, ...]:
+        return self.slopes(row), self.slopes(signal), self.slopes(image)
+
+
+@pytest.mark.slow
+def test_converted_slopes_of_channels_are_the_modules(tmp_path: Path) -> None:
+    inputs = (torch.randn(3, 4), torch.randn(1, 4, 13), torch.randn(1, 4, 9, 8))
+    module = Slopes().eval()
+    agree(module, inputs, coreml(module, inputs, tmp_path, 3), 5e-3)
