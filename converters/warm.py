@@ -1,6 +1,6 @@
 """What conversions would build anew each time, built once in the process that they are forked from.
 
-Two caches below are set into torch's own modules. Each holds what a pure function returned: results stay what they are, and
+The caches below are set into torch's own modules. Each holds what a pure function returned: results stay what they are, and
 where a later torch has moved the function, the log says so and the function is simply not cached.
 """
 
@@ -23,6 +23,8 @@ _TORCH = (
 """Modules that torch.export imports at its first use."""
 _ONNX = ("onnxscript.optimizer", "onnxscript.rewriter", "torch.onnx._internal.exporter._compat")
 _SERIALIZE = "torch._export.serde.serialize"
+_COMPOSITE = "_collect_all_valid_cia_ops"
+_DECOMPOSING = ("torch._export.utils", "torch.export.exported_program", "torch._decomp")
 _REGISTRATION = "torch.onnx._internal.exporter._registration"
 
 
@@ -30,6 +32,7 @@ def programs() -> None:
     """For whatever reads and decomposes exported programs."""
     for module in _TORCH:
         import_module(module)
+    composite_operators()
     serialize: Any = import_module(_SERIALIZE)
     if not hasattr(serialize, "typing") or not hasattr(serialize, "schema"):
         log.warning("%s has changed: programs load slower", _SERIALIZE)
@@ -38,6 +41,22 @@ def programs() -> None:
     # It evaluates the annotations of the schema's classes anew for each node that it reads: a third of a program's loading.
     hints = functools.cache(lambda kind: typing.get_type_hints(kind, globalns=vars(serialize.schema)))
     serialize.typing = SimpleNamespace(**{**vars(typing), "get_type_hints": lambda kind, globalns: hints(kind)})
+
+
+def composite_operators() -> None:
+    """For decompositions: each one lists all of torch's composite operators anew, half of its time for a small network.
+
+    The list grows only where somebody registers an operator: that must be over before the first decomposition.
+    """
+    users: list[Any] = [import_module(name) for name in _DECOMPOSING]
+    original = getattr(users[0], _COMPOSITE, None)
+    if original is None:
+        log.warning("%s has changed: decompositions take longer", users[0].__name__)
+        return
+    kept = functools.cache(getattr(original, "__wrapped__", original))
+    for module in users:
+        if hasattr(module, _COMPOSITE):
+            setattr(module, _COMPOSITE, kept)
 
 
 def onnx() -> None:

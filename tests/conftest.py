@@ -12,10 +12,19 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-from hypothesis import HealthCheck, settings  # noqa: E402  after the variables that torch reads when it is imported
+import pytest  # noqa: E402  after the variables that torch reads when it is imported
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 # No test depends on time: a busy machine is no failure. CI tries the same examples every time.
 settings.register_profile(
     "edgeopt", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=os.environ.get("CI") == "true"
 )
 settings.load_profile("edgeopt")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _composite_operators() -> None:
+    """Most of what a small network's capture takes is listing torch's operators: once is enough for all tests of a process."""
+    from edgeopt.converters.warm import composite_operators
+
+    composite_operators()

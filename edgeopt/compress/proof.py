@@ -26,7 +26,7 @@ from edgeopt.compress.inputs import unlike
 from edgeopt.compress.measures import parameters
 from edgeopt.compress.modes import evaluating
 from edgeopt.compress.technique import Compressed, Context
-from edgeopt.errors import CompressionError, EdgeoptError
+from edgeopt.errors import CompressionError, EdgeoptError, InputError
 from edgeopt.model import Batch
 from edgeopt.user_code import cause, summary
 
@@ -49,6 +49,12 @@ def proved(apply: Apply) -> Apply:
 def prove(module: nn.Module, result: Compressed, context: Context, exports: bool = False) -> Compressed:
     """``result``, with a note on what could not be tried. Raises CompressionError that names what is wrong, and where."""
     example, technique = context.example_inputs, result.record.technique
+    try:
+        outputs(copied(module), example)
+    except Exception as error:  # the user's forward raises anything
+        raise InputError(
+            "the model does not run on its example inputs", why=cause(error), fix="give inputs that it takes"
+        ) from error
     _prove_equal(module, result, example)
     _prove_saved(module, result.module, example, technique)
     if exports:

@@ -15,7 +15,7 @@ from edgeopt.compress.measures import sparsity, zstd_bytes
 from edgeopt.compress.technique import Context, Fit
 from edgeopt.compress.training import fine_tune
 from edgeopt.core import from_data
-from edgeopt.errors import CompressionError, TrainingFailed
+from edgeopt.errors import CompressionError, InputError, TrainingFailed
 from edgeopt.targets import loader
 from examples import digits
 
@@ -116,19 +116,33 @@ def test_the_record_gives_both_download_sizes_and_says_that_the_target_is_not_fa
     ]
 
 
+class Narrowing(nn.Sequential):
+    """Two linear layers; the second reads the first of what the first gives."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self[0](x)
+        result: torch.Tensor = self[1](hidden[..., : self[1].in_features])
+        return result
+
+
+def test_a_model_that_does_not_take_its_example_is_named_as_that() -> None:
+    with pytest.raises(InputError, match="does not run on its example inputs"):
+        Magnitude(sparsity=0.5).apply(nn.Linear(50, 50), CONTEXT)
+
+
 def test_a_small_layer_that_its_own_share_would_empty_is_left_and_one_threshold_that_would_is_refused() -> None:
-    module = nn.Sequential(nn.Linear(50, 50), nn.Linear(1, 1))
+    module, context = Narrowing(nn.Linear(50, 50), nn.Linear(1, 1)), Context(example_inputs=torch.randn(3, 50))
     with torch.no_grad():
         module[1].weight.fill_(1e-6)
-    left = Magnitude(sparsity=0.9, scope="layer").apply(module, CONTEXT).record.layers[1]
+    left = Magnitude(sparsity=0.9, scope="layer").apply(module, context).record.layers[1]
     assert (left.action, left.reason) == ("left", "only 1 weights: 90.0% zeros would leave none")
     with pytest.raises(CompressionError, match=r"1 would be left without weights[\s\S]*scope = \"layer\""):
-        Magnitude(sparsity=0.9, scope="global").apply(module, CONTEXT)
+        Magnitude(sparsity=0.9, scope="global").apply(module, context)
     assert not any(sparsity(module).values())
 
 
 def test_what_one_threshold_would_empty_is_known_before_training_and_what_training_shrinks_keeps_its_largest_weight() -> None:
-    module = nn.Sequential(nn.Linear(50, 50), nn.Linear(2, 2))
+    module = Narrowing(nn.Linear(50, 50), nn.Linear(2, 2))
     trained = list[int]()
 
     def shrink(net: nn.Module, epochs: int) -> None:
@@ -136,7 +150,7 @@ def test_what_one_threshold_would_empty_is_known_before_training_and_what_traini
         with torch.no_grad():
             net[1].weight.mul_(1e-6)
 
-    context = Context(example_inputs=EXAMPLE, fit=shrink)
+    context = Context(example_inputs=torch.randn(3, 50), fit=shrink)
     found = Magnitude(sparsity=0.9, steps=3).apply(module, context)
     assert [int(weight.count_nonzero()) for weight in (found.module[0].weight, found.module[1].weight)] == [249, 1]
     assert "only its largest weight is left" in found.record.layers[1].reason

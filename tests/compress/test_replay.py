@@ -18,7 +18,7 @@ class Functional(nn.Module):
 
     def __init__(self, padding: str, dilation: int) -> None:
         super().__init__()
-        self.weight, self.padding, self.dilation = nn.Parameter(torch.randn(6, 4, 2, 3)), padding, dilation
+        self.weight, self.padding, self.dilation = nn.Parameter(torch.randn(6, 4, 3, 3)), padding, dilation
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.conv2d(x, self.weight, padding=self.padding, dilation=self.dilation)

@@ -16,6 +16,7 @@ from edgeopt import making, registry
 from edgeopt.bundle import BundleWriter
 from edgeopt.cache import Cache
 from edgeopt.chatter import diverted
+from edgeopt.converters import warm
 from edgeopt.core import TargetResult
 from edgeopt.errors import EdgeoptError, NotApplicable
 from edgeopt.model import Model
@@ -23,7 +24,7 @@ from edgeopt.options import Options, ignore
 from edgeopt.targets import loader
 from edgeopt.targets.schema import TargetProfile
 from edgeopt.worker.client import WorkerHost
-from tests.fuzz import compare, warm
+from tests.fuzz import compare
 from tests.fuzz.network import Example, Network, joined, joined_samples
 from tests.fuzz.words import fault_of_message
 
@@ -60,12 +61,12 @@ class Lab:
 
     def __init__(self) -> None:
         preload = [module for modules in making.PRELOAD.values() for module in modules]
-        self._host = _Kept(tuple(dict.fromkeys((*making.PRELOAD_ALWAYS, *preload, "tests.fuzz.warm:programs"))))
+        self._host = _Kept(tuple(dict.fromkeys((*making.PRELOAD_ALWAYS, *preload))))
         self._folder = Path(tempfile.mkdtemp(prefix="edgeopt-fuzz-"))
 
     def __enter__(self) -> Self:
         self._host.start()
-        warm.programs()
+        warm.composite_operators()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -13,7 +13,7 @@ from edgeopt.jobs import DENSE
 from edgeopt.model import Model
 from edgeopt.quantize.annotate import quantize
 from edgeopt.targets import loader
-from tests.fuzz import compare, warm
+from tests.fuzz import compare
 from tests.fuzz.draw import draw
 from tests.fuzz.hunt import FORMATS, KNOWN, Hunt
 from tests.fuzz.lab import Lab
@@ -31,7 +31,6 @@ def networks(batch: int) -> list[Network]:
 
 @lru_cache(maxsize=2)
 def captured(batch: int) -> Captured:
-    warm.programs()
     module, examples = joined(networks(batch))
     return capture(Model(module, examples[0]))
 
