@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from edgeopt.calling import Signature
-from edgeopt.capture import failing_layer
+from edgeopt.capture import Captured, failing_layer
 from edgeopt.errors import CalibrationError, ForwardError, NotFiniteError
 from edgeopt.model import Calibration
 from edgeopt.quantize.statistics import Recorder, Statistics
@@ -26,6 +26,8 @@ from edgeopt.user_code import cause, reported_as, summary, users_line
 HOLD_OUT_EVERY = 10
 HELD_OUT_MOST = 16
 KEPT_MOST = 64
+OUTSIDE = 4.0
+"""How many times the greatest calibrated magnitude of an input its example may reach without a word."""
 KEPT_BYTES = 1 << 28
 
 _END = object()
@@ -273,3 +275,18 @@ def _uncalibrated(recorders: dict[str, Recorder], example: Sample) -> Calibrated
     digest = hashlib.sha256(b"uncalibrated")
     _update(digest, example)
     return Calibrated(statistics, perturbed(example), digest.hexdigest(), 0, "uncalibrated: the example input only", [example])
+
+
+def outside(found: Calibrated, captured: Captured) -> Iterator[str]:
+    """A warning for each input whose example lies beyond what calibration saw: integers end there."""
+    for statistics in list(found.statistics.values())[:1]:
+        for spec, value in zip(captured.signature.specs, captured.example, strict=True):
+            known = statistics.get(spec.name)
+            if known is None or not value.is_floating_point() or not value.numel():
+                continue
+            seen, own = max(abs(known.minimum), abs(known.maximum)), float(value.abs().max())
+            if own > OUTSIDE * seen:
+                yield (
+                    f"calibration saw input {spec.name} in [{known.minimum:.3g}, {known.maximum:.3g}], the example reaches"
+                    f" {own:.3g}: beyond that range integers are clipped; calibrate on what the device will see"
+                )

@@ -25,6 +25,8 @@ FEWEST_ELEMENTS = 6
 """A channel with fewer numbers, over all samples, has no scale that could be told from chance."""
 LEAST_SCALE = 1e-6
 """Of the loudest channel's scale: below it a channel is what float32 leaves of zero."""
+CLASSES = -1
+"""In the place of an axis: the values of an output of classes are its channels, each seen as the map of where it is."""
 MASK = 1e4
 """What a number must at least be to count as a mask."""
 HALF_LIMIT = 65504.0
@@ -46,6 +48,8 @@ class Part:
     def __str__(self) -> str:
         if self.axis is None:
             return f"output {self.output}"
+        if self.axis == CLASSES:
+            return f"output {self.output}, class {self.first}"
         channels = f"{self.first}" if self.first == self.last else f"{self.first}..{self.last}"
         return f"output {self.output}, {'channel' if self.axis == 1 else f'index of axis {self.axis}'} {channels}"
 
@@ -67,7 +71,8 @@ class Scales:
         """``outputs``: of the model itself, on samples as unlike each other as there are."""
         found = cls(names)
         for index in range(len(names)):
-            sums = {axis: _Power() for axis in (None, *_axes(np.shape(outputs[0][index])))}
+            first = outputs[0][index]
+            sums = {axis: _Power() for axis in (None, *(_axes(np.shape(first)) if _is_number(first) else ()))}
             for sample in outputs:
                 value, _ = _comparable(sample[index], sample[index])
                 for axis, power in sums.items():
@@ -120,7 +125,25 @@ def sqnr(scales: Scales, reference: Outputs, candidate: Outputs) -> Ratios:
                 power = signal[axis].mean if axis is None else scales.parts[index, axis] ** 2
                 found[index, axis] = _decibel(power, noise[axis].mean)
             found[index, None] = np.minimum(found[index, None], _loud(pairs))
+            if not _is_number(pairs[0][0]):
+                found |= {(index, CLASSES): values for values in [_by_class(pairs)] if values.size}
     return found
+
+
+def _by_class(pairs: list[tuple[Array, Array]]) -> Vector:
+    """SQNR of each class's map, ones where it is; MAX_SQNR_DB for those too rare to tell. Empty where numbers are no classes.
+
+    A class that is rare may be lost whole while nearly all elements agree.
+    """
+    one, other = (np.concatenate([np.asarray(pair[side]).reshape(-1) for pair in pairs]) for side in (0, 1))
+    if one.shape != other.shape or not one.size or one.min() < 0 or one.max() >= MOST_CHANNELS:
+        return np.zeros(0)
+    one, other = one.astype(np.int64), np.clip(other, -1, MOST_CHANNELS).astype(np.int64)
+    there = np.bincount(one)
+    missed = np.bincount(one[one != other], minlength=len(there))
+    wrong = np.bincount(other[(one != other) & (other >= 0) & (other < len(there))], minlength=len(there))
+    ratios = _decibel(there.astype(np.float64), (missed + wrong).astype(np.float64))
+    return np.asarray(np.where(there >= FEWEST_ELEMENTS, ratios, MAX_SQNR_DB))
 
 
 def _loud(pairs: list[tuple[Array, Array]]) -> Vector:
@@ -140,6 +163,8 @@ def worst(scales: Scales, ratios: Ratios) -> tuple[float, Part]:
     (index, axis), values = min(ratios.items(), key=lambda item: float(item[1].min()))
     lowest = int(values.argmin())
     first = last = lowest
+    if axis == CLASSES:
+        return float(values[lowest]), Part(scales.names[index], axis, lowest, lowest)
     while first > 0 and values[first - 1] <= values[lowest] + 3:
         first -= 1
     while last + 1 < len(values) and values[last + 1] <= values[lowest] + 3:
@@ -160,6 +185,19 @@ def constant(names: tuple[str, ...], reference: Outputs, candidate: Outputs) -> 
             yield name, spread / scale
 
 
+def drowned(names: tuple[str, ...], reference: Outputs, candidate: Outputs) -> Iterator[str]:
+    """Outputs whose changes from sample to sample are smaller than the candidate's error: an offset hides it."""
+    for index, name in enumerate(names):
+        if len(reference) < 2 or not _is_float(reference[0][index]):
+            continue
+        pairs = [_comparable(r[index], c[index]) for r, c in zip(reference, candidate, strict=True)]
+        error = sum(float(np.sum(error**2)) for _, error in pairs)
+        mean = sum(value for value, _ in pairs) / len(pairs)
+        varies = sum(float(np.sum((value - mean) ** 2)) for value, _ in pairs)
+        if 0 < varies <= error:
+            yield name
+
+
 def masked(reference: Array) -> NDArray[np.bool_]:
     """Which numbers switch elements off: infinities, and huge ones that stand out from all others of their output."""
     if not _is_float(reference):
@@ -175,13 +213,13 @@ def masked(reference: Array) -> NDArray[np.bool_]:
 def _comparable(reference: Array, candidate: Array) -> tuple[Vector, Vector]:
     """The reference, and the candidate's error, as numbers; both 0 where a mask is kept.
 
-    Where a mask is lost the error is NaN, which is no signal at all. Integers and booleans have an error of the reference's own
-    root mean square wherever they differ: classes have no distance.
+    Where a mask is lost the error is NaN, which is no signal at all. Classes and booleans have an error of the reference's own
+    root mean square wherever they differ: they have no distance.
     """
     one, other = _numbers(reference), _numbers(candidate)
     if one.shape != other.shape:
         return one, np.full_like(one, np.nan)
-    if not _is_float(reference):
+    if not _is_number(reference):
         return one, np.where(one == other, 0, np.sqrt(np.mean(one**2)) or 1.0)
     hidden = masked(reference)
     if not hidden.any():
@@ -201,6 +239,12 @@ def unmasked(reference: Array, candidate: Array) -> tuple[Vector, Vector]:
 
 def _numbers(value: Array) -> Vector:
     return np.asarray(value, np.float64)
+
+
+def _is_number(value: Array) -> bool:
+    """Whether values have a distance: floats, and integers of 8 and 16 bits, as images and sound have; not classes."""
+    dtype = np.asarray(value).dtype
+    return dtype != np.bool_ and not (np.issubdtype(dtype, np.integer) and dtype.itemsize > 2)
 
 
 def _is_float(value: Array) -> bool:

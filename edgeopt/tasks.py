@@ -66,7 +66,7 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
         numbers=numbers | lowering,
         parts=parts | lowered_parts,
         constant=dict(verify.constant(known.names, [*known.outputs, *known.unlike_outputs], [*outputs, *unlike])),
-        findings=findings,
+        findings=(*findings, *(verify.drowned(known.names, known.outputs, outputs) if request["real"] else ())),
         difference=chosen.difference,
     )
     if chosen.difference:

@@ -72,6 +72,12 @@ def compare(scales: Scales, reference: Outputs, candidate: Outputs) -> tuple[dic
     return numbers, found
 
 
+def drowned(names: tuple[str, ...], reference: Outputs, candidate: Outputs) -> Iterator[str]:
+    """A warning for each output in which an offset hides that what varies is lost."""
+    for name in parts.drowned(names, reference, candidate):
+        yield f"what changes in output {name} from input to input is smaller than the artifact's error"
+
+
 def lowered(
     scales: Scales, model: Outputs, program: Outputs, artifact: Outputs
 ) -> tuple[dict[str, float | None], dict[str, str]]:
@@ -96,7 +102,8 @@ def sqnr_db(reference: Outputs, candidate: Outputs) -> float:
     """The lowest SQNR of all outputs, in dB; NaN or infinity in the candidate alone counts as no signal at all."""
     scales = Scales(tuple(map(str, range(len(reference[0])))))
     scales.parts.update({(index, None): np.ones(1) for index in range(len(scales.names))})
-    return parts.worst(scales, parts.sqnr(scales, reference, candidate))[0]
+    ratios = parts.sqnr(scales, reference, candidate)
+    return min(float(values.min()) for (_, axis), values in ratios.items() if axis is None)
 
 
 def worst_part_db(reference: Outputs, candidate: Outputs) -> float:
@@ -204,11 +211,14 @@ def failures(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return [verdict for verdict in verdicts if not verdict.passed and verdict.check not in lesser]
 
 
-def warnings(proof: Proof | None, verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """What a person should know of an artifact beyond its verdicts."""
+def warnings(proof: Proof | None, verdicts: Sequence[Verdict], evaluated: bool = False) -> Iterator[str]:
+    """What a person should know of an artifact beyond its verdicts; ``evaluated``: whether the user's numbers stand beside."""
     if proof is None:
         return
     yield from proof.findings
+    sqnr = proof.numbers.get("sqnr_float")
+    if sqnr is not None and sqnr < LOW_SQNR_DB and not evaluated and not failures(verdicts):
+        yield f"far from the float model ({sqnr:.1f} dB): give --evaluate to see what it costs"
     agreement = proof.numbers.get("top1_agreement")
     if agreement is not None and agreement < LOW_AGREEMENT:
         part = f" ({proof.parts['top1_agreement']})" if "top1_agreement" in proof.parts else ""

@@ -9,7 +9,7 @@ from typing import Any
 from edgeopt import evaluation, registry, verify
 from edgeopt.bundle import BundleWriter
 from edgeopt.cache import Cache
-from edgeopt.calibrate import Calibrated
+from edgeopt.calibrate import Calibrated, outside
 from edgeopt.capture import Captured, dynamic_shapes
 from edgeopt.converters import proving
 from edgeopt.core import (
@@ -91,7 +91,7 @@ class Workshop:
         try:
             return self._convert(job)
         except ConversionError as error:
-            other = job.fallback(" ".join(filter(None, (error.what, error.why))))
+            other = job.fallback(": ".join(filter(None, (error.what, error.why))))
             if other is None:
                 raise
             self.listen(event(job.name, "convert", f"falling back to {other.scheme.describe()}"))
@@ -130,7 +130,8 @@ class Workshop:
         if (found := self.cache.get_json(key)) is None:
             scheme = made.job.scheme
             exact = scheme.activation == scheme.weight == "float32"
-            request = {"program": str(self._program(made)), "quantized": scheme.quantized, "exact": exact}
+            real = self.calibrated is not None and self.calibrated.real
+            request = {"program": str(self._program(made)), "quantized": scheme.quantized, "exact": exact, "real": real}
             try:
                 found = self._run("check", made.job, made.path, request)
             except UnknownOperator as error:
@@ -176,7 +177,7 @@ class Workshop:
             artifact=self._artifact(job, path, facts, structure),
             verdicts=tuple(verdicts),
             accuracy=accuracy,
-            warnings=(*self._warnings(made, job, structure, accuracy), *verify.warnings(made.proof, verdicts)),
+            warnings=(*self._warnings(made, job, structure), *verify.warnings(made.proof, verdicts, bool(accuracy))),
             calibrated=not job.scheme.integer or self.calibrated is None or self.calibrated.real,
         )
         return replace(judged(result), **_unproven(made))
@@ -249,13 +250,12 @@ class Workshop:
             tool_versions=facts["tool_versions"],
         )
 
-    def _warnings(self, made: Made, job: Job, structure: Structure, accuracy: dict[str, float]) -> tuple[str, ...]:
+    def _warnings(self, made: Made, job: Job, structure: Structure) -> tuple[str, ...]:
         found = dynamic_shapes.warnings(self.captured.decisions)
         if job.scheme.integer and self.calibrated is not None and not self.calibrated.real:
             found.append("UNCALIBRATED: ranges come from the example input alone; give --calibration before you ship this")
-        sqnr = made.proof.numbers.get("sqnr_float") if made.proof else None
-        if sqnr is not None and sqnr < verify.LOW_SQNR_DB and not accuracy:
-            found.append(f"far from the float model ({sqnr:.1f} dB): give --evaluate to see what it costs")
+        if job.scheme.integer and self.calibrated is not None:
+            found += outside(self.calibrated, self.captured)
         if made.job.earlier:
             found.append(f"made as {made.plan.scheme.describe()}: {made.job.earlier[-1].reason}")
         found += [f"{one.subject} stays {one.choice}: {one.reason}" for one in border_decisions(made.plan)]

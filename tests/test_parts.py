@@ -129,3 +129,45 @@ def test_no_change_beyond_rounding_goes_unseen(values: list[float], index: int, 
 def test_a_part_reads_well() -> None:
     assert str(Part("scores")) == "output scores"
     assert str(Part("scores", 1, 4, 6)) == "output scores, channel 4..6"
+
+
+def test_a_rare_class_that_is_lost_is_named_though_nearly_all_elements_agree() -> None:
+    reference = np.zeros((1, 64, 64), np.int64)
+    reference[0, :4, :10] = 2
+    reference[0, 32:, 32:] = 1
+    candidate = np.where(reference == 2, 0, reference)
+    candidate[0, 0, :8] = 2
+    value, part = worst_channel([(reference,)], [(candidate,)]) or (np.nan, "")
+    assert value == pytest.approx(10 * np.log10(40 / 32)) and part == "output y, class 2"
+    assert verify.sqnr_db([(reference,)], [(candidate,)]) > 20
+
+
+def test_a_class_of_a_few_elements_tells_nothing() -> None:
+    reference = np.zeros((1, 64), np.int64)
+    reference[0, :3] = 7
+    assert (worst_channel([(reference,)], [(np.zeros_like(reference),)]) or (0,))[0] > 13
+
+
+def test_rows_of_a_mask_are_not_judged_one_by_one() -> None:
+    reference = np.zeros((1, 32, 32), bool)
+    reference[0, 4:20] = True
+    reference[0, 0, 0] = True
+    candidate = reference.copy()
+    candidate[0, 0, 0] = False
+    _, part = worst_channel([(reference,)], [(candidate,)]) or (np.nan, "")
+    assert part.startswith("output y, class ")
+
+
+def test_images_of_integers_have_distances() -> None:
+    reference = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    near = (reference ^ 1).astype(np.uint8)
+    assert verify.sqnr_db([(reference,)], [(near,)]) > 40
+
+
+def test_an_offset_does_not_hide_that_what_varies_is_lost() -> None:
+    reference = [(1000 + RANDOM.normal(size=(1, 5)),) for _ in range(8)]
+    near, lost = [(y[0] + 0.01,) for y in reference], [(np.round(y[0], -1),) for y in reference]
+    assert verify.sqnr_db(reference, lost) > 40
+    assert list(verify.drowned(("p",), reference, near)) == []
+    (warning,) = verify.drowned(("p",), reference, lost)
+    assert "output p" in warning

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 
 from edgeopt.calling import Signature, spec_of
 from edgeopt.capture.dynamic_shapes import fixed_axes
-from edgeopt.capture.exporting import exported
+from edgeopt.capture.exporting import exported, refuse_sizes_from_data
 from edgeopt.capture.finite import refuse_not_finite, refuse_not_finite_outputs, refuse_not_finite_state
 from edgeopt.capture.float32 import OTHER_FLOATS, as_float32, low_precision
 from edgeopt.capture.module_copy import copied, own_copy
@@ -61,11 +61,13 @@ def capture(model: Model) -> Captured:
     refuse_not_finite(((spec.name, value) for spec, value in zip(signature.specs, example, strict=True)), "example input")
     witness = Witness(module, signature.tree, tuple(value.dtype for value in given))
     witness, tried, others, more = _tried(witness, signature, example)
+    _refuse_lost_inputs(witness, tried, example, given, signature)
     fixed = fixed_axes(model.module, signature) if isinstance(model.module, ExportedProgram) else ()
     decisions = (*decisions, *fixed, *more, *_state_decisions(tried), *_without_fused_encoder(witness, tried, example))
     program = exported(witness, tuple(value.to(dtype) for value, dtype in zip(example, witness.dtypes, strict=True)))
     witness = replace(witness, low=low_precision(program))
     with reported_as(_unforeseen):
+        refuse_sizes_from_data(program, tried.names)
         proven, more = canonical(program, witness, tried, example, others)
         name_inputs(proven, signature.specs)
         refuse_not_finite_outputs(proven, tried.names, tried.outputs, example)
@@ -147,6 +149,21 @@ def _tried(
         return replace(chosen, writes=bool(tried.written)), tried, others, decided
     assert first is not None
     raise _raised(first, signature) from first
+
+
+def _refuse_lost_inputs(witness: Witness, tried: Trial, example: Sample, given: Sample, signature: Signature) -> None:
+    """Artifacts take float32: what a float64 module reads of its input beyond that would be gone, and the proof blind to it."""
+    lost = [
+        spec.name
+        for spec, value, single in zip(signature.specs, given, example, strict=True)
+        if value.dtype == torch.float64 and not torch.equal(value, single.double())
+    ]
+    if lost and not same(tried.outputs, witness(*given), rtol=1e-3):
+        raise InputError(
+            f"the model needs more digits of its input {', '.join(lost)} than float32 has, and artifacts take float32",
+            why="with the input rounded to float32 its outputs are others",
+            fix="take off before the model what is the same in every call (an offset, a start time), and give the difference",
+        )
 
 
 def _raised(error: BaseException, signature: Signature) -> ForwardError:

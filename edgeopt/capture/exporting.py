@@ -50,6 +50,20 @@ def exported(witness: Witness, example: tuple[Tensor, ...]) -> ExportedProgram:
         ) from error
 
 
+def refuse_sizes_from_data(program: ExportedProgram, names: tuple[str, ...]) -> None:
+    """Raises CaptureError where an output has as many elements as its values decide: an artifact has one shape."""
+    results = program.graph.output_node().all_input_nodes
+    for name, node in zip(names, results, strict=False):
+        shape = getattr(node.meta.get("val"), "shape", ())
+        if any(isinstance(size, torch.SymInt) for size in shape):
+            line = line_in(str(node.meta.get("stack_trace", "")))
+            raise CaptureError(
+                f"the size of output {name} depends on the input's values{f': see {line}' if line else ''}",
+                why="an artifact's outputs have fixed shapes",
+                fix="return all elements and a mask beside them, such as torch.where(mask, y, 0), and choose after the model",
+            )
+
+
 def _advice(said: str) -> str:
     if "numpy" in said:
         return "compute with torch's operators there: what numpy computes cannot be exported"

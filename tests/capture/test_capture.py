@@ -233,3 +233,19 @@ def test_a_program_without_example_inputs_says_what_to_pass() -> None:
     program._example_inputs = None
     with pytest.raises(InputError, match="--input"):
         capture(Model(program))
+
+
+def test_what_float32_loses_of_an_input_is_a_refusal_that_names_it() -> None:
+    class Minutes(nn.Module):
+        def forward(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x * 2, (t - 1.7e9) / 60
+
+    since = torch.tensor([[1.7e9 + 63.7]], dtype=torch.float64)
+    with pytest.raises(InputError, match="more digits of its input t than float32 has"):
+        capture(Model(Minutes(), (since, torch.rand(1, 3))))
+    capture(Model(Minutes(), (torch.rand(1, 1, dtype=torch.float64) * 1e9, torch.rand(1, 3))))
+
+
+def test_an_output_whose_size_the_data_decides_is_refused_by_name() -> None:
+    with pytest.raises(CaptureError, match=r"the size of output output depends on the input's values: see .*captures"):
+        capture(Model(Calls(lambda x: (x * 2)[x[:, 0] > 0]), (torch.randn(5, 3),)))
