@@ -28,6 +28,8 @@ HELD_OUT_MOST = 16
 KEPT_MOST = 64
 OUTSIDE = 4.0
 """How many times the greatest calibrated magnitude of an input its example may reach without a word."""
+FAR_INSIDE = 64.0
+"""How many times an example's the calibrated magnitude may be: 8 bits leave 2 to an input that much smaller."""
 KEPT_BYTES = 1 << 28
 
 _END = object()
@@ -278,15 +280,15 @@ def _uncalibrated(recorders: dict[str, Recorder], example: Sample) -> Calibrated
 
 
 def outside(found: Calibrated, captured: Captured) -> Iterator[str]:
-    """A warning for each input whose example lies beyond what calibration saw: integers end there."""
+    """A warning for each input whose example is of another scale than what calibration saw: integers have that one."""
     for statistics in list(found.statistics.values())[:1]:
         for spec, value in zip(captured.signature.specs, captured.example, strict=True):
             known = statistics.get(spec.name)
             if known is None or not value.is_floating_point() or not value.numel():
                 continue
             seen, own = max(abs(known.minimum), abs(known.maximum)), float(value.abs().max())
-            if own > OUTSIDE * seen:
+            if own > OUTSIDE * seen or 0 < FAR_INSIDE * own < seen:
                 yield (
                     f"calibration saw input {spec.name} in [{known.minimum:.3g}, {known.maximum:.3g}], the example reaches"
-                    f" {own:.3g}: beyond that range integers are clipped; calibrate on what the device will see"
+                    f" {own:.3g}: integers are made for that range; calibrate on what the device will see"
                 )

@@ -125,8 +125,8 @@ def sqnr(scales: Scales, reference: Outputs, candidate: Outputs) -> Ratios:
                 power = signal[axis].mean if axis is None else scales.parts[index, axis] ** 2
                 found[index, axis] = _decibel(power, noise[axis].mean)
             found[index, None] = np.minimum(found[index, None], _loud(pairs))
-            if not _is_number(pairs[0][0]):
-                found |= {(index, CLASSES): values for values in [_by_class(pairs)] if values.size}
+            if not _is_number(pairs[0][0]) and (by_class := _by_class(pairs)).size:
+                found[index, CLASSES] = by_class
     return found
 
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgeopt.calibrate import HELD_OUT_MOST, Calibrated, calibrate, digest_of
+from edgeopt.calibrate import HELD_OUT_MOST, Calibrated, calibrate, digest_of, outside
 from edgeopt.calling import Signature
+from edgeopt.capture import capture
 from edgeopt.errors import CalibrationError, EdgeoptError, InputError, NotFiniteError
+from edgeopt.model import Model
 
 EXAMPLE = torch.zeros(1, 3)
 
@@ -218,3 +220,14 @@ def test_progress_counts_samples() -> None:
     seen: list[int] = []
     run([sample(1)] * 3, progress=seen.append)
     assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("seen", "example", "warned"), [(0.0, 1.0, 1), (255.0, 1.0, 1), (1.0, 3.0, 0), (1.0, 0.0, 0), (9.0, 1.0, 0)]
+)
+@pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
+def test_an_example_of_another_scale_than_the_calibration_data_is_a_warning(seen: float, example: float, warned: int) -> None:
+    captured = capture(Model(Double(), (sample(example),)))
+    module = captured.program.module(check_guards=False)
+    found = calibrate({"dense": module}, captured.signature, captured.example, [sample(seen)] * 3)
+    assert len(list(outside(found, captured))) == warned
