@@ -20,6 +20,7 @@ from edgeopt.compress.latency_goal import Trial
 from edgeopt.compress.technique import Compressed, Context, Keep, Technique
 from edgeopt.compress.training import fine_tune
 from edgeopt.core import to_json
+from edgeopt.errors import CaptureError
 from edgeopt.files import make_folder, write_atomic
 from edgeopt.fingerprint import fingerprint
 from edgeopt.options import Event, Listener, Options, Phase, ignore
@@ -31,6 +32,7 @@ from edgeopt.recipe.outcome import Goal, Measured, Outcome, StepOutcome
 from edgeopt.recipe.schema import Recipe, Step
 from edgeopt.recipe.subject import Subject, load, owns
 from edgeopt.recipe.workspace import COMPRESSED, ORIGINAL, Remembered, Workspace, keep_of, name_of
+from edgeopt.user_code import cause
 
 
 def compress(recipe: Recipe, out: Path, listen: Listener = ignore, resume: bool = True) -> Outcome:
@@ -190,7 +192,11 @@ class _Run:
     def _finish(self, module: nn.Module, outcome: Outcome) -> None:
         """The program of the kept module, and the bundle where one is asked for."""
         args, kwargs = call_arguments(self._subject.model.example_inputs)
-        program = torch.export.export(copied(module).eval(), args, kwargs)
+        try:
+            program = torch.export.export(copied(module).eval(), args, kwargs)
+        except Exception as error:  # torch raises anything; the module itself stands in the steps' folders
+            fix = "rewrite that line so that torch.export.export(model, inputs) takes it, then run the same command again"
+            raise CaptureError("torch.export cannot capture the compressed model", why=cause(error), fix=fix) from error
         buffer = io.BytesIO()
         torch.export.save(program, buffer)
         write_atomic(self._out / "model.pt2", buffer.getvalue())
