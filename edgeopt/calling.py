@@ -77,7 +77,9 @@ class Signature:
             if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_quantized:
                 raise InputError(
                     f"the example input {pytree.keystr(path)} is a {_kind(leaf)}, not a dense tensor",
-                    fix="give tensors only; bind other arguments in a small wrapper module",
+                    fix="give a dense tensor: x.to_dense()"
+                    if isinstance(value, Tensor)
+                    else "give tensors only; bind other arguments in a small wrapper module",
                 )
             specs.append(spec_of(_readable(path, names), value))
             flat.append(value.detach())

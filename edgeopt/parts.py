@@ -219,6 +219,8 @@ def _comparable(reference: Array, candidate: Array) -> tuple[Vector, Vector]:
     one, other = _numbers(reference), _numbers(candidate)
     if one.shape != other.shape:
         return one, np.full_like(one, np.nan)
+    if not one.size:
+        return one, one
     if not _is_number(reference):
         return one, np.where(one == other, 0, np.sqrt(np.mean(one**2)) or 1.0)
     hidden = masked(reference)

@@ -20,9 +20,11 @@ LOW_AGREEMENT = 0.5
 """Below it an artifact chooses another class than its model more often than not: a warning."""
 LOWERING_ROOM_DB = 3.0
 """Twice the noise power of quantization: kernels round differently, and a few samples measure it roughly."""
+EXACT_DB = 60.0
+"""From this limit on an artifact is float32: its channels and what it gives for inputs unlike the example are judged as such."""
 CHANNEL_ROOM_DB = 20.0
-"""What a channel may be farther than its output, down to the least that any part must have: where large numbers cancel,
-rounding leaves less of the small."""
+"""What a channel of a float32 artifact may be farther than its output: where large numbers cancel, less is left of small ones.
+In fewer bits a channel must not be lost, no more: what is rounded is measured by the loud ones."""
 UNLIKE_ROOM_DB = 20.0
 """What inputs unlike the example may cost: sums over numbers of another scale round otherwise."""
 LOSES_TO_THE_GATE = ("sqnr_float", "sqnr_float_channel", "constant")
@@ -172,7 +174,7 @@ def judge(proof: Proof | None, checks: Checks) -> tuple[Verdict, ...]:
     limits = {
         "sqnr_program": lowering,
         "sqnr_float": checks.float_sqnr_db,
-        "sqnr_float_channel": min(checks.float_sqnr_db, max(checks.float_sqnr_db - CHANNEL_ROOM_DB, Checks().float_sqnr_db)),
+        "sqnr_float_channel": _channel_limit(checks),
         "sqnr_unlike": unlike if unlike > 0 else None,
     }
     verdicts = [_verdict(proof, check, limits.get(check)) for check in _known(proof)]
@@ -183,6 +185,11 @@ def judge(proof: Proof | None, checks: Checks) -> tuple[Verdict, ...]:
             Verdict(check="constant", value=spread, passed=passed, note=note, part=f"output {name}", compared=proof.compared)
         )
     return tuple(verdicts)
+
+
+def _channel_limit(checks: Checks) -> float:
+    exact = checks.float_sqnr_db >= EXACT_DB
+    return checks.float_sqnr_db - CHANNEL_ROOM_DB if exact else min(checks.float_sqnr_db, Checks().float_sqnr_db)
 
 
 def _known(proof: Proof) -> list[str]:

@@ -274,7 +274,10 @@ def judged(result: TargetResult) -> TargetResult:
         return result
     gate = any(verdict.check == "accuracy_drop" for verdict in failed)
     error = GateFailed if gate else VerificationFailed
-    return replace(result, status="failed", reason="; ".join(map(verify.describe, failed)), error=error.__name__)
+    reason = "; ".join(map(verify.describe, failed))
+    if all(verdict.check in verify.LOSES_TO_THE_GATE for verdict in failed):
+        reason += "; where --evaluate finds it good enough, --max-drop accepts it"
+    return replace(result, status="failed", reason=reason, error=error.__name__)
 
 
 def _unproven(made: Made) -> dict[str, Any]:

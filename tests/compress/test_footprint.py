@@ -67,7 +67,8 @@ def test_the_expected_bytes_are_those_of_the_artifact(name: str, tmp_path: Path)
     make, shape = NETS[name]
     net, example = make().eval(), (torch.randn(shape),)
     program = capture(Model(net, example)).program
-    bundle = edgeopt.export(net, example, targets=["arm-xnnpack", "x86-fbgemm", "apple-ane-fp16"], out=tmp_path / "b")
+    targets, data = ["arm-xnnpack", "x86-fbgemm", "apple-ane-fp16"], [(torch.randn(shape),) for _ in range(16)]
+    bundle = edgeopt.export(net, example, targets=targets, calibration=data, out=tmp_path / "b")
     made = [result for result in bundle.manifest.results if result.artifact is not None]
     assert {result.format for result in made} == {"onnx", "tflite", "coreml"}
     for result in made:

@@ -35,6 +35,6 @@ def exported(shared_folder: Path) -> Callable[[str], edgeopt.Bundle]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if (out / "manifest.json").exists():
                 return edgeopt.Bundle.load(out)
-            return edgeopt.export(load(example), out=out)
+            return edgeopt.export(load(example), max_drop=0.15, out=out)
 
     return export

@@ -66,6 +66,8 @@ def test_a_recipe_says_what_is_advised() -> None:
         "model": "../net.py:model",
         "target": "arm-xnnpack",
         "max_drop": 0.01,
+        "max_bytes": 4_000_000,
+        "max_latency_ms": 2,
         "training": {"fit": "../net.py:fit"},
         "step": [{"technique": "channels", "amount": 0.5, "exclude": ["head"], "measure": "macs", "epochs": 3}],
         "export": {"targets": ["arm-xnnpack"]},
