@@ -21,9 +21,9 @@ LOW_AGREEMENT = 0.5
 LOWERING_ROOM_DB = 3.0
 """Twice the noise power of quantization: kernels round differently, and a few samples measure it roughly."""
 EXACT_DB = 60.0
-"""From this limit on an artifact is float32: its channels and what it gives for inputs unlike the example are judged as such."""
+"""From this limit on an artifact is float32, and its channels are judged as such."""
 CHANNEL_ROOM_DB = 20.0
-"""What a channel of a float32 artifact may be farther than its output: where large numbers cancel, less is left of small ones.
+"""What a channel of a float32 artifact may be farther than its output: where large numbers cancel, less is left of the small.
 In fewer bits a channel must not be lost, no more: what is rounded is measured by the loud ones."""
 UNLIKE_ROOM_DB = 20.0
 """What inputs unlike the example may cost: sums over numbers of another scale round otherwise."""
