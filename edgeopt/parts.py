@@ -63,8 +63,8 @@ class Scales:
     """Which parts outputs have, by what the model gives on all kinds of inputs."""
 
     names: tuple[str, ...]
-    parts: dict[tuple[int, int | None], Vector] = field(default_factory=dict)
-    """The root mean square of each channel, of an axis along which they are to be judged one by one; of a whole output."""
+    parts: dict[tuple[int, int], Vector] = field(default_factory=dict)
+    """The root mean square of each channel, by output and axis, where they are to be judged one by one beside the whole."""
 
     @classmethod
     def of(cls, names: tuple[str, ...], outputs: Outputs) -> "Scales":
@@ -72,7 +72,7 @@ class Scales:
         found = cls(names)
         for index in range(len(names)):
             first = outputs[0][index]
-            sums = {axis: _Power() for axis in (None, *(_axes(np.shape(first)) if _is_number(first) else ()))}
+            sums = {axis: _Power() for axis in (_axes(np.shape(first)) if _is_number(first) else ())}
             for sample in outputs:
                 value, _ = _comparable(sample[index], sample[index])
                 for axis, power in sums.items():
@@ -80,9 +80,7 @@ class Scales:
             for axis, power in sums.items():
                 scale = np.sqrt(power.mean)
                 least = LEAST_SCALE * scale.max()
-                if axis is None:
-                    found.parts[index, axis] = scale
-                elif power.count >= FEWEST_ELEMENTS and scale.max() > UNLIKE_SCALES * max(scale.min(), least):
+                if power.count >= FEWEST_ELEMENTS and scale.max() > UNLIKE_SCALES * max(scale.min(), least):
                     found.parts[index, axis] = np.maximum(scale, least)
         return found
 
@@ -114,7 +112,7 @@ def sqnr(scales: Scales, reference: Outputs, candidate: Outputs) -> Ratios:
     with np.errstate(all="ignore"):
         for index in range(len(scales.names)):
             pairs = [(r[index], c[index]) for r, c in zip(reference, candidate, strict=True)]
-            axes = [axis for output, axis in scales.parts if output == index]
+            axes = [None, *(axis for output, axis in scales.parts if output == index)]
             signal, noise = {axis: _Power() for axis in axes}, {axis: _Power() for axis in axes}
             for one, other in pairs:
                 value, error = _comparable(one, other)

@@ -84,7 +84,8 @@ def lowered(
     scales: Scales, model: Outputs, program: Outputs, artifact: Outputs
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """What lowering cost, and what quantization had cost before, of the output where the former stands out most."""
-    quantization, lowering = parts.sqnr(scales, model, program), parts.sqnr(scales, program, artifact)
+    whole = Scales(scales.names)
+    quantization, lowering = parts.sqnr(whole, model, program), parts.sqnr(whole, program, artifact)
     outputs = [key for key in lowering if key[1] is None]
 
     def room(key: tuple[int, int | None]) -> float:
@@ -102,9 +103,7 @@ def lowered(
 
 def sqnr_db(reference: Outputs, candidate: Outputs) -> float:
     """The lowest SQNR of all outputs, in dB; NaN or infinity in the candidate alone counts as no signal at all."""
-    scales = Scales(tuple(map(str, range(len(reference[0])))))
-    scales.parts.update({(index, None): np.ones(1) for index in range(len(scales.names))})
-    ratios = parts.sqnr(scales, reference, candidate)
+    ratios = parts.sqnr(Scales(tuple(map(str, range(len(reference[0]))))), reference, candidate)
     return min(float(values.min()) for (_, axis), values in ratios.items() if axis is None)
 
 
