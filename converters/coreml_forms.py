@@ -25,9 +25,21 @@ def rewritten(program: Program) -> Program:
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Writes at indices of an axis other than the first (coremltools takes them for a slice), and PReLU."""
+    """Writes at indices of an axis other than the first (coremltools takes them for a slice), PReLU, choices of numbers."""
     writes = {aten.index_put.default: index_put, aten.index_copy.default: index_copy, aten.index_add.default: index_add}
-    return writes | {aten.prelu.default: prelu}
+    return writes | {aten.prelu.default: prelu, aten.where.self: where, aten.where.Scalar: where_scalar}
+
+
+def where(condition: Tensor, x: Tensor, y: Tensor) -> Any:
+    """Of tensors with no axis along one: coremltools brings all to one shape, and fails where that is empty (9.0)."""
+    if condition.dim() or x.dim() or y.dim():
+        return NotImplemented
+    return aten.where.self(condition.reshape(1), x.reshape(1), y.reshape(1)).reshape(())
+
+
+def where_scalar(condition: Tensor, x: float, y: float) -> Any:
+    """The same, with numbers."""
+    return NotImplemented if condition.dim() else aten.where.Scalar(condition.reshape(1), x, y).reshape(())
 
 
 def prelu(x: Tensor, weight: Tensor) -> Any:

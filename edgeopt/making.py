@@ -15,7 +15,6 @@ from edgeopt.bundle import BundleWriter
 from edgeopt.cache import Cache
 from edgeopt.calibrate import Calibrated, Sample, calibrate, raising_on
 from edgeopt.capture import Captured, capture
-from edgeopt.capture.unlike import unlike
 from edgeopt.core import TWIN, Manifest, ModelFacts, TargetResult
 from edgeopt.errors import EdgeoptError
 from edgeopt.jobs import DENSE, Job, calibrated_values, jobs_of
@@ -148,7 +147,7 @@ def _write_references(path: Path, captured: Captured, calibrated: Calibrated) ->
             references.outputs.append(run(_arrays(sample)))
         references.samples.append(_arrays(sample))
     masks = not all(_is_finite(output) for outputs in references.outputs for output in outputs)
-    for sample in unlike(captured.example):
+    for sample in captured.unlike:
         outputs = _given(run, _arrays(sample))
         if outputs is not None and (masks or all(map(_is_finite, outputs))):
             references.unlike.append(_arrays(sample))

@@ -39,6 +39,8 @@ class Captured:
     decisions: tuple[Decision, ...]
     witness: Witness
     """The user's own module, as it was given: called with flat tensors, it returns the outputs that the program must give."""
+    unlike: tuple[Sample, ...] = ()
+    """Inputs unlike ``example``, as flat as it, on which the program and what is made from it can be judged."""
 
     @property
     def in_low_precision(self) -> bool:
@@ -68,11 +70,11 @@ def capture(model: Model) -> Captured:
     witness = replace(witness, low=low_precision(program))
     with reported_as(_unforeseen):
         refuse_sizes_from_data(program, tried.names)
-        proven, more = canonical(program, witness, tried, example, others)
+        proven, judged, more = canonical(program, witness, tried, example, others)
         name_inputs(proven, signature.specs)
         refuse_not_finite_outputs(proven, tried.names, tried.outputs, example)
     specs = tuple(map(spec_of, tried.names, tried.outputs))
-    return Captured(proven, signature, example, specs, (*decisions, *_low_inside(witness), *more), witness)
+    return Captured(proven, signature, example, specs, (*decisions, *_low_inside(witness), *more), witness, tuple(judged))
 
 
 def _unforeseen(error: BaseException) -> CaptureError:

@@ -62,8 +62,15 @@ class Reference:
     witness: Witness
     cases: list[Case]
     tolerance: float = TOLERANCE
+    left_out: list[Sample] = field(default_factory=list)
+    """Samples of cases that turned out to say nothing."""
     _moved: dict[str, list[tuple[Tensor, ...]]] = field(default_factory=dict)
     _perturbed: list[Witness] = field(default_factory=list)
+
+    def leave_out(self, case: Case) -> None:
+        """Judges no program by ``case`` any more."""
+        self.cases = [kept for kept in self.cases if kept is not case]
+        self.left_out.append(case.sample)
 
     def deviation(self, run: Run) -> Deviation | None:
         """The first output that differs by more than rounding; None where there is none."""

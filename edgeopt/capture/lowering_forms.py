@@ -24,6 +24,7 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.add.Tensor: _scaled(aten.add.Tensor),
         aten.sub.Tensor: _scaled(aten.sub.Tensor),
         aten.rsub.Tensor: lambda x, y, alpha=1: aten.sub.Tensor(y, x * alpha if alpha != 1 else x),
+        aten.lerp.Scalar: lerp,
         aten.cumsum.default: cumsum,
         aten.one_hot.default: one_hot,
         aten.split.Tensor: split,
@@ -66,6 +67,11 @@ def _scaled(operator: Any) -> Callable[..., Any]:
         return NotImplemented if alpha == 1 else operator(x, y * alpha)
 
     return combine
+
+
+def lerp(x: Tensor, end: Tensor, weight: float) -> Tensor:
+    """As torch computes it (ATen/native/Lerp.h), on the side that rounds less; its own decomposition chooses when it runs."""
+    return x + weight * (end - x) if abs(weight) < 0.5 else end - (end - x) * (1 - weight)
 
 
 def cumsum(x: Tensor, axis: int, *, dtype: torch.dtype | None = None) -> Any:
@@ -125,10 +131,19 @@ def avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Any:
-    """``divisor_override`` as a factor behind the pooling: torch.onnx leaves it out without a word, Core ML refuses it."""
-    if divisor_override is None:
-        return NotImplemented
+    """``divisor_override`` as a factor behind the pooling: torch.onnx leaves it out without a word, Core ML refuses it.
+
+    A window larger than what there is (``ceil_mode``; EfficientNet of transformers pools 640 by 640 of 2 by 2) becomes as large
+    as that: TFLite would fill it up with zeros, and divide in 8 bits by the area of all.
+    """
     kernel, steps, own = _pair(kernel_size), _pair(stride or kernel_size), _pair(padding)
+    if divisor_override is None:
+        whole = [size + 2 * low for size, low in zip(x.shape[-2:], own, strict=True)]
+        if all(window <= size for window, size in zip(kernel, whole, strict=True)):
+            return NotImplemented
+        windows = [min(both) for both in zip(kernel, whole, strict=True)]
+        steps = [min(both) for both in zip(steps, whole, strict=True)]
+        return aten.avg_pool2d.default(x, windows, steps, own, ceil_mode, count_include_pad)
     amounts = []
     for size, window, step, low in zip(x.shape[-2:], kernel, steps, own, strict=True):
         count = _windows(size, window, step, low, ceil_mode)

@@ -23,8 +23,8 @@ _LOW_PRECISION = 100  # roundings of 16 bits
 
 def canonical(
     program: ExportedProgram, witness: Witness, tried: Trial, example: Sample, others: list[Sample]
-) -> tuple[ExportedProgram, tuple[Decision, ...]]:
-    """``program`` rewritten for every target, and what was decided on the way.
+) -> tuple[ExportedProgram, list[Sample], tuple[Decision, ...]]:
+    """``program`` rewritten for every target, those of ``others`` on which it can be judged, and what was decided on the way.
 
     Raises CaptureError where it computes anything else than the user's module, naming the rewriting that did it.
     """
@@ -37,7 +37,7 @@ def canonical(
             copied += stage.copied
         deviation = _deviation(reference, last, program, given)
         if deviation is None:
-            return last.program(), (*_copies(copied), *_masks(limited))
+            return last.program(), _judged(reference, others), (*_copies(copied), *_masks(limited))
         guilty = _guilty(reference, stages(program, given, example, limited), bool(witness.low))
         if guilty != MASKS:
             raise _changed(guilty, deviation, tried.names)
@@ -86,8 +86,13 @@ def _deviation(reference: Reference, last: Stage, program: ExportedProgram, give
         own = tuple(value.to(dtype.dtype) for value, dtype in zip(deviation.case.sample, given, strict=True))
         if not _attends_to_nothing(program, own):
             return deviation
-        reference.cases.remove(deviation.case)
+        reference.leave_out(deviation.case)
     return None
+
+
+def _judged(reference: Reference, others: list[Sample]) -> list[Sample]:
+    """``others`` but for those that say nothing: what no rewriting can be held to, no artifact can be."""
+    return [sample for sample in others if not any(sample is left for left in reference.left_out)]
 
 
 def _attends_to_nothing(program: ExportedProgram, sample: Sample) -> bool:

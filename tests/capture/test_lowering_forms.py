@@ -68,9 +68,27 @@ def test_an_average_with_a_divisor_of_its_own_is_a_factor(kernel: Any, stride: A
         assert len(pool.args) < 7
 
 
+@pytest.mark.parametrize("counted", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(640, None, 0), ((640, 3), (640, 2), (4, 1)), ((3, 64), (1, 99), (0, 2))]
+)
+def test_an_average_over_more_than_there_is_has_a_window_as_large_as_what_there_is(
+    kernel: Any, stride: Any, padding: Any, counted: bool
+) -> None:
+    found = exact(nn.AvgPool2d(kernel, stride, padding, ceil_mode=True, count_include_pad=counted), IMAGE)
+    (pool,) = (node for node in found.program.graph.nodes if node.target is aten.avg_pool2d.default)
+    given: Any = pool.args
+    assert all(window <= size + 2 * low for window, size, low in zip(given[1], IMAGE.shape[2:], given[3], strict=True))
+
+
 def test_other_averages_stay_one_operator() -> None:
     found = operators(exact(Calls(lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)), IMAGE))
     assert found == [aten.avg_pool2d.default]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 0.9, 1.0, -2.0, 1e6])
+def test_a_way_between_two_tensors_is_written_out(weight: float) -> None:
+    gone(lambda x: torch.lerp(x, x.flip(-1), weight), IMAGE, aten.lerp.Scalar)
 
 
 @pytest.mark.parametrize("size", [1, 5, (5, 3), (9, 8), (2, 7)])

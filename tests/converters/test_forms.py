@@ -236,3 +236,21 @@ def test_converted_slopes_of_channels_are_the_modules(tmp_path: Path) -> None:
     inputs = (torch.randn(3, 4), torch.randn(1, 4, 13), torch.randn(1, 4, 9, 8))
     module = Slopes().eval()
     agree(module, inputs, coreml(module, inputs, tmp_path, 3), 5e-3)
+
+
+class Choices(nn.Module):
+    """Between numbers and between tensors with no axis, as a gain or a gate has them."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        loud, mean = x.sum() > 0, x.mean()
+        of_numbers = torch.where(loud, 1.5, -2.0) * x
+        return torch.where(loud, mean, -mean) * x, of_numbers, torch.where(loud, x, -x)
+
+
+@pytest.mark.slow
+def test_converted_choices_between_numbers_are_the_modules(tmp_path: Path) -> None:
+    for number, sign in enumerate((1, -1)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        inputs = (torch.randn(1, 4, 9) + sign,)
+        agree(Choices(), inputs, coreml(Choices(), inputs, folder, 3), 5e-3)

@@ -22,7 +22,9 @@ def fault_of_message(message: str, networks: Sequence[Network]) -> str:
         return "internals"
     what = message.partition("cause:")[0]
     steps = [step for network in networks for step in network.steps]
-    names = {word for step in steps for word in (step.name, *_words(step.call), *_words(step.layer))}
+    names = {
+        word for step in steps for word in (step.name, re.sub(r"\dd$", "", step.op), *_words(step.call), *_words(step.layer))
+    }
     return "" if any(re.search(rf"(?<![a-z]){re.escape(name)}", what, re.IGNORECASE) for name in names) else "unnamed"
 
 
