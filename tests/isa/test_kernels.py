@@ -45,7 +45,10 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def preload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return isa.library(tmp_path_factory.mktemp("isa"))
+    try:
+        return isa.library(tmp_path_factory.mktemp("isa"))
+    except isa.Unavailable as error:
+        pytest.skip(str(error))
 
 
 def run(code: str, *arguments: str, preload: Path | None = None) -> str:
