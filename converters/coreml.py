@@ -21,7 +21,8 @@ import numpy as np
 from edgeopt.converters import coreml_layers, coreml_package
 from edgeopt.converters.coreml_outputs import compute_outputs
 from edgeopt.converters.interface import Array
-from edgeopt.converters.program import Program, converted_node, distinct_names, first_line, load_program
+from edgeopt.converters.program import Program, distinct_names, first_line, load_program
+from edgeopt.converters.refusing import Unnamed, converted_node, place_of
 from edgeopt.core import Structure, TensorSpec
 from edgeopt.errors import ConfigError, ConversionError, did_you_mean
 from edgeopt.mil.features import features
@@ -323,16 +324,12 @@ def _trace(program: Program) -> Any:
 
 
 def _refusal(exported: "list[ExportedProgram]", error: Exception, also: str) -> ConversionError:
-    """The operator and layer that coremltools named, with both causes."""
-    from edgeopt.capture import layer_path
-
+    """The operator, layer and line that coremltools named, with both causes."""
     match = _NODE.search(str(error))
     nodes = {node.name: node for each in exported for node in each.graph.nodes if node.op == "call_function"}
-    named = next((group for group in match.groups() if group), "") if match else converted_node(error, nodes)
-    layer = layer_path(nodes[named]) if named in nodes else ""
-    subject = f"the operator {named}" + (f" of layer {layer}" if layer else "") if named else "the program"
-    return ConversionError(
-        f"Core ML refused {subject}",
-        why=f"{first_line(error)}; {also}",
-        fix="rewrite that layer with other operators, or leave Core ML's targets out",
-    )
+    name = next((group for group in match.groups() if group), "") if match else converted_node(error, nodes)
+    why, fix = f"{first_line(error)}; {also}", "rewrite that layer with other operators, or leave Core ML's targets out"
+    if not name:
+        return Unnamed("Core ML", why=why, fix=fix)
+    subject = place_of(nodes[name], name) if name in nodes else f"the operator {name}"
+    return ConversionError(f"Core ML refused {subject}", why=why, fix=fix)

@@ -1,6 +1,7 @@
 """The program in operators that coremltools converts right: rewritten exactly, before it is lowered."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,9 +26,63 @@ def rewritten(program: Program) -> Program:
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Writes at indices of an axis other than the first (coremltools takes them for a slice), PReLU, choices of numbers."""
-    writes = {aten.index_put.default: index_put, aten.index_copy.default: index_copy, aten.index_add.default: index_add}
-    return writes | {aten.prelu.default: prelu, aten.where.self: where, aten.where.Scalar: where_scalar}
+    """What coremltools 9.0 gets wrong, or has no operator for."""
+    return {
+        aten.index_put.default: index_put,
+        aten.index_copy.default: index_copy,
+        aten.index_add.default: index_add,
+        aten.prelu.default: prelu,
+        aten.where.self: where,
+        aten.where.Scalar: where_scalar,
+        aten.log_softmax.int: log_softmax,
+        aten.softplus.default: softplus,
+        aten.log_sigmoid.default: lambda x: -(torch.relu(-x) + torch.log1p(torch.exp(-x.abs()))),
+        aten.var.correction: variance,
+        aten.std.correction: lambda *given, **named: variance(*given, **named).sqrt(),
+        aten.acosh.default: lambda x: torch.log(x + torch.sqrt(x - 1) * torch.sqrt(x + 1)),
+        aten.nan_to_num.default: nan_to_num,
+        aten.diagonal.default: diagonal,
+        aten.diag.default: lambda x, offset=0: diagonal(x, offset) if x.dim() == 2 else torch.diag_embed(x, offset),
+    }
+
+
+def log_softmax(x: Tensor, axis: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Without the softmax whose logarithm coremltools takes: in 16 bits that is 0 where a score is 17 below the greatest."""
+    shifted = (x if dtype is None else x.to(dtype)) - x.amax(axis, keepdim=True)
+    return shifted - shifted.exp().sum(axis, keepdim=True).log()
+
+
+def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    """With the line beyond the threshold, which coremltools leaves out: below 20 it shows."""
+    if threshold >= 20:
+        return NotImplemented
+    return torch.where(x * beta > threshold, x, aten.softplus.default(x, beta))
+
+
+def variance(x: Tensor, axes: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
+    """Written out: coremltools takes the mean of squares where no axes are given, whatever the correction."""
+    chosen = list(axes or range(x.dim()))
+    count = math.prod(x.shape[axis] for axis in chosen)
+    least = 1.0 if correction is None else correction
+    squares = (x - x.mean(chosen, keepdim=True)).square()
+    return squares.mean(chosen, keepdim=keepdim) * (count / max(count - least, 0.0) if count > least else math.inf)
+
+
+def diagonal(x: Tensor, offset: int = 0, first: int = 0, second: int = 1) -> Tensor:
+    """Every element that lies one row and one column on: coremltools takes all of the matrix."""
+    axes = [axis for axis in range(x.dim()) if axis not in (first % x.dim(), second % x.dim())]
+    moved = x.permute(*axes, first, second)
+    rows, columns = moved.shape[-2:]
+    count = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
+    start, step = (offset if offset > 0 else -offset * columns), columns + 1
+    return moved.reshape(*moved.shape[:-2], -1)[..., start : start + count * step - columns if count else start : step]
+
+
+def nan_to_num(x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None) -> Tensor:
+    """By comparison: coremltools writes at the places of what is not a number, of which there may be none."""
+    limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
+    highest, lowest = (limits.max if posinf is None else posinf), (limits.min if neginf is None else neginf)
+    return torch.where(x != x, 0.0 if nan is None else nan, x).clamp(lowest, highest)
 
 
 def where(condition: Tensor, x: Tensor, y: Tensor) -> Any:

@@ -13,7 +13,8 @@ import numpy as np
 from edgeopt.converters import onnx_kernels
 from edgeopt.converters.interface import Array
 from edgeopt.converters.operators import Operator, unsupported
-from edgeopt.converters.program import Program, distinct_names, first_line, load_program, refusals
+from edgeopt.converters.program import Program, distinct_names, first_line, load_program
+from edgeopt.converters.refusing import Unnamed, refusals
 from edgeopt.converters.values import from_artifact, to_artifact
 from edgeopt.core import Structure, TensorSpec
 from edgeopt.errors import ConversionError
@@ -61,7 +62,8 @@ class OnnxConverter:
         try:
             onnx.checker.check_model(str(out), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ConversionError("the exporter wrote an invalid ONNX file", why=first_line(error)) from error
+            fix = "rewrite that layer with other operators, and report the model: the file that was written is none"
+            raise Unnamed("ONNX", what="what torch.onnx.export wrote", why=first_line(error), fix=fix) from error
 
     def inspect(self, path: Path, profile: TargetProfile) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], Structure]:
         """As the interface says; a dimension that is not fixed is -1."""
@@ -115,7 +117,8 @@ def _session(path: Path, threads: int, *, optimized: bool) -> "OnnxPredictor":
     try:
         return OnnxPredictor(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
     except Exception as error:  # ORT's exceptions share no base class
-        raise ConversionError("ONNX Runtime refused the file", why=first_line(error)) from error
+        fix = "rewrite that layer with other operators, or leave this target out, and report the model"
+        raise Unnamed("ONNX Runtime", what="the file", why=first_line(error), fix=fix) from error
 
 
 class OnnxPredictor:
@@ -144,7 +147,7 @@ def _export(program: Program, opset: int) -> "ir.Model":
     import torch
 
     fix = "rewrite that layer with operators of the ONNX opset, or leave this target out"
-    with refusals("torch.onnx.export", fix), _matched_from_the_first_node():
+    with refusals("torch.onnx.export", fix, program.exported), _matched_from_the_first_node():
         exported = torch.onnx.export(program.exported, program.examples, dynamo=True, opset_version=opset, verbose=False)
     assert exported is not None
     model: ir.Model = exported.model

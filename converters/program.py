@@ -1,15 +1,11 @@
-"""The saved program as every converter reads it, and a converter's refusal told in the user's terms."""
+"""The saved program as every converter reads it."""
 
 import itertools
-import re
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from traceback import walk_tb
 from typing import TYPE_CHECKING
 
-from edgeopt.errors import ConversionError, EdgeoptError
+from edgeopt.errors import ConversionError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,77 +68,10 @@ def distinct_names(outputs: tuple[str, ...], inputs: tuple[str, ...]) -> tuple[s
     return tuple(found)
 
 
-@contextmanager
-def refusals(converter: str, fix: str) -> Iterator[None]:
-    """Turns whatever ``converter`` raises into a ConversionError that names the operator and the user's layer."""
-    try:
-        yield
-    except (EdgeoptError, MemoryError):
-        raise
-    except Exception as error:  # converters raise anything, SystemExit aside
-        why = first_line(_chain(error)[-1])
-        operator, layer = _culprit(error)
-        if not operator and (place := _PLACE.search(str(_chain(error)[-1]))):
-            layer, operator, why = place["layer"], place["operator"], place["why"][:_LONGEST]
-        subject = f"the operator {operator}" + (f" of layer {layer}" if layer else "") if operator else "the program"
-        raise ConversionError(f"{converter} refused {subject}", why=why, fix=fix) from error
-
-
-def mark_places(exported: "ExportedProgram") -> None:
-    """Operators get their layers for the place in the source that they came from: compilers name nothing else in what they
-    refuse, and of a model of torch's own layers that is a line of torch's.
-    """
-    from edgeopt.capture import layer_path
-
-    for node in exported.graph.nodes:
-        if node.op == "call_function":
-            node.meta["stack_trace"] = (
-                f'File "layer {layer_path(node)} operator {node.target}", line 1, in forward\n    forward\n'
-            )
-
-
 _LONGEST = 300
-_PLACE = re.compile(r"layer (?P<layer>\S*) operator (?P<operator>\S+?):\d+:\d+: error: (?P<why>.*)")
-"""As :func:`mark_places` has them, in a compiler's message."""
 
 
 def first_line(error: BaseException) -> str:
     """The first line of ``error``'s message that says something, at most 300 characters; else its class."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line[:_LONGEST] for line in lines if line), type(error).__name__)
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """``error`` and what led to it, the root last."""
-    found = [error]
-    while (cause := found[-1].__cause__ or found[-1].__context__) is not None:
-        found.append(cause)
-    return found
-
-
-def converted_node(error: BaseException, names: Container[str]) -> str:
-    """Which of ``names`` the node has that a converter with nodes of its own worked on when it raised; empty where none."""
-    for cause in reversed(_chain(error)):
-        for frame, _ in reversed(list(walk_tb(cause.__traceback__))):
-            name = getattr(frame.f_locals.get("node"), "name", None)
-            if isinstance(name, str) and name in names:
-                return name
-    return ""
-
-
-def _culprit(error: BaseException) -> tuple[str, str]:
-    """Operator and module path of the graph node that a converter worked on when it raised; empty where none is found.
-
-    Converters walk the graph node by node and say the operator at best, never the layer: the node itself is a local
-    variable of the innermost frame that handled it.
-    """
-    from torch.fx import Node
-
-    from edgeopt.capture import layer_path
-
-    for cause in reversed(_chain(error)):
-        for frame, _ in reversed(list(walk_tb(cause.__traceback__))):
-            for value in frame.f_locals.values():
-                if isinstance(value, Node) and value.op == "call_function":
-                    return str(value.target), layer_path(value)
-    return "", ""

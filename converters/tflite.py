@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgeopt.converters.interface import Array
 from edgeopt.converters.operators import unsupported
-from edgeopt.converters.program import Program, distinct_names, first_line, load_program, mark_places, refusals
+from edgeopt.converters.program import Program, distinct_names, first_line, load_program
+from edgeopt.converters.refusing import Unnamed, mark_places, refusals
 from edgeopt.converters.values import from_artifact, to_artifact
 from edgeopt.core import Structure, TensorSpec
 from edgeopt.errors import ConversionError
@@ -87,8 +88,10 @@ class TfliteConverter:
             interpreter = Interpreter(model_path=str(path), num_threads=threads)
             interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            fix = "leave this target out, and report the model: litert-torch wrote what this LiteRT does not run"
-            raise ConversionError("LiteRT refused the file", why=first_line(error), fix=fix) from error
+            fix = (
+                "rewrite that layer with other operators, or leave this target out: litert-torch wrote what LiteRT does not run"
+            )
+            raise Unnamed("LiteRT", what="the file", why=first_line(error), fix=fix) from error
         return TflitePredictor(interpreter, inputs, outputs)
 
     def tool_versions(self) -> dict[str, str]:
@@ -151,7 +154,7 @@ def _lower(program: Program) -> bytes:
     program = rewritten(program)
     mark_places(program.exported)
     fix = "rewrite that layer with operators that TFLite has, or leave this target out"
-    with refusals("litert-torch", fix):
+    with refusals("litert-torch", fix, program.exported):
         module = program.exported.module(check_guards=False)
         with _exported_already(program.exported):
             return bytes(litert_torch.convert(module, program.examples, quant_config=settings).model_content())

@@ -4,13 +4,13 @@ import operator
 from typing import Any
 
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from edgeopt.capture import layer_of
-from edgeopt.converters.graph_edits import argument, call, requantized, sizes
+from edgeopt.converters.graph_edits import argument, call, change_constant, requantized, sizes
 from edgeopt.converters.program import Program
 from edgeopt.converters.tflite_resizing import pick_nearest, refuse_uneven_factors
-from edgeopt.converters.transposed_convolutions import AXES, crop_behind, transposed, without_output_padding
+from edgeopt.converters.transposed_convolutions import AXES, crop_behind, transposed, without_output_padding, written_out
 from edgeopt.errors import ConversionError
 from edgeopt.kinds import weight_shape
 
@@ -31,7 +31,58 @@ def rewritten(program: Program) -> Program:
         _pool_along_each_axis(module, node)
     refuse_uneven_factors(module)
     resized = pick_nearest(module)
-    return program.again(module) if convolutions or pools or resized else program
+    sorts = [node for node in module.graph.nodes if node.target in _SORTS]
+    for node in sorts:
+        _as_topk(node)
+    logarithms = [node for node in module.graph.nodes if node.target is aten.log_softmax.int and _is_quantized(node)]
+    for node in logarithms:
+        _written_out_log_softmax(module.graph, node)
+    orders = [node for node in module.graph.nodes if _only_values(node)]
+    for node in orders:
+        _values_by_their_places(module, node)
+    return program.again(module) if convolutions or pools or resized or sorts or logarithms or orders else program
+
+
+def _only_values(node: Node) -> bool:
+    """Whether ``node`` puts values in order and nobody asks where they were: LiteRT has TOPK_V2, which gives both."""
+    users = [user for user in node.users if user.users]
+    return node.target is aten.topk.default and bool(users) and all(user.args[1] == 0 for user in users)
+
+
+def _values_by_their_places(module: GraphModule, node: Node) -> None:
+    """The values read at their places. Without these litert-torch writes a sort that LiteRT does not run (0.10)."""
+    dim = argument(node, "dim")
+    for user in list(node.users):
+        with module.graph.inserting_before(user):
+            places = module.graph.call_function(operator.getitem, (node, 1))
+            user.replace_all_uses_with(call(module.graph, node, aten.gather.default, node.args[0], dim, places))
+        module.graph.erase_node(user)
+
+
+def _is_quantized(node: Node) -> bool:
+    return any("quantize_per" in str(user.target) for user in node.users)
+
+
+def _written_out_log_softmax(graph: Graph, node: Node) -> None:
+    """Between Q/DQ the converter makes an operator in 8 bits of it, which LiteRT takes with a scale of 1/16 only."""
+    x, axis = node.args[:2]
+    with graph.inserting_before(node):  # not as the difference of the shifted scores, which the converter knows again
+        greatest = call(graph, node, aten.amax.default, x, [axis], True)
+        raised = call(graph, node, aten.exp.default, call(graph, node, aten.sub.Tensor, x, greatest))
+        total = call(graph, node, aten.log.default, call(graph, node, aten.sum.dim_IntList, raised, [axis], True))
+        node.replace_all_uses_with(call(graph, node, aten.sub.Tensor, x, call(graph, node, aten.add.Tensor, greatest, total)))
+    graph.erase_node(node)
+
+
+_SORTS = (aten.sort.default, aten.sort.stable)
+
+
+def _as_topk(node: Node) -> None:
+    """All of an axis in order is its greatest or least elements, as many as there are."""
+    axis, descending = argument(node, "dim"), bool(argument(node, "descending"))
+    source: Any = node.args[0]
+    node.args, node.kwargs = (source, source.meta["val"].shape[axis], axis, descending), {}
+    node.target = aten.topk.default
 
 
 _POOL_OPTIONS: dict[Any, dict[str, int]] = {
@@ -102,12 +153,27 @@ def _transposed_convolution(module: GraphModule, node: Node) -> None:
     kernel = [(size - 1) * step + 1 + extra for size, step, extra in zip(weight_shape(node)[2:], dilation, more, strict=True)]
     if (max(stride) > 1 or any(more)) and not without_output_padding(module, node):
         raise computed_weight(node, "output_padding" if any(more) else "dilation")
+    if argument(node, "groups") > 1 and kernel == stride and max(stride) > 1 and (axes == 1 or 1 in kernel):
+        _unlike_a_resize(module, node)
+        return
     if max(stride) == 1:
         fits = all(out < size for size, out in zip(kernel, padding, strict=True))  # a convolution with the kernel turned round
     else:
         fits = all(size - step == 2 * out for size, step, out in zip(kernel, stride, padding, strict=True))
     if any(padding) and not fits:
         crop_behind(module, node)
+
+
+def _unlike_a_resize(module: GraphModule, node: Node) -> None:
+    """A zero behind the kernel: the converter takes grouped kernels as long as their stride, along one axis, for a bilinear
+    resize, whatever their weights (litert-converter 0.5).
+    """
+    kernel = weight_shape(node)[2:]
+    axis = next(number for number, size in enumerate(kernel) if size > 1)
+    behind = [int(number == axis) for number in range(len(kernel))]
+    if not change_constant(module, node, 1, lambda weight: written_out(weight, [1] * len(behind), behind)):
+        raise computed_weight(node, "groups")
+    crop_behind(module, node, longer=axis + 2)
 
 
 def computed_weight(node: Node, option: str) -> ConversionError:

@@ -52,8 +52,11 @@ def written_out(weight: Tensor, dilation: Sequence[int], more: Sequence[int]) ->
     return found
 
 
-def crop_behind(module: GraphModule, node: Node) -> None:
-    """The full result without ``padding``, and slices of it. Needs a node without ``output_padding``."""
+def crop_behind(module: GraphModule, node: Node, longer: int | None = None) -> None:
+    """The full result without ``padding``, and slices of it. Needs a node without ``output_padding``.
+
+    ``longer``: the axis along which its kernel has become longer than it was, and so the result.
+    """
     axes = AXES[node.target]
     stride, padding = sizes(node, "stride", axes), sizes(node, "padding", axes)
     kept = [int(size) for size in node.meta["val"].shape[2:]]
@@ -62,7 +65,7 @@ def crop_behind(module: GraphModule, node: Node) -> None:
 
     def crop(value: Node) -> Node:
         for axis, (start, size) in enumerate(zip(padding, kept, strict=True), start=2):
-            if start:
+            if start or longer == axis:
                 value = call(module.graph, node, aten.slice.Tensor, value, axis, start, start + size)
         return value
 

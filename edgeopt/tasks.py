@@ -2,14 +2,18 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgeopt import registry, verify
-from edgeopt.converters.interface import Array, Examined, Predictor
+from edgeopt.converters.interface import Array, Converter, Examined, Predictor
+from edgeopt.converters.program import load_program
 from edgeopt.converters.proving import prover
+from edgeopt.converters.refusing import Unnamed, named
 from edgeopt.core import from_data, to_data
 from edgeopt.reference_file import References
 from edgeopt.targets.schema import TargetProfile
@@ -24,15 +28,32 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
     """Lowers the program at ``program`` to ``out``; the artifact's facts, the same for every target that shares it."""
     converter = registry.converter(request["format"])
     profile = from_data(TargetProfile, request["profile"])
-    converter.convert(
-        Path(request["program"]),
-        profile,
-        Path(request["out"]),
-        io_float=request["io_float"],
-        output_names=tuple(request["output_names"]),
-    )
+    names = tuple(request["output_names"])
+    with _named(request, converter, profile):
+        converter.convert(
+            Path(request["program"]), profile, Path(request["out"]), io_float=request["io_float"], output_names=names
+        )
     anyone = replace(profile, operators=replace(profile.operators, table=None))  # what a device supports is its own target's
     return inspect(request | {"profile": to_data(anyone)}) | {"tool_versions": converter.tool_versions()}
+
+
+@contextmanager
+def _named(request: dict[str, Any], converter: Converter, profile: TargetProfile) -> Iterator[None]:
+    """Around what may refuse the program or its artifact without a word of which operator: each is tried by itself then."""
+    try:
+        yield
+    except Unnamed as error:
+        with TemporaryDirectory() as folder:
+            out = Path(folder) / f"operator{converter.suffix}"
+
+            def attempt(program: Path) -> None:
+                outputs = len(load_program(program).exported.graph_signature.user_outputs)
+                names = tuple(f"out_{number}" for number in range(outputs))
+                converter.convert(program, profile, out, io_float=True, output_names=names)
+                if converter.runs_here:
+                    converter.load(out, threads=1)
+
+            raise named(error, Path(request["program"]), attempt, Path(folder)) from error
 
 
 def inspect(request: dict[str, Any]) -> dict[str, Any]:
@@ -51,7 +72,8 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
     converter, path = registry.converter(request["format"]), Path(request["out"])
     known = References.read(Path(request["references"]))
     scales = verify.Scales.of(known.names, [*known.outputs, *known.unlike_outputs])
-    chosen = prover(converter, path, threads=1)
+    with _named(request, converter, from_data(TargetProfile, request["profile"])):
+        chosen = prover(converter, path, threads=1)
     outputs, findings = _examined(chosen.predictor, known.samples)
     unlike = [chosen.predictor(*sample) for sample in known.unlike]
     numbers, parts = verify.compare(scales, known.outputs, outputs)
@@ -60,7 +82,7 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
     program = _run_program(Path(request["program"]), few) if request["quantized"] else model
     lowering, lowered_parts = verify.lowered(scales, model, program, outputs[: len(few)])
     if unlike and request["exact"]:  # float16 may overflow there, and integers end where their ranges do
-        numbers["sqnr_unlike"] = verify.sqnr_db(known.unlike_outputs, unlike)
+        numbers["sqnr_unlike"] = verify.sqnr_db(*verify.ordered(known.unlike, known.unlike_outputs, unlike))
     proof = verify.Proof(
         compared=chosen.compared,
         numbers=numbers | lowering,
@@ -128,8 +150,6 @@ class _Timed:
 
 def _run_program(path: Path, samples: list[tuple[Array, ...]]) -> list[tuple[Array, ...]]:
     import torch
-
-    from edgeopt.converters.program import load_program
 
     module = load_program(path).exported.module(check_guards=False)
     with torch.no_grad():

@@ -107,6 +107,17 @@ def sqnr_db(reference: Outputs, candidate: Outputs) -> float:
     return min(float(values.min()) for (_, axis), values in ratios.items() if axis is None)
 
 
+def ordered(inputs: Outputs, reference: Outputs, candidate: Outputs) -> tuple[Outputs, Outputs]:
+    """Both sides' outputs, but for integers where all inputs are zero: equal numbers have no order, their places may differ."""
+
+    def kept(sample: tuple[Array, ...], outputs: tuple[Array, ...]) -> tuple[Array, ...]:
+        tied = not any(np.any(array) for array in sample)
+        return tuple(np.zeros_like(each) if tied and np.issubdtype(each.dtype, np.integer) else each for each in outputs)
+
+    own, other = ([kept(*pair) for pair in zip(inputs, outputs, strict=True)] for outputs in (reference, candidate))
+    return own, other
+
+
 def worst_part_db(reference: Outputs, candidate: Outputs) -> float:
     """The lowest SQNR of all outputs, and of channels whose scales differ, in dB."""
     scales = Scales.of(tuple(map(str, range(len(reference[0])))), reference)

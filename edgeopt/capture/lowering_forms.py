@@ -4,12 +4,13 @@ Each function is a decomposition for ``ExportedProgram.run_decompositions`` with
 """
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from edgeopt.capture import pooling_forms
 
 aten = torch.ops.aten
 
@@ -17,6 +18,7 @@ aten = torch.ops.aten
 def table() -> dict[Any, Callable[..., Any]]:
     """The decompositions, by operator."""
     return {
+        **pooling_forms.table(),
         aten.conv1d.padding: _named_padding(aten.conv1d.default, 1),
         aten.conv2d.padding: _named_padding(aten.conv2d.default, 2),
         aten.conv3d.padding: _named_padding(aten.conv3d.default, 3),
@@ -26,12 +28,31 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.rsub.Tensor: lambda x, y, alpha=1: aten.sub.Tensor(y, x * alpha if alpha != 1 else x),
         aten.lerp.Scalar: lerp,
         aten.cumsum.default: cumsum,
+        aten.cumprod.default: cumprod,
+        aten.msort.default: lambda x: aten.sort.default(x, 0)[0],
+        aten.argsort.default: lambda x, axis=-1, descending=False: aten.sort.default(x, axis, descending)[1],
+        aten.argsort.stable: lambda x, *, stable, dim=-1, descending=False: aten.sort.default(x, dim, descending)[1],
+        aten.softmax.int: lambda x, axis, dtype=None: _alone(torch.ones_like, x, axis, dtype),
+        aten.log_softmax.int: lambda x, axis, dtype=None: _alone(torch.zeros_like, x, axis, dtype),
+        aten._upsample_bilinear2d_aa.vec: _resized(aten._upsample_bilinear2d_aa.vec),
+        aten._upsample_bicubic2d_aa.vec: _resized(aten._upsample_bicubic2d_aa.vec),
+        aten.empty.memory_format: lambda size, *, dtype=None, **_: torch.zeros(size, dtype=dtype),
+        aten.empty_like.default: lambda x, *, dtype=None, **_: torch.zeros_like(x, dtype=dtype),
+        aten.new_empty.default: lambda x, size, *, dtype=None, **_: torch.zeros(size, dtype=dtype or x.dtype),
+        aten.squeeze.dim: squeeze,
+        aten.squeeze.dims: squeeze,
+        aten.argmax.default: _place(aten.argmax.default),
+        aten.argmin.default: _place(aten.argmin.default),
+        aten.bitwise_not.default: lambda x: aten.logical_not.default(x) if x.dtype == torch.bool else NotImplemented,
+        aten.bitwise_xor.Tensor: _of_booleans(aten.ne.Tensor),
+        aten.__xor__.Tensor: _of_booleans(aten.ne.Tensor),
+        aten.bitwise_and.Tensor: _of_booleans(aten.logical_and.default),
+        aten.__and__.Tensor: _of_booleans(aten.logical_and.default),
+        aten.bitwise_or.Tensor: _of_booleans(aten.logical_or.default),
+        aten.__or__.Tensor: _of_booleans(aten.logical_or.default),
+        aten.logical_xor.default: lambda x, y: aten.ne.Tensor(x != 0, y != 0),
         aten.one_hot.default: one_hot,
         aten.split.Tensor: split,
-        aten.avg_pool2d.default: avg_pool2d,
-        aten.adaptive_max_pool1d.default: _adaptive_max_pool(1),
-        aten.adaptive_max_pool2d.default: _adaptive_max_pool(2),
-        aten.adaptive_max_pool3d.default: _adaptive_max_pool(3),
     }
 
 
@@ -79,6 +100,80 @@ def cumsum(x: Tensor, axis: int, *, dtype: torch.dtype | None = None) -> Any:
     return NotImplemented if axis >= 0 or not x.dim() else aten.cumsum.default(x, axis % x.dim(), dtype=dtype)
 
 
+def cumprod(x: Tensor, axis: int, *, dtype: torch.dtype | None = None) -> Tensor:
+    """In log2(length) products of what lies 1, 2, 4, ... apart (Hillis and Steele, 1986): no format has the operator."""
+    x = x if dtype is None else x.to(dtype)
+    axis, apart = axis % max(x.dim(), 1), 1
+    while x.dim() and apart < x.shape[axis]:
+        ones = torch.ones_like(x.narrow(axis, 0, apart))
+        x = x * torch.cat([ones, x.narrow(axis, 0, x.shape[axis] - apart)], axis)
+        apart *= 2
+    return x.clone()
+
+
+def squeeze(x: Tensor, axes: int | Sequence[int]) -> Any:
+    """Without the axes that are longer than one, which torch lets stand: ONNX refuses to drop those."""
+    given = [axes] if isinstance(axes, int) else list(axes)
+    single = [axis for axis in given if x.dim() and x.shape[axis] == 1]
+    if len(single) == len(given):
+        return NotImplemented
+    return aten.squeeze.dims(x, single) if single else x.clone()
+
+
+def _alone(value: Callable[..., Tensor], x: Tensor, axis: int, dtype: torch.dtype | None) -> Any:
+    """The softmax of one score is 1: ONNX Runtime's integer kernel gives 0 (1.31, QLinearSoftmax)."""
+    return value(x, dtype=dtype) if x.dim() and x.shape[axis] == 1 else NotImplemented
+
+
+def _resized(operator: Any) -> Callable[..., Any]:
+    """Resizing with ``antialias`` as the products with two constant matrices that it is, one for each axis of the image.
+
+    torch.onnx leaves the option out without a word, coremltools as well, and TFLite has none.
+    """
+    making: list[bool] = []
+
+    def along(size: int, first: int, wanted: Sequence[int] | None, align: bool, factors: Sequence[float] | None) -> Tensor:
+        """[wanted, size] (``first``: 0) or [size, wanted]: what the operator makes of single pixels, folded into a constant."""
+        sizes, scales = None if wanted is None else [size, size], None if factors is None else [1.0, 1.0]
+        if sizes is not None and wanted is not None:
+            sizes[first] = wanted[first]
+        if scales is not None and factors is not None:
+            scales[first] = factors[first]
+        making.append(True)
+        try:
+            found: Tensor = operator(torch.eye(size)[None, None], sizes, align, scales)
+        finally:
+            making.pop()
+        return found[0, 0]
+
+    def resize(x: Tensor, output_size: Sequence[int] | None, align: bool, factors: Sequence[float] | None) -> Any:
+        if making:
+            return NotImplemented
+        rows, columns = (along(x.shape[first - 2], first, output_size, align, factors) for first in (0, 1))
+        return torch.matmul(torch.matmul(rows, x), columns)
+
+    return resize
+
+
+def _of_booleans(operator: Any) -> Callable[[Tensor, Tensor], Any]:
+    """An operator on bits as what it is between booleans: not every format has the former."""
+    return lambda x, y: operator(x, y) if x.dtype == y.dtype == torch.bool else NotImplemented
+
+
+def _place(operator: Any) -> Callable[..., Any]:
+    """Where the extreme is: 0 along an axis of one element, which MLIR has no words for; of a whole tensor along one axis."""
+
+    def find(x: Tensor, axis: int | None = None, keepdim: bool = False) -> Any:
+        if axis is None and not keepdim and x.dim() > 1:
+            return operator(x.reshape(-1), 0)
+        if axis is None or not x.dim() or x.shape[axis] > 1:
+            return NotImplemented
+        shape = [size for number, size in enumerate(x.shape) if keepdim or number != axis % x.dim()]
+        return torch.zeros(shape, dtype=torch.int64)
+
+    return find
+
+
 def one_hot(x: Tensor, classes: int = -1) -> Any:
     """By comparison: torch's own asserts first that every index fits, which no format can."""
     if classes < 0:
@@ -120,79 +215,3 @@ def _wrapped(x: Tensor, low: int, high: int, axis: int) -> Tensor:
     before = [x.narrow(axis, size - low, low)] if low > 0 else []
     after = [x.narrow(axis, 0, high)] if high > 0 else []
     return torch.cat([*before, x, *after], axis) if before or after else x
-
-
-def avg_pool2d(
-    x: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Any:
-    """``divisor_override`` as a factor behind the pooling: torch.onnx leaves it out without a word, Core ML refuses it.
-
-    A window larger than what there is (``ceil_mode``; EfficientNet of transformers pools 640 by 640 of 2 by 2) becomes as large
-    as that: TFLite would fill it up with zeros, and divide in 8 bits by the area of all.
-    """
-    kernel, steps, own = _pair(kernel_size), _pair(stride or kernel_size), _pair(padding)
-    if divisor_override is None:
-        whole = [size + 2 * low for size, low in zip(x.shape[-2:], own, strict=True)]
-        if all(window <= size for window, size in zip(kernel, whole, strict=True)):
-            return NotImplemented
-        windows = [min(both) for both in zip(kernel, whole, strict=True)]
-        steps = [min(both) for both in zip(steps, whole, strict=True)]
-        return aten.avg_pool2d.default(x, windows, steps, own, ceil_mode, count_include_pad)
-    amounts = []
-    for size, window, step, low in zip(x.shape[-2:], kernel, steps, own, strict=True):
-        count = _windows(size, window, step, low, ceil_mode)
-        amounts.append((low, max(0, (count - 1) * step + window - size - low)))
-    padded = aten.constant_pad_nd.default(x, [*amounts[1], *amounts[0]], 0)  # every window whole: the mean is the sum
-    return aten.avg_pool2d.default(padded, kernel, steps) * (kernel[0] * kernel[1] / divisor_override)
-
-
-def _windows(size: int, window: int, step: int, padding: int, ceil_mode: bool) -> int:
-    """How many windows a pooling has along an axis; the last starts within the input or the padding before it."""
-    room = size + 2 * padding - window
-    count = (-(-room // step) if ceil_mode else room // step) + 1
-    return count - 1 if ceil_mode and (count - 1) * step >= size + padding else count
-
-
-def _pair(given: Sequence[int]) -> list[int]:
-    return list(given) * (2 if len(given) == 1 else 1)
-
-
-def _adaptive_max_pool(axes: int) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Maxima over windows that are written out: neither torch.onnx nor litert-torch has the operator."""
-
-    def pool(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        first = x.dim() - axes
-        windows = [_adaptive_windows(x.shape[first + number], size) for number, size in enumerate(output_size)]
-        found = x
-        for axis, parts in enumerate(windows, start=first):
-            if len(parts) != x.shape[axis]:
-                found = torch.cat([found.narrow(axis, start, size).amax(axis, keepdim=True) for start, size in parts], axis)
-        return found, _places(x, windows).reshape(found.shape)
-
-    return pool
-
-
-def _adaptive_windows(length: int, count: int) -> list[tuple[int, int]]:
-    """Start and size of each window."""
-    starts = [number * length // count for number in range(count)]
-    return [(start, -(-(number + 1) * length // count) - start) for number, start in enumerate(starts)]
-
-
-def _places(x: Tensor, windows: list[list[tuple[int, int]]]) -> Tensor:
-    """Where in the flattened axes each window has its maximum; goes away where nobody asks for it."""
-    axes = len(windows)
-    lengths = x.shape[-axes:]
-    places = torch.arange(math.prod(lengths)).reshape(lengths)
-    found = []
-    for window in itertools.product(*windows):
-        part, own = x, places
-        for axis, (start, size) in enumerate(window):
-            part, own = part.narrow(axis - axes, start, size), own.narrow(axis, start, size)
-        found.append(own.reshape(-1)[part.flatten(-axes).argmax(-1)])
-    return torch.stack(found, -1)

@@ -8,7 +8,7 @@ from tests.fuzz.network import Network
 INTERNALS = re.compile(
     r"Traceback|0x[0-9a-f]{6,}|site-packages|<class |FakeTensor|SymInt|NoneType|KeyError|AttributeError|IndexError"
     r"|AssertionError"
-    r"|TypeError|UnboundLocalError|NotImplementedError|StopIteration|has no attribute|zip\(\) argument|MLIR|stablehlo|odml|vhlo"
+    r"|TypeError|UnboundLocalError|NotImplementedError|StopIteration|has no attribute|zip\(\) argument|MLIR|odml|vhlo"
     r"|error: failed|std::|\bnode\.args\b|torch\.fx|_VF\b|RuntimeError: |ValueError: |INTERNAL ASSERT"
     r"|unexpected keyword argument|positional argument|not enough values to unpack|_aten_\w+\(\)|out of range"
     r"|SymPy|operand #|%\d+ ="
