@@ -237,6 +237,9 @@ def _lower(program: Program, options: dict[str, Any]) -> tuple[str, dict[str, li
 
     program = coreml_forms.rewritten(program)
     coreml_recurrent.register(whole_weights="pass_pipeline" in options)
+    if coreml_forms.has_grouped_transposed(program):
+        pipeline = options.setdefault("pass_pipeline", ct.PassPipeline())
+        pipeline.remove_passes({"common::fuse_conv_scale"})  # it scales other channels of grouped ones (coremltools 9.0)
     named = [program.exported]
     try:
         named.append(decomposed := _decomposed(program.exported))

@@ -25,6 +25,11 @@ def rewritten(program: Program) -> Program:
     return program.again(module) if nodes else program
 
 
+def has_grouped_transposed(program: Program) -> bool:
+    """Whether ``program`` has transposed convolutions of several groups."""
+    return any(argument(node, "groups") > 1 for node in transposed(program.exported.graph_module))
+
+
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """What coremltools 9.0 gets wrong, or has no operator for."""
     return {

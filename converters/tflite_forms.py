@@ -12,7 +12,7 @@ from edgeopt.converters.program import Program
 from edgeopt.converters.tflite_resizing import pick_nearest, refuse_uneven_factors
 from edgeopt.converters.transposed_convolutions import AXES, crop_behind, transposed, without_output_padding, written_out
 from edgeopt.errors import ConversionError
-from edgeopt.kinds import weight_shape
+from edgeopt.kinds import kind_of, weight_shape
 
 aten = torch.ops.aten
 
@@ -34,13 +34,16 @@ def rewritten(program: Program) -> Program:
     sorts = [node for node in module.graph.nodes if node.target in _SORTS]
     for node in sorts:
         _as_topk(node)
+    means = [node for node in module.graph.nodes if _is_mean_in_float(node)]
+    for node in means:
+        _keep_behind(module.graph, node)
     logarithms = [node for node in module.graph.nodes if node.target is aten.log_softmax.int and _is_quantized(node)]
     for node in logarithms:
         _written_out_log_softmax(module.graph, node)
     orders = [node for node in module.graph.nodes if _only_values(node)]
     for node in orders:
         _values_by_their_places(module, node)
-    return program.again(module) if convolutions or pools or resized or sorts or logarithms or orders else program
+    return program.again(module) if convolutions or pools or resized or sorts or means or logarithms or orders else program
 
 
 def _only_values(node: Node) -> bool:
@@ -57,6 +60,25 @@ def _values_by_their_places(module: GraphModule, node: Node) -> None:
             places = module.graph.call_function(operator.getitem, (node, 1))
             user.replace_all_uses_with(call(module.graph, node, aten.gather.default, node.args[0], dim, places))
         module.graph.erase_node(user)
+
+
+def _is_mean_in_float(node: Node) -> bool:
+    """Whether ``node`` averages floats and its result is quantized."""
+    source: Any = node.args[0] if node.args else None
+    is_mean = kind_of(node) in ("avg_pool", "adaptive_avg_pool") or "upsample_bilinear" in str(node.target)
+    return is_mean and _is_quantized(node) and not (isinstance(source, Node) and "dequantize_per" in str(source.target))
+
+
+def _keep_behind(graph: Graph, node: Node) -> None:
+    """Twice the mean of halves. The converter would move the quantization before the mean, where values are larger than its
+    scale holds (litert-converter 0.5).
+    """
+    source: Any = node.args[0]
+    with graph.inserting_before(node):
+        node.replace_input_with(source, call(graph, node, aten.mul.Tensor, source, 0.5))
+    with graph.inserting_before(node.next):
+        doubled = call(graph, node, aten.mul.Tensor, node, 2.0)
+    node.replace_all_uses_with(doubled, delete_user_cb=lambda user: user is not doubled)
 
 
 def _is_quantized(node: Node) -> bool:

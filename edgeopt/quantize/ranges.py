@@ -36,8 +36,12 @@ def integer_range(scheme: QuantScheme) -> tuple[int, int]:
 
 
 def qparams(histogram: Histogram, scheme: QuantScheme) -> QParams:
-    """Scale and zero point of an activation with these values."""
+    """Scale and zero point of an activation with these values; one that was always zero gets a range of one.
+
+    A scale next to nothing would be refused (ONNX Runtime), or crash the process: XNNPACK takes multipliers below 256.
+    """
     low, high = clipping_range(histogram, scheme)
+    high = high if low < high else 1.0
     least, greatest = integer_range(scheme)
     if scheme.symmetric:
         return QParams(max(max(-low, high) / greatest, LEAST_SCALE), 0, least, greatest)
