@@ -126,6 +126,7 @@ def quantize(
     """
     module, statistics = opened(program.module(check_guards=False), statistics, profile)
     quantizer = ProfileQuantizer(statistics, profile, scheme, io_float)
+    one_bias_each(module)
     with torch.no_grad():
         prepared = prepare_pt2e(module, quantizer)
         prepared(*example)  # weights are observed here; activations carry fixed parameters
@@ -138,6 +139,19 @@ def quantize(
         exported = torch.export.export(converted, example, strict=False)
     assert quantizer.decided is not None
     return exported, quantizer.decided
+
+
+def one_bias_each(module: GraphModule) -> None:
+    """A bias that several calls read (a layer called twice, a tied one) is read by each on its own.
+
+    Its integers count in steps of input times weight, and every input has a scale of its own: kernels take that for granted.
+    """
+    for node in [node for node in module.graph.nodes if node.op == "get_attr"]:
+        for user in [user for user in node.users if len(user.args) > 2 and user.args[2] is node][1:]:
+            with module.graph.inserting_before(user):
+                own = module.graph.get_attr(str(node.target))
+            own.meta = dict(node.meta)
+            user.update_arg(2, own)
 
 
 def keep_apart(module: GraphModule, names: Collection[str]) -> None:
