@@ -176,7 +176,7 @@ def _transposed_convolution(module: GraphModule, node: Node) -> None:
     if (max(stride) > 1 or any(more)) and not without_output_padding(module, node):
         raise computed_weight(node, "output_padding" if any(more) else "dilation")
     if argument(node, "groups") > 1 and kernel == stride and max(stride) > 1 and (axes == 1 or 1 in kernel):
-        _unlike_a_resize(module, node)
+        _unlike_a_resize(module, node, kernel)
         return
     if max(stride) == 1:
         fits = all(out < size for size, out in zip(kernel, padding, strict=True))  # a convolution with the kernel turned round
@@ -186,11 +186,10 @@ def _transposed_convolution(module: GraphModule, node: Node) -> None:
         crop_behind(module, node)
 
 
-def _unlike_a_resize(module: GraphModule, node: Node) -> None:
+def _unlike_a_resize(module: GraphModule, node: Node, kernel: list[int]) -> None:
     """A zero behind the kernel: the converter takes grouped kernels as long as their stride, along one axis, for a bilinear
     resize, whatever their weights (litert-converter 0.5).
     """
-    kernel = weight_shape(node)[2:]
     axis = next(number for number, size in enumerate(kernel) if size > 1)
     behind = [int(number == axis) for number in range(len(kernel))]
     if not change_constant(module, node, 1, lambda weight: written_out(weight, [1] * len(behind), behind)):

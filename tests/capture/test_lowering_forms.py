@@ -77,7 +77,7 @@ def test_an_average_over_more_than_there_is_has_a_window_as_large_as_what_there_
 ) -> None:
     found = exact(nn.AvgPool2d(kernel, stride, padding, ceil_mode=True, count_include_pad=counted), IMAGE)
     (pool,) = (node for node in found.program.graph.nodes if node.target is aten.avg_pool2d.default)
-    given: Any = pool.args
+    given: Any = [*pool.args, [0, 0]]
     assert all(window <= size + 2 * low for window, size, low in zip(given[1], IMAGE.shape[2:], given[3], strict=True))
 
 
@@ -125,3 +125,71 @@ def test_one_hot_vectors_are_comparisons() -> None:
 def test_a_split_into_one_part_is_the_whole(size: int) -> None:
     found = operators(exact(Calls(lambda x: [part * 2 for part in x.split(size, 1)]), IMAGE))
     assert (aten.split.Tensor in found) == (size < 4)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_running_products_are_a_few_products(axis: int) -> None:
+    found = gone(lambda x: torch.cumprod(x, axis), SIGNAL, aten.cumprod.default)
+    assert found.count(aten.mul.Tensor) <= 4  # of 13 elements at most
+
+
+def test_axes_that_are_longer_than_one_are_not_squeezed() -> None:
+    assert aten.squeeze.dims not in gone(lambda x: x.squeeze(-1) + 0, IMAGE, aten.squeeze.dim)
+    exact(Calls(lambda x: (x.squeeze((0, 1)), x.squeeze(0))), torch.randn(1, 4, 3))
+
+
+def test_places_along_one_element_and_in_a_whole_tensor() -> None:
+    one, many = torch.randn(1, 1, 4), torch.randn(2, 5)
+    gone(lambda x: (x.argmax(1), x.argmin(1, keepdim=True)), one, aten.argmax.default, aten.argmin.default)
+    exact(Calls(lambda x: (x.argmax(), x.argmin(), x.argmax(1))), many)
+
+
+def test_orders_are_one_operator() -> None:
+    x = torch.randn(5, 4)
+    gone(lambda x: (x.argsort(), x.argsort(0, descending=True), torch.msort(x)), x, aten.argsort.default, aten.msort.default)
+    gone(lambda x: torch.argsort(x, stable=True), x, aten.argsort.stable)
+
+
+def test_bits_of_booleans_are_logic_and_of_integers_bits() -> None:
+    def both(x: Tensor) -> tuple[Tensor, ...]:
+        a, b = x > 0, x > 0.5
+        return a & b, a | b, a ^ b, ~a, torch.logical_xor(a, b), x.int() & 3, ~x.int(), x.int() ^ 5
+
+    found = operators(exact(Calls(both), torch.randn(1, 9) * 4))
+    bits = [str(target) for target in found if "bitwise" in str(target) or "__" in str(target)]
+    assert sorted(bits) == ["aten.__and__.Scalar", "aten.__xor__.Scalar", "aten.bitwise_not.default"]
+
+
+def test_the_softmax_of_one_score_is_one() -> None:
+    x = torch.randn(3, 1, 4)
+    gone(lambda x: (x.softmax(1), F.log_softmax(x, 1)), x, aten.softmax.int, aten.log_softmax.int)
+    assert aten.softmax.int in operators(exact(Calls(lambda x: x.softmax(2)), x))
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    "options", [{"size": (3, 3)}, {"size": (12, 5)}, {"scale_factor": 0.5}, {"scale_factor": (0.4, 1.5)}, {"size": (1, 20)}]
+)
+def test_resizing_with_antialias_is_two_products(mode: str, options: dict[str, Any]) -> None:
+    found = operators(exact(Calls(lambda x: F.interpolate(x, mode=mode, antialias=True, **options)), IMAGE))
+    assert found == [aten.matmul.default] * 2
+
+
+@pytest.mark.parametrize("options", [(2, 3, 0), (3, 2, 1), (2, 2, 0), (3, 3, 1)])
+@pytest.mark.parametrize("size", [11, 12, 13])
+def test_ceil_mode_stays_only_where_it_makes_a_window(options: tuple[int, int, int], size: int) -> None:
+    """ONNX counts windows that begin behind the input; torch leaves them out."""
+    x = torch.randn(1, 2, size)
+    poolings = (nn.AvgPool1d(*options, ceil_mode=True), nn.MaxPool1d(*options, ceil_mode=True))
+    more = poolings[0](x).shape != nn.AvgPool1d(*options)(x).shape
+    for pooling in poolings:
+        (node,) = [node for node in exact(pooling, x).program.graph.nodes if "pool" in str(node.target)]
+        assert (True in node.args) == more
+
+
+def test_memory_that_is_written_to_is_zeros() -> None:
+    def copies(x: Tensor) -> tuple[Tensor, ...]:
+        like, new, empty = torch.empty_like(x), x.new_empty((2, 3)), torch.empty(4)
+        return like.copy_(x), new.fill_(2.0) + 0, empty.zero_() + x.sum()
+
+    assert not [target for target in operators(exact(Calls(copies), SIGNAL)) if "empty" in str(target)]

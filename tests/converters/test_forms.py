@@ -28,6 +28,8 @@ TRANSPOSED = [
     (3, 2, 1, 1, 1, 1), (3, 2, 1, 0, 1, 1), (4, 2, 1, 0, 1, 1), (2, 2, 0, 1, 1, 1), (3, 3, 1, 2, 1, 1), (5, 3, 0, 2, 1, 2),
     (3, 2, 1, 1, 2, 1), (3, 2, 3, 1, 2, 4), (3, 1, 1, 0, 1, 1), (3, 1, 3, 0, 1, 1), (3, 1, 0, 1, 2, 2), (1, 2, 0, 1, 1, 4),
 ]  # fmt: skip
+# As long as their stride, along one axis: the converter takes these for a resize.
+ALIKE = [((1, 2), (1, 2), 0, 0, 1, 2), ((2, 1), (2, 1), 0, 0, 1, 4), ((1, 3), (1, 3), (0, 1), 0, 1, 2), (2, 2, 0, 0, 1, 4)]
 MIXED = [((3, 5), (2, 1), (1, 2), (1, 0), 1, 1), ((2, 3), (2, 3), (0, 1), (1, 2), (2, 1), 2)]
 
 
@@ -209,6 +211,10 @@ def test_converted_transposed_convolutions_are_the_modules(tmp_path: Path) -> No
     taken = TRANSPOSED[:-1]  # LiteRT's XNNPACK does not prepare a grouped kernel of one element along one axis
     module, inputs = Transposed(taken, (1, 2)), (SIGNAL, IMAGE)
     agree(module, inputs, tflite(module, inputs, tmp_path, 2 * len(taken)), 1e-4)
+    module, inputs = Transposed(ALIKE, (2,)), (IMAGE,)
+    agree(module, inputs, tflite(module, inputs, tmp_path, len(ALIKE)), 1e-4)
+    module, inputs = Transposed([(2, 2, 0, 0, 1, 4), (3, 3, 1, 0, 1, 2), (1, 2, 0, 1, 1, 2)], (1,)), (SIGNAL,)
+    agree(module, inputs, tflite(module, inputs, tmp_path, 3), 1e-4)
     module, inputs = Transposed(TRANSPOSED[:6]), (SIGNAL, IMAGE, VOLUME)
     agree(module, inputs, coreml(module, inputs, tmp_path, 18), 5e-3)  # weights of 16 bits
 
@@ -254,3 +260,42 @@ def test_converted_choices_between_numbers_are_the_modules(tmp_path: Path) -> No
         folder.mkdir()
         inputs = (torch.randn(1, 4, 9) + sign,)
         agree(Choices(), inputs, coreml(Choices(), inputs, folder, 3), 5e-3)
+
+
+class Orders(nn.Module):
+    """Values and places, alone and together, along every axis."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        values, places = x.sort(1)
+        best, where = x.topk(2, dim=1, largest=False)
+        alone = (x.topk(3)[0], x.topk(3)[1], x.sort(0, descending=True)[0], x.sort()[1], x.sort(0)[0])
+        return values, places, best, where, *alone
+
+
+@pytest.mark.slow
+def test_converted_orders_are_the_modules(tmp_path: Path) -> None:
+    inputs = (torch.randn(2, 5, 7),)
+    for found, wanted in zip(tflite(Orders(), inputs, tmp_path, 9), Orders()(*inputs), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+class Written(nn.Module):
+    """Operators that coremltools 9.0 gets wrong or refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grow = nn.ConvTranspose1d(4, 4, 4, groups=2)
+
+    def forward(self, x: Tensor, square: Tensor) -> tuple[Tensor, ...]:
+        moments = x.std(), x.var(), x.std(1), x.var((1, 2), correction=0, keepdim=True)
+        shaped = torch.diag(square), torch.diag(square, 1), square.diagonal(-2), x.diagonal(1, 1, 2)
+        soft = F.softplus(x, 2.0, 1.0), F.softplus(x), F.logsigmoid(x * 20), F.log_softmax(x * 60, 1)
+        return *moments, *shaped, *soft, torch.acosh(x.abs() + 1), x.nan_to_num(), self.grow(x) * torch.arange(4)[None, :, None]
+
+
+@pytest.mark.slow
+def test_what_is_written_out_for_core_ml_is_the_modules(tmp_path: Path) -> None:
+    module, inputs = Written().eval(), (torch.randn(1, 4, 9), torch.randn(5, 5))
+    found = coreml(module, inputs, tmp_path, 15)
+    for number, (got, want) in enumerate(zip(found, module(*inputs), strict=True)):
+        np.testing.assert_allclose(got.reshape(want.shape), want.detach().numpy(), atol=2e-2, rtol=5e-3, err_msg=str(number))

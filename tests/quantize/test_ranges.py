@@ -93,3 +93,9 @@ def test_a_constant_zero_has_a_scale(scheme: QuantScheme) -> None:
 
 def test_a_prescribed_scale_is_taken_as_it_is() -> None:
     assert fixed(1 / 256, -128, S8) == QParams(1 / 256, -128, -128, 127)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=QuantScheme.describe)
+def test_what_was_always_zero_has_a_scale_that_kernels_take(scheme: QuantScheme) -> None:
+    """XNNPACK takes no factor of 256 or more from an accumulator to its output, and crashes on one."""
+    assert qparams(histogram(0.0, 0.0), scheme).scale == pytest.approx(1 / 255, rel=1.1)
