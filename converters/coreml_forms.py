@@ -41,7 +41,6 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.where.Scalar: where_scalar,
         aten.log_softmax.int: log_softmax,
         aten.softplus.default: softplus,
-        aten.log_sigmoid.default: lambda x: -(torch.relu(-x) + torch.log1p(torch.exp(-x.abs()))),
         aten.var.correction: variance,
         aten.std.correction: lambda *given, **named: variance(*given, **named).sqrt(),
         aten.acosh.default: lambda x: torch.log(x + torch.sqrt(x - 1) * torch.sqrt(x + 1)),

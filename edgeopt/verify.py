@@ -27,6 +27,9 @@ CHANNEL_ROOM_DB = 20.0
 In fewer bits a channel must not be lost, no more: what is rounded is measured by the loud ones."""
 UNLIKE_ROOM_DB = 20.0
 """What inputs unlike the example may cost: sums over numbers of another scale round otherwise."""
+STEADY_ROOM_DB, LEAST_STEADY_DB = 12.0, 20.0
+"""How much farther from a model than that is from itself, moved by one rounding, a float32 artifact may be: 16 times as many
+values that fall the other way; and what is asked of it even so."""
 LOSES_TO_THE_GATE = ("sqnr_float", "sqnr_float_channel", "constant")
 """Checks that only the user's own numbers can overrule: ``evaluate`` and ``--max-drop`` say that it is good enough."""
 CONSTANT_SPREAD = 0.1
@@ -40,7 +43,8 @@ class Proof:
     """What was found out about one artifact.
 
     ``compared``: what computed the artifact's side. ``numbers``: by check. ``parts``: the output or channel each number is of.
-    ``difference``: why this CPU's kernels were not used, and ``here`` the numbers with them.
+    ``difference``: why this CPU's kernels were not used, and ``here`` the numbers with them. ``steady``: how near the model
+    stays to itself (:mod:`edgeopt.steadiness`), where that was asked.
     """
 
     compared: str
@@ -50,6 +54,7 @@ class Proof:
     findings: tuple[str, ...] = ()
     difference: str = ""
     here: dict[str, float | None] = field(default_factory=dict)
+    steady: float | None = None
 
 
 def compare(scales: Scales, reference: Outputs, candidate: Outputs) -> tuple[dict[str, float | None], dict[str, str]]:
@@ -187,6 +192,9 @@ def judge(proof: Proof | None, checks: Checks) -> tuple[Verdict, ...]:
         "sqnr_float_channel": _channel_limit(checks),
         "sqnr_unlike": unlike if unlike > 0 else None,
     }
+    if proof.steady is not None:
+        allowed = max(LEAST_STEADY_DB, proof.steady - STEADY_ROOM_DB)
+        limits = {check: None if limit is None else min(limit, allowed) for check, limit in limits.items()}
     verdicts = [_verdict(proof, check, limits.get(check)) for check in _known(proof)]
     for name, spread in proof.constant.items():
         note = "the same on every input tried, though the model's own varies"
@@ -247,6 +255,11 @@ def warnings(proof: Proof | None, verdicts: Sequence[Verdict], evaluated: bool =
     for verdict in verdicts:
         if not verdict.passed and verdict.check in LOSES_TO_THE_GATE and verdict not in failing:
             yield f"{describe(verdict)}: accepted, since --max-drop is met"
+    if proof.steady is not None and not failing:
+        yield (
+            f"moved by one rounding the model differs from itself ({proof.steady:.1f} dB), as where a floor or a comparison falls "
+            f"the other way: the artifact may be {STEADY_ROOM_DB:g} dB farther from it"
+        )
     if proof.difference:
         yield f"compared as written, since {proof.difference}; run on this CPU, {_loss(proof)}"
 

@@ -228,3 +228,14 @@ def test_places_of_equal_numbers_are_not_compared() -> None:
     assert verify.sqnr_db(model, other) < 10
     assert verify.sqnr_db(*verify.ordered(inputs, model, other)) == verify.MAX_SQNR_DB
     assert verify.sqnr_db(*verify.ordered(inputs[1:] * 2, model, other)) < 10, "numbers that differ have an order"
+
+
+@pytest.mark.parametrize(("steady", "passed"), [(None, False), (140.0, False), (42.0, True), (50.0, False), (10.0, True)])
+def test_no_artifact_is_asked_to_be_nearer_to_a_model_than_that_is_to_itself(steady: float | None, passed: bool) -> None:
+    exact = replace(proof(31.0, 31.0, 200.0), steady=steady)
+    checks = Checks(program_sqnr_db=60, float_sqnr_db=60)
+    verdicts = verify.judge(exact, checks)
+    assert (not verify.failures(verdicts)) == passed
+    assert any("differs from itself" in warning for warning in verify.warnings(exact, verdicts)) == passed
+    far = verify.judge(replace(proof(19.0, 19.0, 200.0), steady=steady), checks)
+    assert verify.failures(far), "never below 20 dB"

@@ -27,6 +27,7 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.sub.Tensor: _scaled(aten.sub.Tensor),
         aten.rsub.Tensor: lambda x, y, alpha=1: aten.sub.Tensor(y, x * alpha if alpha != 1 else x),
         aten.lerp.Scalar: lerp,
+        aten.log_sigmoid.default: log_sigmoid,
         aten.cumsum.default: cumsum,
         aten.cumprod.default: cumprod,
         aten.msort.default: lambda x: aten.sort.default(x, 0)[0],
@@ -93,6 +94,11 @@ def _scaled(operator: Any) -> Callable[..., Any]:
 def lerp(x: Tensor, end: Tensor, weight: float) -> Tensor:
     """As torch computes it (ATen/native/Lerp.h), on the side that rounds less; its own decomposition chooses when it runs."""
     return x + weight * (end - x) if abs(weight) < 0.5 else end - (end - x) * (1 - weight)
+
+
+def log_sigmoid(x: Tensor) -> Tensor:
+    """Without the sigmoid that converters take the logarithm of: far below zero that is minus infinity."""
+    return -(torch.relu(-x) + torch.log1p(torch.exp(-x.abs())))
 
 
 def cumsum(x: Tensor, axis: int, *, dtype: torch.dtype | None = None) -> Any:

@@ -91,6 +91,10 @@ def test_a_way_between_two_tensors_is_written_out(weight: float) -> None:
     gone(lambda x: torch.lerp(x, x.flip(-1), weight), IMAGE, aten.lerp.Scalar)
 
 
+def test_the_logarithm_of_a_sigmoid_far_below_zero() -> None:
+    gone(F.logsigmoid, torch.linspace(-200, 200, 41)[None], aten.log_sigmoid.default)
+
+
 @pytest.mark.parametrize("size", [1, 5, (5, 3), (9, 8), (2, 7)])
 def test_adaptive_maxima_are_written_out(size: Any) -> None:
     gone(lambda x: F.adaptive_max_pool2d(x, size), IMAGE, aten.adaptive_max_pool2d.default)

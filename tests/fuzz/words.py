@@ -21,6 +21,8 @@ def fault_of_message(message: str, networks: Sequence[Network]) -> str:
     if INTERNALS.search(message):
         return "internals"
     what = message.partition("cause:")[0]
+    if "no layer of this model can be computed in integers" in what:  # of the model as a whole, with a reason for each kind
+        return ""
     steps = [step for network in networks for step in network.steps]
     names = {
         word for step in steps for word in (step.name, re.sub(r"\dd$", "", step.op), *_words(step.call), *_words(step.layer))
