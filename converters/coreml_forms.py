@@ -41,6 +41,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.where.Scalar: where_scalar,
         aten.log_softmax.int: log_softmax,
         aten.softplus.default: softplus,
+        aten.clamp.default: clamp,
+        aten.hardtanh.default: lambda x, low=-1.0, high=1.0: clamp(x, low, high),
         aten.var.correction: variance,
         aten.std.correction: lambda *given, **named: variance(*given, **named).sqrt(),
         aten.acosh.default: lambda x: torch.log(x + torch.sqrt(x - 1) * torch.sqrt(x + 1)),
@@ -54,6 +56,14 @@ def log_softmax(x: Tensor, axis: int, dtype: torch.dtype | None = None) -> Tenso
     """Without the softmax whose logarithm coremltools takes: in 16 bits that is 0 where a score is 17 below the greatest."""
     shifted = (x if dtype is None else x.to(dtype)) - x.amax(axis, keepdim=True)
     return shifted - shifted.exp().sum(axis, keepdim=True).log()
+
+
+def clamp(x: Tensor, low: float | None = None, high: float | None = None) -> Any:
+    """Integers by comparison: Core ML clips floats only."""
+    if x.is_floating_point():
+        return NotImplemented
+    x = x if low is None else torch.maximum(x, torch.full((), math.ceil(low), dtype=x.dtype))
+    return x if high is None else torch.minimum(x, torch.full((), math.floor(high), dtype=x.dtype))
 
 
 def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Any:

@@ -9,12 +9,11 @@ from edgeopt.capture.witness import moved
 from edgeopt.parts import MAX_SQNR_DB
 from edgeopt.reference_file import References
 
-SEEDS = range(3)
-SAMPLES = 8
+SEEDS = range(5)
 
 
 def steadiness(captured: Captured, known: References) -> float:
-    """SQNR in dB of the user's own module against itself, when its weights and inputs move by one rounding: the least of three.
+    """SQNR in dB of the user's own module against itself, when its weights and inputs move by one rounding: the least of five.
 
     Of a network of smooth operators over 100 dB; a floor, a comparison or an order of near-equal numbers falls the other way
     here and there. Where the module takes no such weights it counts as steady.
@@ -22,8 +21,7 @@ def steadiness(captured: Captured, known: References) -> float:
     if captured.in_low_precision:
         return MAX_SQNR_DB
     found = [MAX_SQNR_DB]
-    pairs = [*zip(known.samples, known.outputs, strict=True)][:SAMPLES]
-    pairs += zip(known.unlike, known.unlike_outputs, strict=True)
+    pairs = [*zip(known.samples, known.outputs, strict=True), *zip(known.unlike, known.unlike_outputs, strict=True)]
     for seed in SEEDS:
         generator, witness = torch.Generator().manual_seed(seed), captured.witness.perturbed(seed)
         for sample, outputs in pairs:

@@ -257,8 +257,8 @@ def warnings(proof: Proof | None, verdicts: Sequence[Verdict], evaluated: bool =
             yield f"{describe(verdict)}: accepted, since --max-drop is met"
     if proof.steady is not None and not failing:
         yield (
-            f"moved by one rounding the model differs from itself ({proof.steady:.1f} dB), as where a floor or a comparison falls "
-            f"the other way: the artifact may be {STEADY_ROOM_DB:g} dB farther from it"
+            f"moved by one rounding the model differs from itself ({proof.steady:.1f} dB), as where a floor or a comparison "
+            f"falls the other way: the artifact may be {STEADY_ROOM_DB:g} dB farther from it"
         )
     if proof.difference:
         yield f"compared as written, since {proof.difference}; run on this CPU, {_loss(proof)}"
