@@ -163,6 +163,12 @@ def flat_outputs(output: Any) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
     return tuple(name for name, _ in found), tuple(leaf for _, leaf in found)
 
 
+def other_outputs(output: Any) -> tuple[str, ...]:
+    """Names of what a model returned beside tensors: numbers, text. None and empty containers are nothing."""
+    by_path, _ = pytree.tree_flatten_with_path(output)
+    return tuple(_readable_output(path) for path, leaf in by_path if leaf is not None and not isinstance(leaf, Tensor))
+
+
 def _argument_names(forward: Any, count: int) -> list[str]:
     try:
         parameters = list(signature(forward).parameters.values())

@@ -66,6 +66,7 @@ def capture(model: Model) -> Captured:
     _refuse_lost_inputs(witness, tried, example, given, signature)
     fixed = fixed_axes(model.module, signature) if isinstance(model.module, ExportedProgram) else ()
     decisions = (*decisions, *fixed, *more, *_state_decisions(tried), *_without_fused_encoder(witness, tried, example))
+    decisions = (*decisions, *_beside_tensors(witness, example))
     program = exported(witness, tuple(value.to(dtype) for value, dtype in zip(example, witness.dtypes, strict=True)))
     witness = replace(witness, low=low_precision(program))
     with reported_as(_unforeseen):
@@ -187,6 +188,12 @@ def _without_fused_encoder(witness: Witness, tried: Trial, example: Sample) -> t
         "its fused operator gives zeros where padding is masked; written out, the layers give numbers there that mean nothing"
     )
     return (Decision(subject="model", choice="computed without PyTorch's fused encoder layer", reason=reason),)
+
+
+def _beside_tensors(witness: Witness, example: Sample) -> tuple[Decision, ...]:
+    names = ", ".join(witness.beside_tensors(example))
+    reason = "an artifact returns tensors; what Python computes beside them is the caller's to compute"
+    return (Decision(subject="outputs", choice=f"left out: {names}", reason=reason),) if names else ()
 
 
 def _state_decisions(tried: Trial) -> tuple[Decision, ...]:

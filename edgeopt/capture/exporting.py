@@ -34,6 +34,7 @@ def exported(witness: Witness, example: tuple[Tensor, ...]) -> ExportedProgram:
     Raises CaptureError with the user's line, ModelError for TorchScript that cannot be read back.
     """
     module = copied(witness.module, shared=tuple(witness.module.parameters()))
+    _renormalise_once(module)
     flat: nn.Module = Flat(module, witness.tree)
     if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
         flat = _from_torchscript(flat, example)
@@ -46,8 +47,16 @@ def exported(witness: Witness, example: tuple[Tensor, ...]) -> ExportedProgram:
         raise CaptureError(
             f"torch.export cannot capture the model{f': see {line}' if line else ''}",
             why=summary(error),
-            fix=_advice(str(error)),
+            fix=_advice(error),
         ) from error
+
+
+def _renormalise_once(module: nn.Module) -> None:
+    """Embeddings with ``max_norm`` shorten the rows that they read, for good: all rows once, so that nothing is written."""
+    for part in module.modules():
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None:
+            part.weight = nn.Parameter(torch.renorm(part.weight.detach(), part.norm_type, 0, part.max_norm), False)
+            part.max_norm = None
 
 
 def refuse_sizes_from_data(program: ExportedProgram, names: tuple[str, ...]) -> None:
@@ -64,7 +73,12 @@ def refuse_sizes_from_data(program: ExportedProgram, names: tuple[str, ...]) -> 
             )
 
 
-def _advice(said: str) -> str:
+def _advice(error: BaseException) -> str:
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, SystemExit):
+        return "take sys.exit() out of forward, also behind torch.compiler.is_exporting(); raise an exception instead"
+    if "unbacked" in said.lower() and "Pending" in said:
+        return "give it a fixed size: a result as long as values decide has none (a mask beside all elements instead)"
     if "numpy" in said:
         return "compute with torch's operators there: what numpy computes cannot be exported"
     if "data-dependent" in said or "Dynamic" in said or "dynamic" in said:

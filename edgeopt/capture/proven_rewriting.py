@@ -137,6 +137,12 @@ def _changed(stage: str, deviation: Deviation, names: tuple[str, ...]) -> Captur
             why=deviation.describe(names),
             fix="forward takes for a constant what is none: Python numbers, .item(), numpy, branches that depend on values",
         )
+    if stage == FLOAT32:
+        return CaptureError(
+            "the model computes in float64 and needs its digits, which artifacts do not have: they compute in float32",
+            why=deviation.describe(names),
+            fix="take large offsets off before the model, so that differences stay small, or compute that part behind it",
+        )
     return CaptureError(
         f"edgeopt's own rewriting ({stage}) changes what the model computes",
         why=deviation.describe(names),

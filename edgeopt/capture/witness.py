@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from edgeopt.calling import flat_outputs
+from edgeopt.calling import flat_outputs, other_outputs
 from edgeopt.capture.float32 import OTHER_FLOATS, as_float32
 from edgeopt.capture.module_copy import copied
 
@@ -45,12 +46,19 @@ class Witness:
 
         ``fused``: whether PyTorch's one operator for a whole encoder layer may run; it gives zeros where padding is masked.
         """
+        names, outputs = flat_outputs(self._called(module, flat, seed, fused))
+        return names, tuple(_plain(output) for output in outputs)
+
+    def beside_tensors(self, flat: tuple[Tensor, ...]) -> tuple[str, ...]:
+        """Names of what the module returns beside tensors."""
+        return other_outputs(self._called(copied(self.module) if self.writes else self.module, flat, 0, fused=False))
+
+    def _called(self, module: nn.Module, flat: tuple[Tensor, ...], seed: int, fused: bool) -> Any:
         inputs = [value.to(dtype, copy=True) for value, dtype in zip(flat, self.dtypes, strict=True)]
         args, kwargs = pytree.tree_unflatten(inputs, self.tree)
         with torch.no_grad(), torch.random.fork_rng(devices=[]), eager(fused):
             torch.manual_seed(seed)
-            names, outputs = flat_outputs(module(*args, **kwargs))
-        return names, tuple(_plain(output) for output in outputs)
+            return module(*args, **kwargs)
 
     def floats(self) -> set[torch.dtype]:
         """The floating-point dtypes of what the module stores and takes."""

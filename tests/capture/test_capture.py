@@ -249,3 +249,37 @@ def test_what_float32_loses_of_an_input_is_a_refusal_that_names_it() -> None:
 def test_an_output_whose_size_the_data_decides_is_refused_by_name() -> None:
     with pytest.raises(CaptureError, match=r"the size of output output depends on the input's values: see .*captures"):
         capture(Model(Calls(lambda x: (x * 2)[x[:, 0] > 0]), (torch.randn(5, 3),)))
+
+
+def test_what_is_returned_beside_tensors_is_said() -> None:
+    captured = capture(Model(Calls(lambda x: {"y": x * 2, "count": 3, "note": "text", "none": None}), torch.ones(1, 3)))
+    (decision,) = (decision for decision in captured.decisions if decision.subject == "outputs")
+    assert decision.choice == "left out: count, note" and [spec.name for spec in captured.outputs] == ["y"]
+
+
+def test_float64_inside_a_model_that_float32_cannot_hold_is_refused_as_that() -> None:
+    said = refused(Calls(lambda x: ((x.double() + 1e8) - 1e8).float()), torch.randn(1, 4), CaptureError)
+    assert said.startswith("the model computes in float64 and needs its digits") and "fault of edgeopt" not in said
+
+
+def test_an_exit_while_the_model_is_captured_is_told_as_that() -> None:
+    def leaves(x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            raise SystemExit(0)
+        return x
+
+    assert "take sys.exit() out of forward" in refused(Calls(leaves), torch.ones(1, 3), CaptureError)
+
+
+def test_a_result_as_long_as_values_decide_is_told_as_that() -> None:
+    said = refused(Calls(lambda x: torch.combinations(x[0])), torch.ones(1, 3), CaptureError)
+    assert "give it a fixed size" in said
+
+
+def test_an_embedding_that_shortens_its_rows_computes_what_it_did_and_stays_as_it_was() -> None:
+    table = nn.Embedding(7, 4, max_norm=0.8)
+    before, ids = table.weight.detach().clone(), torch.tensor([[0, 3, 6]])
+    captured = capture(Model(table, ids))
+    assert torch.equal(table.weight, before)
+    for each in (ids, torch.tensor([[1, 2, 5]])):
+        torch.testing.assert_close(run(captured, each)[0], nn.Embedding.from_pretrained(before, max_norm=0.8)(each))

@@ -108,3 +108,15 @@ def test_attention_to_nothing_is_no_reason_to_refuse(additive: bool) -> None:
     captured = capture(Model(Attention(), (X, keep)))
     keep[0, 1] = True
     torch.testing.assert_close(run(captured, X, keep)[0], captured.witness(X, keep)[0])
+
+
+def test_inputs_that_attend_to_nothing_judge_no_artifact() -> None:
+    """Nothing is right there: the lowest float makes of all scores one number, and 3e4 leaves them apart."""
+
+    class Attention(nn.Module):
+        def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+            scores = x + torch.arange(16.0).reshape(4, 4) % 5  # told apart on zeros, too
+            return (scores + (1.0 - keep.float()) * LOWEST).softmax(-1) @ torch.arange(8.0).reshape(4, 2)
+
+    captured = capture(Model(Attention(), (torch.randn(1, 4, 4), torch.tensor([1, 0, 1, 1]))))
+    assert len(captured.unlike) == 3 and all(bool(keep.any()) for _, keep in captured.unlike)

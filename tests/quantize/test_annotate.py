@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+import edgeopt
 from edgeopt.quantize.annotate import quantize
 from edgeopt.targets import loader
 from edgeopt.targets.schema import TargetProfile
@@ -116,3 +118,28 @@ def test_quantizing_leaves_the_captured_program_as_it_was() -> None:
     profile = loader.load("x86-fbgemm")
     quantize(captured.program, captured.example, statistics, profile, profile.schemes[0], True, fold=True)
     assert captured.sha256() == before
+
+
+class Twice(nn.Module):
+    """Layers that are called twice, on inputs of other scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.convolution = nn.Linear(8, 8), nn.Conv2d(4, 4, 3, padding=1)
+        for part in (self.layer, self.convolution):
+            nn.init.uniform_(part.bias, -3, 3)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(torch.relu(self.layer(x)) * 5), self.convolution(torch.relu(self.convolution(image)) * 0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["x86-fbgemm", "arm-ort", "arm-xnnpack", "apple-ane"])
+def test_a_layer_that_is_called_twice_has_a_bias_in_the_steps_of_each_call(target: str, tmp_path: Path) -> None:
+    data = [(torch.randn(1, 8) * 0.3, torch.randn(1, 4, 6, 6) * 9) for _ in range(20)]
+    model = edgeopt.Model(Twice().eval(), data[0], calibration=data)
+    bundle = edgeopt.export(model, targets=[target], out=tmp_path / "out", jobs=1, use_cache=False)
+    for result in bundle.manifest.results:
+        assert result.status == "ok", result.reason
+        sqnr = {verdict.check: verdict.value for verdict in result.verdicts}
+        assert (sqnr["sqnr_float"] or 0) > 35 and (sqnr["sqnr_program"] or 0) > 45
