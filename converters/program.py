@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeopt.errors import ConversionError
+from edgeopt.errors import ConversionError, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,12 +41,15 @@ def load_program(path: Path, extra_files: dict[str, str] | None = None) -> Progr
     Raises ConversionError where torch cannot read it.
     """
     import torch
-    import torchao  # noqa: F401  registers torch.ops.quantized_decomposed, which the file's graph names
+
+    from edgeopt import program_file
 
     try:
-        exported = torch.export.load(path, extra_files=extra_files)
-    except Exception as error:
-        raise ConversionError(f"the program {path.name} cannot be read", why=first_line(error)) from error
+        exported = program_file.load_program(path, extra_files)
+    except ModelError as error:
+        raise ConversionError(
+            f"the program {path.name} cannot be read", why=": ".join(filter(None, (error.what, error.why)))
+        ) from error
     nodes = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
     names = tuple(str(name) for name in exported.graph_signature.user_inputs)
     values = [nodes[name].meta["val"] for name in names]

@@ -1,44 +1,53 @@
-"""Reading a ``.pt2`` file that came from somewhere else, without running code that may hide in it."""
+"""Reading a ``.pt2`` file: no code that may hide in it runs, whoever wrote it."""
 
+import math
 import os
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeopt.errors import ModelError
+from edgeopt.errors import EdgeoptError, ModelError
+from edgeopt.program_guard import guarded
 from edgeopt.user_code import summary
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+LARGEST_INPUT = 2**31
+"""Elements of one input: examples of its shape are made to trace with."""
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-_PICKLED = ("custom_obj_", "opaque_obj_")  # the prefixes in torch.export.pt2_archive.constants
 _SAVE_AGAIN = "save it again with torch.export.save, tensors only, in this version of torch"
 
 
-def load_program(path: Path) -> "ExportedProgram":
-    """The program saved by ``torch.export.save``. Raises ModelError where it is not one, or holds pickled objects."""
-    import torch
+def load_program(path: Path, extra_files: dict[str, str] | None = None) -> "ExportedProgram":
+    """The program saved by ``torch.export.save``; the named ``extra_files`` are filled in.
 
-    _refuse_pickled_objects(path)
+    Raises ModelError where it is not one, or holds anything but tensors and known operators (:mod:`edgeopt.program_guard`).
+    """
+    import torch
+    import torchao  # noqa: F401  registers torch.ops.quantized_decomposed, which a file's graph may name
+
+    archive = guarded(path)
     try:
         with _tensors_only():
-            return torch.export.load(path)
+            program = torch.export.load(archive, extra_files=extra_files)
+        _refuse_large_inputs(path, program)
+    except EdgeoptError:
+        raise
     except Exception as error:  # torch raises anything from AssertionError to KeyError on a broken archive
         raise ModelError(f"{path} cannot be loaded as an exported program", why=summary(error), fix=_SAVE_AGAIN) from error
+    return program
 
 
-def _refuse_pickled_objects(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            pickled = [name for name in archive.namelist() if Path(name).name.startswith(_PICKLED)]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path} is no .pt2 archive", why=summary(error), fix=_SAVE_AGAIN) from error
-    if pickled:
-        why = f"{pickled[0]} could run any code when it is loaded"
-        raise ModelError(f"{path} holds pickled objects", why=why, fix="give the module as file.py:name instead")
+def _refuse_large_inputs(path: Path, program: "ExportedProgram") -> None:
+    names = set(program.graph_signature.user_inputs)
+    for node in program.graph.nodes:
+        shape = getattr(node.meta.get("val"), "shape", ())
+        if node.op == "placeholder" and node.name in names and math.prod(map(int, shape)) > LARGEST_INPUT:
+            raise ModelError(
+                f"{path} has an input of shape {tuple(map(int, shape))}", why="edgeopt takes 2**31 elements at most"
+            )
 
 
 @contextmanager
