@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from getpass import getuser
 from importlib.resources import files
 from io import BytesIO
+from pathlib import PurePosixPath
 
 from edgeopt.devices.base import QUICK_S, Finished, Transport
 from edgeopt.devices.session import Session, failed, text
@@ -25,6 +26,8 @@ _USUAL_ROOT = """
 if [ -d /data/local/tmp ]; then root=/data/local/tmp/edgeopt
 else root=${XDG_CACHE_HOME:-$HOME/.cache}/edgeopt-device; fi
 """
+_OWN = "edgeopt-device"
+"""What edgeopt's folder is called, also below a folder that the user names: that may hold other things, and stays as it is."""
 _MAKE_ROOT = """
 mkdir -p "$root/store" && cd "$root" && chmod 700 . && pwd
 """
@@ -45,9 +48,10 @@ class Device:
     def connect(cls, name: str, transport: Transport, root: str | None = None) -> "Device":
         """Makes the private folder and puts the device's own half there, where it is not yet.
 
-        ``root``: another folder than the usual one (``/data/local/tmp/edgeopt`` on Android, else ``~/.cache/edgeopt-device``).
+        ``root``: the folder for ``edgeopt-device``, instead of the usual one (``/data/local/tmp/edgeopt`` on Android, else
+        ``~/.cache/edgeopt-device``).
         """
-        find = (f"root={shlex.quote(root)}" if root else _USUAL_ROOT) + _MAKE_ROOT
+        find = (f"root={shlex.quote(_own_folder(root))}" if root else _USUAL_ROOT) + _MAKE_ROOT
         root = _checked(name, transport.run(("sh", "-c", find), timeout_s=QUICK_S), "make its folder").strip()
         if not root.startswith("/") or not root.isprintable():
             raise BadAnswer(f"{name} gave no folder", why=f"it said {root[:200]!r}", fix="check what its shell prints at login")
@@ -117,6 +121,10 @@ class Device:
                 on_wait(holder)
                 told = True
             time.sleep(1.0)
+
+
+def _own_folder(root: str) -> str:
+    return root if PurePosixPath(root).name == _OWN else f"{root.rstrip('/')}/{_OWN}"
 
 
 def _checked(device: str, answer: Finished, action: str) -> str:

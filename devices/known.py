@@ -31,7 +31,7 @@ class DeviceSpec:
     """One device: what exists and how to reach it. Behaviour is the transport's.
 
     ``targets``: what it is there for; empty means everything it can run. ``python``: the Python there that has the runtimes;
-    an empty text: none, so that native tools measure. ``root``: another private folder than the usual one. ``delegate``: the
+    an empty text: none, so that native tools measure. ``root``: the folder for its private one. ``delegate``: the
     library of a LiteRT delegate there, for ``--accelerator delegate``: its path, or a name that the loader there finds;
     ``delegate_options``: what it is told. ``tools``: native benchmark tools on this computer by name, pushed when needed; in
     the file, paths relative to its folder.

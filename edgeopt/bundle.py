@@ -74,7 +74,7 @@ class Bundle:
     def verify(self) -> tuple[str, ...]:
         """What does not fit the list of digests and the manifest, one sentence each: missing, changed and unlisted files."""
         try:
-            listed = dict(self._listed())
+            listed = dict(listed_in(self.path))
         except (OSError, ValueError) as error:
             return (f"{SUMS_NAME} cannot be read: {error}",)
         present = _delivered(self.path)
@@ -101,12 +101,14 @@ class Bundle:
             elif sha256_of(path) != result.artifact.sha256:
                 yield f"{result.artifact.path} is not what {MANIFEST_NAME} describes"
 
-    def _listed(self) -> Iterator[tuple[str, str]]:
-        for number, line in enumerate((self.path / SUMS_NAME).read_bytes().split(b"\n")[:-1], start=1):
-            fields = _SUMS_LINE.fullmatch(os.fsdecode(line))
-            if fields is None:
-                raise ValueError(f"line {number} is not `<sha256>  <name>`")
-            yield str(safe_relative(fields[2])), fields[1]
+
+def listed_in(folder: Path) -> Iterator[tuple[str, str]]:
+    """Name and digest of each file in the list of the bundle in ``folder``. Raises OSError, or ValueError for a broken line."""
+    for number, line in enumerate((folder / SUMS_NAME).read_bytes().split(b"\n")[:-1], start=1):
+        fields = _SUMS_LINE.fullmatch(os.fsdecode(line))
+        if fields is None:
+            raise ValueError(f"line {number} is not `<sha256>  <name>`")
+        yield str(safe_relative(fields[2])), fields[1]
 
 
 class BundleWriter:
@@ -183,13 +185,10 @@ class BundleWriter:
         with writing(self.out):
             if self.out.exists() and not self.out.is_dir():
                 raise OutputError(f"cannot write {self.out}", why="it is a file", fix="choose a new folder with --out")
-            foreign = self.out.is_dir() and any(self.out.iterdir()) and not (self.out / MANIFEST_NAME).is_file()
+            foreign = _not_ours(self.out) if self.out.is_dir() and any(self.out.iterdir()) else ""
         if foreign:
-            raise OutputError(
-                f"{self.out} is not replaced",
-                why=f"it holds files, but no {MANIFEST_NAME}: edgeopt did not write it",
-                fix="choose a new folder with --out, or empty that one",
-            )
+            fix = "choose a new folder with --out, or move elsewhere what is yours"
+            raise OutputError(f"{self.out} is not replaced", why=foreign, fix=fix)
 
     def _swap(self) -> None:
         aside = self._beside("old")
@@ -226,6 +225,25 @@ def _folder(out: Path) -> Path:
             fix=f"choose a folder below it: --out {out / 'bundle'}",
         )
     return folder
+
+
+def _not_ours(folder: Path) -> str:
+    """What ``folder`` holds that no export wrote: it would be lost with the rest; empty where there is nothing."""
+    try:
+        manifest = json.loads((folder / MANIFEST_NAME).read_bytes())
+    except FileNotFoundError:
+        return f"it holds files, but no {MANIFEST_NAME}: edgeopt did not write it"
+    except (ValueError, RecursionError):
+        manifest = None
+    if not isinstance(manifest, dict) or not {"schema_version", "edgeopt_version", "results"} <= set(manifest):
+        return f"its {MANIFEST_NAME} is something else's: edgeopt did not write it"
+    try:
+        listed = {name for name, _ in listed_in(folder)}
+    except (OSError, ValueError):
+        return f"its {SUMS_NAME} cannot be read, so nobody knows which files edgeopt wrote"
+    others = [name for name in _delivered(folder) if name not in listed]
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return f"edgeopt did not write {others[0]!r}{more}, which it holds" if others else ""
 
 
 def _delivered(folder: Path) -> list[str]:

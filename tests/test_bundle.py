@@ -119,6 +119,31 @@ def test_a_folder_that_is_not_a_bundle_is_refused_and_untouched(tmp_path: Path) 
     assert os.listdir(tmp_path) == ["thesis"]
 
 
+@pytest.mark.parametrize("content", ['{"name": "my PWA", "icons": []}', "[]", "not JSON", '{"schema_version": 3}'])
+def test_a_manifest_of_something_else_is_no_bundle(content: str, tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "manifest.json").write_text(content)
+    (tmp_path / "app" / "index.html").write_text("mine")
+    with pytest.raises(OutputError, match="edgeopt did not write it"), BundleWriter(tmp_path / "app"):
+        pass
+    assert sorted(os.listdir(tmp_path / "app")) == ["index.html", "manifest.json"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".git/HEAD", "arm-ort/mine.txt"])
+def test_somebody_s_file_in_a_bundle_keeps_it_from_being_replaced(name: str, tmp_path: Path) -> None:
+    bundle = export(tmp_path / "b", "old")
+    (bundle.path / name).parent.mkdir(exist_ok=True)
+    (bundle.path / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"did not write '{name}'"):
+        export(tmp_path / "b")
+    assert (bundle.path / name).read_text() == "mine" and (bundle.path / "arm-ort" / "model.onnx").read_text() == "old"
+
+
+def test_a_log_may_lie_in_a_bundle_that_is_replaced(tmp_path: Path) -> None:
+    (export(tmp_path / "b", "old").path / "logs" / "more.log").write_text("x")
+    assert export(tmp_path / "b").verify() == ()
+
+
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     assert export(tmp_path / "b").verify() == ()

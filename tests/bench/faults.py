@@ -113,7 +113,7 @@ class Bed:
 
     def root(self, name: str) -> Path:
         """The private folder of the device ``name``."""
-        return self.folder / "devices" / name
+        return self.folder / "devices" / name / "edgeopt-device"
 
     def bench(self, *devices: DeviceSpec, artifact: Runnable | None = None, **changed: object) -> list[DeviceRun]:
         """One benchmark on all of them; ``changed`` settings. Checks that what is written is what is returned."""

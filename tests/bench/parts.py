@@ -45,7 +45,7 @@ def runnable(
 
 def here(folder: Path, name: str = "here", **more: object) -> DeviceSpec:
     """This computer as a device whose files are in ``folder``."""
-    return DeviceSpec(name=name, url="local", root=str(folder / "device"), **more)  # type: ignore[arg-type]  # its other fields
+    return DeviceSpec(name=name, url="local", root=str(folder / "edgeopt-device"), **more)  # type: ignore[arg-type]  # its other fields
 
 
 def bench(folder: Path, artifacts: Sequence[Runnable], *devices: DeviceSpec, **more: object) -> tuple[DeviceRun, ...]:

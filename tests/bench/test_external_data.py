@@ -93,7 +93,7 @@ def test_they_are_run_on_this_computer(tmp_path: Path) -> None:
     artifacts = load(saved(tmp_path, *LOCATIONS))
     (run,) = bench(tmp_path, artifacts, here(tmp_path), settings=ONCE)
     assert_exact(run)
-    assert not list((tmp_path / "device" / "sessions").iterdir())
+    assert not list((tmp_path / "edgeopt-device" / "sessions").iterdir())
     (tmp_path / LOCATIONS[0]).write_bytes(np.full((1, 3), 5, np.float32).tobytes())
     (run,) = bench(tmp_path, load(tmp_path / "model.onnx"), here(tmp_path), settings=ONCE)
     assert_exact(run)

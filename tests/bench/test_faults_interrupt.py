@@ -165,4 +165,4 @@ def test_ctrl_c_ends_an_evaluate_that_never_predicts_and_keeps_what_was_measured
     (result,) = run.results
     assert result.status == "ok", result.reason
     assert samples(run) >= 20
-    assert not list((tmp_path / "device" / "sessions").iterdir())
+    assert not list((tmp_path / "edgeopt-device" / "sessions").iterdir())

@@ -149,7 +149,7 @@ def shown(bed: Bed, runs: list[DeviceRun]) -> str:
 def test_escapes_reach_no_terminal_and_no_table(bed: Bed, server: Server, liar_url: str) -> None:
     devices = hostile(bed, server.url, liar_url)
     root = bed.root("busy")
-    root.parent.mkdir()
+    root.parent.mkdir(parents=True)
     with Device.connect("busy", local.connect("local", nobody), str(root)) as device, device.session() as session:
         (root / "sessions" / session.identifier / "owner").write_text(ESCAPES)
         *lying, fine = bed.bench(*devices, bed.device("healthy", server.url), wait_s=0.0)

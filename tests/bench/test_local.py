@@ -67,7 +67,7 @@ def processes(folder: Path) -> dict[int, str]:
     found = {}
     for process in psutil.process_iter(["cmdline", "status"]):
         words = process.info["cmdline"] or ()
-        if process.info["status"] != psutil.STATUS_ZOMBIE and any(str(folder / "device") in word for word in words):
+        if process.info["status"] != psutil.STATUS_ZOMBIE and any(str(folder / "edgeopt-device") in word for word in words):
             found[process.pid] = " ".join(words)
     return found
 
@@ -79,8 +79,8 @@ def runners(folder: Path) -> list[int]:
 
 def assert_clear(folder: Path) -> None:
     until(lambda: not processes(folder), f"left: {processes(folder)}")
-    assert [path.name for path in (folder / "device" / "sessions").iterdir()] == []
-    assert not (folder / "device" / "lock").is_symlink()
+    assert [path.name for path in (folder / "edgeopt-device" / "sessions").iterdir()] == []
+    assert not (folder / "edgeopt-device" / "lock").is_symlink()
 
 
 # --- a bundle ------------------------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_stopping_leaves_a_connection_that_is_never_made_and_an_evaluation_that_
 
 def test_ctrl_c_clears_the_device_and_keeps_the_result(tmp_path: Path) -> None:
     artifact = onnx_file(tmp_path).path
-    root = str(tmp_path / "device")
+    root = str(tmp_path / "edgeopt-device")
     (tmp_path / "devices.toml").write_text(f'[here]\nurl = "local"\nroot = {json.dumps(root)}\n')
     command = [
         sys.executable,

@@ -58,7 +58,7 @@ def test_a_tool_that_gives_a_summary_has_no_latency_but_its_figures(tmp_path: Pa
     lines = (kept / "lines.jsonl").read_text().splitlines()
     assert sum("Initialized session in 614.333ms" in line for line in lines) == 4, "twice per launch: times, then memory"
     assert json.loads(lines[-1]) == {"event": "end"}
-    assert not list((tmp_path / "device" / "sessions").iterdir())
+    assert not list((tmp_path / "edgeopt-device" / "sessions").iterdir())
 
 
 def test_a_tool_that_gives_samples_has_percentiles(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_libraries_beside_a_tool_go_with_it_under_their_own_names(tmp_path: Path
     (run,) = bench(tmp_path, [onnx_file(tmp_path)], phone(tmp_path, path), settings=replace(QUICK, launches=1))
     measurement(run)
     assert (tmp_path / "seen").read_bytes() == b"the library"
-    stored = {file.read_bytes() for file in (tmp_path / "device" / "store").iterdir()}
+    stored = {file.read_bytes() for file in (tmp_path / "edgeopt-device" / "store").iterdir()}
     assert b"the library" in stored
     assert b"not a library" not in stored
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -274,3 +275,15 @@ def test_what_a_dead_session_left_belongs_to_nobody(device: Device, tmp_path: Pa
     finally:
         if eventually(lambda: running("reap dead"), 0.1):
             os.kill(reaper, signal.SIGKILL)
+
+
+def test_a_folder_that_the_user_names_gets_a_folder_of_edgeopt_s_and_stays_as_it_is(tmp_path: Path) -> None:
+    """``clean`` removes edgeopt's alone, and no listing changes the mode of somebody's disk."""
+    disk = tmp_path / "disk"
+    disk.mkdir(mode=0o755)
+    (disk / "thesis.txt").write_text("mine")
+    with Device.connect("here", connect("local", refuse), root=str(disk)) as device:
+        assert device.root == str(disk / "edgeopt-device") and stat.S_IMODE(disk.stat().st_mode) == 0o755
+        assert stat.S_IMODE(Path(device.root).stat().st_mode) == 0o700
+        device.clean()
+    assert [path.name for path in disk.iterdir()] == ["thesis.txt"]
