@@ -16,6 +16,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from edgeopt.core import data_class, from_data
 from edgeopt.devices.native_job import TOOLS
+from edgeopt.devices.urls import redacted, refuse_password
 from edgeopt.errors import ConfigError, UnknownName, UsageError, did_you_mean
 from edgeopt.files import config_folder, make_folder, write_atomic
 
@@ -64,11 +65,12 @@ def known() -> dict[str, DeviceSpec]:
 def resolve(text: str) -> DeviceSpec:
     """The device of that name, or the unnamed one of a URL such as ``ssh://pi@192.168.1.20``."""
     if "://" in text:
+        refuse_password(text)
         return DeviceSpec(name=_name_for(text), url=text)
     devices = known()
     if text not in devices:
-        fix = did_you_mean(text, devices) or f"edgeopt devices add {text} ssh://USER@HOST, or give a URL"
-        raise UnknownName(f"there is no device {text!r}", why=f"known devices: {', '.join(sorted(devices))}", fix=fix)
+        fix = did_you_mean(text, devices) or "edgeopt devices add NAME ssh://USER@HOST, or give a URL"
+        raise UnknownName(f"there is no device {redacted(text)!r}", why=f"known devices: {', '.join(sorted(devices))}", fix=fix)
     return devices[text]
 
 
@@ -81,6 +83,7 @@ def add(spec: DeviceSpec, path: Path | None = None) -> Path:
         raise UsageError(
             f"{spec.name!r} cannot be a device's name", fix="use letters, digits, '.', '_' and '-'; local is this computer"
         )
+    refuse_password(spec.url)
     path = path or (Path(FILE_NAME) if Path(FILE_NAME).is_file() else user_file())
     document = _document(path) if path.is_file() else tomlkit.document()
     if spec.name in document:
@@ -130,6 +133,7 @@ def _read(path: Path) -> dict[str, DeviceSpec]:
         if unknown := [tool for tool in spec.tools if tool not in TOOLS.values()]:
             fix = did_you_mean(unknown[0], TOOLS.values()) or f"the tools are {' and '.join(TOOLS.values())}"
             raise ConfigError(f"{path}: device {name} has an unknown tool {unknown[0]!r}", fix=fix)
+        refuse_password(spec.url, f"{path}: the URL of device {name}")
         found[name] = replace(spec, tools={tool: _below(path.parent, file) for tool, file in spec.tools.items()})
     return found
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from edgeopt.devices.urls import refuse_password
 from edgeopt.errors import ConfigError, UsageError
 
 DEFAULT_PORT = 22
@@ -62,16 +63,13 @@ class Settings:
 
 def parse_url(url: str) -> Address:
     """The address in ``ssh://[user@]host[:port]``. Raises UsageError with what is wrong; passwords have no place in a URL."""
+    refuse_password(url)
     fix = "write ssh://user@host:port; an IPv6 address stands in brackets: ssh://user@[fe80::1]:22"
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
         raise UsageError(f"the device's URL {url!r} is wrong", why=str(error), fix=fix) from error
-    if parts.password is not None:
-        shown = url.replace(f":{parts.password}@", ":...@")
-        why = "a password stands in it, where shells, process lists and logs would keep it"
-        raise UsageError(f"the device's URL {shown!r} is wrong", why=why, fix="leave it out; it is asked for")
     why = ""
     if parts.scheme != "ssh":
         why = "its scheme is not ssh"

@@ -104,12 +104,14 @@ def check_url(url: str) -> None:
 
 
 def _device_entry(url: str) -> tuple[str, Entry]:
+    from edgeopt.devices.urls import redacted
+
     known = _devices()
     scheme = url.partition("://")[0]
     if scheme not in known:
         why = f"a device's URL is one of: {', '.join(name if name == LOCAL else f'{name}://...' for name in sorted(known))}"
         fix = did_you_mean(scheme, known) or "use one of these, or the name of a device in devices.toml"
-        raise UnknownName(f"there is no kind of device {scheme!r}", why=why, fix=fix)
+        raise UnknownName(f"there is no kind of device {redacted(scheme)!r}", why=why, fix=fix)
     return scheme, known[scheme]
 
 

@@ -12,7 +12,7 @@ from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TaskID,
 from rich.text import Text
 
 from edgeopt.options import Event, Listener
-from edgeopt.report.text import plain
+from edgeopt.report.text import one_line, plain
 
 _FINAL = {"done": ("✓", "green"), "unverified": ("?", "yellow"), "failed": ("✗", "red"), "skipped": ("-", "dim")}
 
@@ -57,7 +57,7 @@ class _LiveLines:
         share = "" if event.fraction is None else f"{event.fraction:.0%} "
         shown: dict[str, Any] = {"phase": event.phase, "detail": share + detail}
         if event.subject not in self._tasks:
-            self._tasks[event.subject] = self._bars.add_task(plain(event.subject), total=1, **shown)
+            self._tasks[event.subject] = self._bars.add_task(one_line(event.subject), total=1, **shown)
         task = self._tasks[event.subject]
         self._bars.update(task, completed=int(event.phase in _FINAL), **shown)
 
@@ -73,6 +73,6 @@ class _PlainLines:
             return
         self._last[event.subject] = event.phase
         detail = plain(event.detail).partition("\n")[0]
-        line = f"[{time.monotonic() - self._begun:6.1f} s] {plain(event.subject)}: {event.phase}"
+        line = f"[{time.monotonic() - self._begun:6.1f} s] {one_line(event.subject)}: {event.phase}"
         sys.stderr.write(f"{line}, {detail}\n" if detail else f"{line}\n")  # one write: lines come from several threads
         sys.stderr.flush()

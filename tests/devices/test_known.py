@@ -5,11 +5,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edgeopt.devices import known
 from edgeopt.devices.known import DeviceSpec, add, resolve
+from edgeopt.devices.urls import redacted
 from edgeopt.errors import ConfigError, EdgeoptError, UnknownName, UsageError
 
 
@@ -128,7 +129,7 @@ def test_an_unknown_name_has_the_nearest_one() -> None:
     [
         ("ssh://pi@192.168.1.20", "192.168.1.20"), ("ssh://pi@host:2222", "host-2222"), ("adb://R58M123ABC", "R58M123ABC"),
         ("adb://127.0.0.1:5555", "127.0.0.1-5555"), ("ssh://[::1]:22", "1-22"), ("ssh://", "device"),
-        ("ssh://user:p@ss@h", "h"), ("ssh://../../etc", "etc"), ("ssh://a/../b\x1b[2J", "a-..-b-2J"),
+        ("ssh://us@er@h", "h"), ("ssh://../../etc", "etc"), ("ssh://a/../b\x1b[2J", "a-..-b-2J"),
     ],
 )  # fmt: skip
 def test_a_url_without_a_name_gets_one_that_a_folder_can_have(url: str, name: str) -> None:
@@ -137,7 +138,9 @@ def test_a_url_without_a_name_gets_one_that_a_folder_can_have(url: str, name: st
 
 @given(st.text(max_size=40))
 def test_any_urls_name_is_a_plain_one(rest: str) -> None:
-    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", resolve(f"ssh://{rest}").name)
+    url = f"ssh://{rest}"
+    assume(redacted(url) == url)
+    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", resolve(url).name)
 
 
 def test_adding_keeps_the_rest_of_the_file() -> None:

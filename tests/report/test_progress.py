@@ -29,6 +29,14 @@ def test_a_log_gets_one_plain_line_per_phase(capsys: pytest.CaptureFixture[str])
     assert shown.out == ""
 
 
+def test_a_name_with_line_breaks_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A bundle may come from anywhere, and a line of a log may be a command to who reads it (``::add-mask::``)."""
+    with progress() as listen:
+        listen(Event(subject="x\n::add-mask::a\r\n[   9.9 s] local: done\t", phase="convert", detail="a\nb"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("x ::add-mask::a [ 9.9 s] local: done: convert, a") and "\r" not in line
+
+
 def in_terminal(**environment: str) -> str:
     """What CODE writes to a terminal."""
     main, side = pty.openpty()
