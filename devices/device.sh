@@ -18,6 +18,8 @@
 # clocks are compared. A lock whose reaper is gone, or which is of an earlier boot, belongs to nobody.
 
 umask 077
+ORT_DISABLE_TELEMETRY=1 # ONNX Runtime would leave a number of the device and uploads in its user's home
+export ORT_DISABLE_TELEMETRY
 root=$1 action=$2
 shift 2
 

@@ -6,6 +6,7 @@
 Nothing heavy is imported until it is used.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Bundle", "EdgeoptError", "Model", "__version__", "export"]
+
+# ONNX Runtime keeps a number of the device and a queue of uploads in the home of whoever loads it (1.29 and later): not in
+# this process, nor in one that edgeopt starts.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {"export": "edgeopt.api", "Bundle": "edgeopt.bundle", "EdgeoptError": "edgeopt.errors", "Model": "edgeopt.model"}
 

@@ -1,5 +1,8 @@
 """ONNX artifacts compute what the program computes, in integer kernels, from the same bytes every time."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -170,3 +173,16 @@ def test_a_broken_file_is_refused_by_name(tmp_path: Path) -> None:
 def test_wrong_shapes_are_refused_before_the_runtime_sees_them(artifact: Path) -> None:
     with pytest.raises(InputError, match=r"image has shape \[1, 3, 8, 8\]"):
         CONVERTER.load(artifact, threads=1)(np.zeros((1, 3, 8, 8), np.float32))
+
+
+def test_onnx_runtime_writes_nothing_into_the_home(tmp_path: Path) -> None:
+    """It would: a number of the device and a queue of uploads (telemetry, from 1.29 on, where no CI is recognised)."""
+    code = "import edgeopt, onnxruntime; from edgeopt.converters.onnx_kernels import kernels; print(kernels())"
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    home = kept | {"HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([sys.executable, "-c", code], env=home, check=True, capture_output=True, timeout=120)
+    assert not list(tmp_path.rglob("*"))
+    without = "import edgeopt, os; del os.environ['ORT_DISABLE_TELEMETRY']; import onnxruntime"
+    written = code.replace("import edgeopt, onnxruntime", without)
+    subprocess.run([sys.executable, "-c", written], env=home, check=True, capture_output=True, timeout=120)
+    assert list(tmp_path.rglob("deviceid")), "what is switched off is there"

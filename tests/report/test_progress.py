@@ -34,7 +34,7 @@ def test_a_name_with_line_breaks_stays_on_its_line(capsys: pytest.CaptureFixture
     with progress() as listen:
         listen(Event(subject="x\n::add-mask::a\r\n[   9.9 s] local: done\t", phase="convert", detail="a\nb"))
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("x ::add-mask::a [ 9.9 s] local: done: convert, a") and "\r" not in line
+    assert line.endswith("[ 9.9 s] local: done: convert, a") and "\r" not in line
 
 
 def in_terminal(**environment: str) -> str:
