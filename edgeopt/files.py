@@ -106,6 +106,14 @@ def copy_tree(source: Path, destination: Path) -> None:
         shutil.copytree(source, destination, copy_function=copy_file, dirs_exist_ok=True)
 
 
+def remove(path: Path) -> None:
+    """A file, or a folder with all below it; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Waits until the file or folder ``path`` is on the disk; without it a power cut can undo or empty a renamed file."""
     handle = os.open(path, os.O_RDONLY)

@@ -13,6 +13,7 @@ from edgeopt.calling import Signature, as_float32
 from edgeopt.converters import proving
 from edgeopt.core import Manifest, from_data, to_data
 from edgeopt.errors import EdgeoptError
+from edgeopt.files import sha256_of
 from edgeopt.fingerprint import fingerprint
 from edgeopt.model import Model
 from edgeopt.options import Listener, Options, ignore
@@ -58,9 +59,11 @@ class Memo:
         if stored is None:
             return None
         manifest = from_data(Manifest, stored["manifest"])
+        digests = {result.artifact.path: result.artifact.sha256 for result in manifest.results if result.artifact is not None}
         for path, key in stored["keys"].items():
             target, name = Path(path).parts
-            if not self.cache.link(key, name, writer.folder(target) / name):
+            copy = writer.folder(target) / name
+            if not self.cache.link(key, name, copy) or sha256_of(copy) != digests.get(path):
                 return None
         return manifest
 

@@ -36,7 +36,7 @@ from edgeopt.errors import (
     UnknownOperator,
     VerificationFailed,
 )
-from edgeopt.files import copy_tree, sha256_of, size_of
+from edgeopt.files import copy_tree, remove, sha256_of, size_of
 from edgeopt.fingerprint import own_code
 from edgeopt.jobs import Chosen, Job, border_decisions, plan_of
 from edgeopt.model import Evaluate
@@ -102,9 +102,9 @@ class Workshop:
     def _convert(self, job: Job) -> Made:
         out = self.writer.folder(job.profile.name) / f"model{registry.converter(job.format).suffix}"
         key = self._key(job)
-        if (entry := self.cache.get(key)) is not None and self.cache.link(key, out.name, out):
+        stored = self._stored(key, out)
+        if stored is not None:
             self.listen(event(job.name, "convert", "unchanged: from the cache"))
-            stored = from_json(dict[str, Any], (entry / FACTS).read_bytes())
             plan = plan_of(job, self.captured, from_data(Chosen, stored["chosen"]))
             return Made(job=job, path=out, plan=plan, facts=stored["facts"], program=None, key=key)
         self.listen(event(job.name, "quantize" if job.scheme.quantized else "plan", job.scheme.describe()))
@@ -116,8 +116,20 @@ class Workshop:
         with self.cache.building(key) as folder:
             copy_tree(out, folder / out.name)
             # Not the plan: its reasons belong to the way that led here, which the key does not cover.
-            (folder / FACTS).write_text(to_json({"facts": facts, "chosen": to_data(chosen)}))
+            stored = {"facts": facts, "chosen": to_data(chosen), "sha256": sha256_of(out)}
+            (folder / FACTS).write_text(to_json(stored))
         return Made(job=job, path=out, plan=plan, facts=facts, program=program, key=key)
+
+    def _stored(self, key: str, out: Path) -> dict[str, Any] | None:
+        """What is known of the artifact under ``key``, copied to ``out``; None where it is not there as it was made."""
+        entry = self.cache.get(key)
+        if entry is None or not self.cache.link(key, out.name, out):
+            return None
+        stored = from_json(dict[str, Any], (entry / FACTS).read_bytes())
+        if stored.get("sha256") == sha256_of(out):
+            return stored
+        remove(out)
+        return None
 
     def check(self, made: Made) -> Made:
         """Compares the artifact with its program and the user's own module, where it can run here.
@@ -128,7 +140,7 @@ class Workshop:
         if not registry.converter(made.job.format).runs_here:
             return replace(made, unproven="its format has no runtime on this machine")
         kernels = proving.kernels(registry.converter(made.job.format))
-        key = Cache.key("proof", made.key, sha256_of(self.references) if self.references else "", kernels)
+        key = Cache.key("proof", made.key, sha256_of(made.path), sha256_of(self.references) if self.references else "", kernels)
         if (found := self.cache.get_json(key)) is None:
             scheme = made.job.scheme
             exact = scheme.activation == scheme.weight == "float32"
