@@ -1,7 +1,9 @@
 """The tree drawn at the top of errors.py is the one of its classes, and of several failures the worst gives the exit code."""
 
 import re
+import runpy
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,8 @@ from edgeopt.errors import (
     WorkerTimeout,
     worst_of,
 )
+
+ROOT = Path(__file__).parents[1]
 
 
 def classes() -> set[type[EdgeoptError]]:
@@ -83,3 +87,8 @@ def test_without_a_failure_the_exit_code_is_0_and_a_failure_never_gives_0() -> N
     assert worst_of([]) == 0
     assert all(worst_of([kind.__name__]) == kind.exit_code for kind in classes())
     assert worst_of([""]) == worst_of(["NoSuchClass"]) == worst_of(["Iterable"]) == TargetFailed.exit_code
+
+
+def test_the_table_of_exit_codes_is_current() -> None:
+    found = runpy.run_path(str(ROOT / "scripts" / "exit_codes.py"), run_name="table")
+    assert found["DOCUMENT"].read_text(encoding="utf-8") == found["markdown"](), "run scripts/exit_codes.py"
