@@ -16,9 +16,9 @@ from tomlkit.exceptions import TOMLKitError
 
 from edgeopt.core import data_class, from_data
 from edgeopt.devices.native_job import TOOLS
-from edgeopt.devices.urls import redacted, refuse_password
 from edgeopt.errors import ConfigError, UnknownName, UsageError, did_you_mean
 from edgeopt.files import config_folder, make_folder, write_atomic
+from edgeopt.urls import redacted, refuse_password
 
 FILE_NAME = "devices.toml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

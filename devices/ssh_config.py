@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from edgeopt.devices.urls import refuse_password
 from edgeopt.errors import ConfigError, UsageError
+from edgeopt.urls import refuse_password
 
 DEFAULT_PORT = 22
 CONFIG_VARIABLE = "EDGEOPT_SSH_CONFIG"

@@ -104,7 +104,7 @@ def check_url(url: str) -> None:
 
 
 def _device_entry(url: str) -> tuple[str, Entry]:
-    from edgeopt.devices.urls import redacted
+    from edgeopt.urls import redacted
 
     known = _devices()
     scheme = url.partition("://")[0]

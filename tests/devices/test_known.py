@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from edgeopt.devices import known
 from edgeopt.devices.known import DeviceSpec, add, resolve
-from edgeopt.devices.urls import redacted
 from edgeopt.errors import ConfigError, EdgeoptError, UnknownName, UsageError
+from edgeopt.urls import redacted
 
 
 @pytest.fixture(autouse=True)

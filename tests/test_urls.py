@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from edgeopt.cli import app
 from edgeopt.devices import known
-from edgeopt.devices.urls import redacted
 from edgeopt.errors import UnknownName, UsageError
+from edgeopt.urls import redacted
 
 SECRET = "geheim1"
 
