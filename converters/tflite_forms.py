@@ -31,6 +31,9 @@ def rewritten(program: Program) -> Program:
         _pool_along_each_axis(module, node)
     refuse_uneven_factors(module)
     resized = pick_nearest(module)
+    flips = [node for node in module.graph.nodes if node.target is aten.flip.default and len(node.args[1]) > 1]
+    for node in flips:
+        _flip_one_by_one(module.graph, node)
     sorts = [node for node in module.graph.nodes if node.target in _SORTS]
     for node in sorts:
         _as_topk(node)
@@ -43,7 +46,11 @@ def rewritten(program: Program) -> Program:
     orders = [node for node in module.graph.nodes if _only_values(node)]
     for node in orders:
         _values_by_their_places(module, node)
-    return program.again(module) if convolutions or pools or resized or sorts or means or logarithms or orders else program
+    return (
+        program.again(module)
+        if convolutions or pools or resized or flips or sorts or means or logarithms or orders
+        else program
+    )
 
 
 def _only_values(node: Node) -> bool:
@@ -60,6 +67,16 @@ def _values_by_their_places(module: GraphModule, node: Node) -> None:
             places = module.graph.call_function(operator.getitem, (node, 1))
             user.replace_all_uses_with(call(module.graph, node, aten.gather.default, node.args[0], dim, places))
         module.graph.erase_node(user)
+
+
+def _flip_one_by_one(graph: Graph, node: Node) -> None:
+    """REVERSE_V2 takes axes that follow each other only, and fails when it runs."""
+    value, axes = node.args[:2]
+    with graph.inserting_before(node):
+        for axis in axes:  # type: ignore[union-attr]
+            value = call(graph, node, aten.flip.default, value, [axis])
+    node.replace_all_uses_with(value)  # type: ignore[arg-type]
+    graph.erase_node(node)
 
 
 def _is_mean_in_float(node: Node) -> bool:

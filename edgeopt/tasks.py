@@ -87,7 +87,7 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
         compared=chosen.compared,
         numbers=numbers | lowering,
         parts=parts | lowered_parts,
-        constant=dict(verify.constant(known.names, [*known.outputs, *known.unlike_outputs], [*outputs, *unlike])),
+        constant=verify.never_changing(known.names, (known.outputs, outputs), (known.unlike_outputs, unlike)),
         findings=(*findings, *(verify.drowned(known.names, known.outputs, outputs) if request["real"] else ())),
         difference=chosen.difference,
     )

@@ -34,6 +34,8 @@ LOSES_TO_THE_GATE = ("sqnr_float", "sqnr_float_channel", "constant")
 """Checks that only the user's own numbers can overrule: ``evaluate`` and ``--max-drop`` say that it is good enough."""
 CONSTANT_SPREAD = 0.1
 """An output that varies by less of its own scale may well be one integer: then it is a warning."""
+MOSTLY_RIGHT_DB = 20.0
+"""From here on an output is right on the inputs that it is compared on."""
 MOSTLY = 0.5
 """Share of weights and of work below which an artifact does not carry its integer label without a word."""
 
@@ -104,6 +106,21 @@ def lowered(
     }
     part = f"output {scales.names[key[0]]}"
     return numbers, dict.fromkeys(numbers, part) if len(outputs) > 1 else {}
+
+
+def never_changing(names: tuple[str, ...], seen: tuple[Outputs, Outputs], unlike: tuple[Outputs, Outputs]) -> dict[str, float]:
+    """Outputs that are the same in an artifact for every input, and by how much of their scale they vary in the model.
+
+    ``seen`` and ``unlike``: outputs of model and artifact on held-out inputs and on others. Where only the latter make an
+    output vary, and it is right on the former, it varies as much as there: integers end where calibration ended.
+    """
+    found = dict(constant(names, [*seen[0], *unlike[0]], [*seen[1], *unlike[1]]))
+    for index, name in enumerate(names):
+        if name in found:
+            pair = ([(sample[index],) for sample in outputs] for outputs in seen)
+            usual = dict(constant((name,), *(one := tuple(pair)))).get(name, 0.0)
+            found[name] = usual if usual < CONSTANT_SPREAD and sqnr_db(*one) >= MOSTLY_RIGHT_DB else found[name]
+    return found
 
 
 def sqnr_db(reference: Outputs, candidate: Outputs) -> float:

@@ -239,3 +239,13 @@ def test_no_artifact_is_asked_to_be_nearer_to_a_model_than_that_is_to_itself(ste
     assert any("differs from itself" in warning for warning in verify.warnings(exact, verdicts)) == passed
     far = verify.judge(replace(proof(19.0, 19.0, 200.0), steady=steady), checks)
     assert verify.failures(far), "never below 20 dB"
+
+
+def test_an_output_that_only_inputs_unlike_the_data_make_vary_may_be_one_number_in_integers() -> None:
+    """Integers end where calibration ended: there such an output is right, and the same on every input."""
+    steady, loud = [(np.full(3, 0.5) + 1e-4 * sign,) for sign in (1, -1)], [(np.full(3, 9.0),), (np.zeros(3),)]
+    right, wrong = [(np.full(3, 0.5),)] * 2, [(np.full(3, 7.0),)] * 2
+    assert verify.never_changing(("y",), (steady, right), (loud, right))["y"] < verify.CONSTANT_SPREAD
+    assert verify.never_changing(("y",), (steady, wrong), (loud, wrong))["y"] > 0.5
+    varying = [(np.array([1.0, 2, 3]),), (np.array([3.0, 1, 2]),)]
+    assert verify.never_changing(("y",), (varying, right), (loud, right))["y"] > verify.CONSTANT_SPREAD

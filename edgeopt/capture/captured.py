@@ -146,12 +146,27 @@ def _tried(
             first = first or error
             continue
         if not tried.outputs:
-            raise ModelError("the model returns no tensor", fix="return a tensor, or a tuple or dict of tensors, from forward")
+            raise _without_tensors(chosen, example)
+        _refuse_complex_outputs(tried)
         said = f"; {failed} it raises here: {summary(first, 120)}" if first else ""
         decided = (Decision(subject="model", choice=choice, reason=reason + said),) if names else ()
         return replace(chosen, writes=bool(tried.written)), tried, others, decided
     assert first is not None
     raise _raised(first, signature) from first
+
+
+def _without_tensors(witness: Witness, example: Sample) -> ModelError:
+    kinds = ", ".join(witness.beside_tensors(example, kinds=True))
+    why = f"it returns {kinds}, in which torch.utils._pytree finds none" if kinds else ""
+    fix = "return a tensor, or a tuple or dict of tensors, from forward: of an object, its fields"
+    return ModelError("the model returns no tensor", why=why, fix=fix)
+
+
+def _refuse_complex_outputs(tried: Trial) -> None:
+    for name, value in zip(tried.names, tried.outputs, strict=True):
+        if value.is_complex():
+            fix = "return torch.view_as_real(y), or its absolute value and angle"
+            raise ModelError(f"output {name} is complex", why="no target has complex numbers", fix=fix)
 
 
 def _refuse_lost_inputs(witness: Witness, tried: Trial, example: Sample, given: Sample, signature: Signature) -> None:

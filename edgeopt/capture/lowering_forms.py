@@ -22,6 +22,7 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.conv1d.padding: _named_padding(aten.conv1d.default, 1),
         aten.conv2d.padding: _named_padding(aten.conv2d.default, 2),
         aten.conv3d.padding: _named_padding(aten.conv3d.default, 3),
+        aten.convolution.default: convolution,
         aten.pad.default: pad,
         aten.add.Tensor: _scaled(aten.add.Tensor),
         aten.sub.Tensor: _scaled(aten.sub.Tensor),
@@ -37,6 +38,8 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.log_softmax.int: lambda x, axis, dtype=None: _alone(torch.zeros_like, x, axis, dtype),
         aten._upsample_bilinear2d_aa.vec: _resized(aten._upsample_bilinear2d_aa.vec),
         aten._upsample_bicubic2d_aa.vec: _resized(aten._upsample_bicubic2d_aa.vec),
+        aten.fill.Tensor: lambda x, value: value.to(x.dtype).expand(x.shape).clone(),
+        aten.fill.Scalar: lambda x, value: torch.full_like(x, value),
         aten.empty.memory_format: lambda size, *, dtype=None, **_: torch.zeros(size, dtype=dtype),
         aten.empty_like.default: lambda x, *, dtype=None, **_: torch.zeros_like(x, dtype=dtype),
         aten.new_empty.default: lambda x, size, *, dtype=None, **_: torch.zeros(size, dtype=dtype or x.dtype),
@@ -80,6 +83,29 @@ def _named_padding(convolution: Any, axes: int) -> Callable[..., Tensor]:
         return result
 
     return convolve
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Any:
+    """The operator for its axes, which traced modules have none of: integer kernels are found by these names."""
+    axes = weight.dim() - 2
+    if x.dim() != weight.dim() or axes not in (1, 2, 3):
+        return NotImplemented
+    given = [list(values) * (axes if len(values) == 1 else 1) for values in (stride, padding, dilation, output_padding)]
+    if transposed:
+        grow = {1: aten.conv_transpose1d.default, 2: aten.conv_transpose2d.input, 3: aten.conv_transpose3d.input}[axes]
+        return grow(x, weight, bias, given[0], given[1], given[3], groups, given[2])
+    operator = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}[axes]
+    return operator(x, weight, bias, *given[:3], groups)
 
 
 def _scaled(operator: Any) -> Callable[..., Any]:

@@ -49,9 +49,12 @@ class Witness:
         names, outputs = flat_outputs(self._called(module, flat, seed, fused))
         return names, tuple(_plain(output) for output in outputs)
 
-    def beside_tensors(self, flat: tuple[Tensor, ...]) -> tuple[str, ...]:
-        """Names of what the module returns beside tensors."""
-        return other_outputs(self._called(copied(self.module) if self.writes else self.module, flat, 0, fused=False))
+    def beside_tensors(self, flat: tuple[Tensor, ...], *, kinds: bool = False) -> tuple[str, ...]:
+        """Names of what the module returns beside tensors, or their ``kinds``: the classes."""
+        returned = self._called(copied(self.module) if self.writes else self.module, flat, 0, fused=False)
+        return (
+            tuple(sorted({type(leaf).__name__ for leaf in pytree.tree_leaves(returned)})) if kinds else other_outputs(returned)
+        )
 
     def _called(self, module: nn.Module, flat: tuple[Tensor, ...], seed: int, fused: bool) -> Any:
         inputs = [value.to(dtype, copy=True) for value, dtype in zip(flat, self.dtypes, strict=True)]

@@ -283,3 +283,16 @@ def test_an_embedding_that_shortens_its_rows_computes_what_it_did_and_stays_as_i
     assert torch.equal(table.weight, before)
     for each in (ids, torch.tensor([[1, 2, 5]])):
         torch.testing.assert_close(run(captured, each)[0], nn.Embedding.from_pretrained(before, max_norm=0.8)(each))
+
+
+def test_complex_outputs_are_refused_by_name() -> None:
+    said = refused(Calls(lambda x: {"spectrum": torch.fft.rfft(x), "y": x}), torch.ones(1, 8), ModelError)
+    assert "output spectrum is complex" in said and "view_as_real" in said
+
+
+def test_an_object_that_holds_the_tensors_is_named() -> None:
+    class Found:
+        def __init__(self, y: Tensor) -> None:
+            self.y = y
+
+    assert "it returns Found" in refused(Calls(Found), torch.ones(1, 3), ModelError)

@@ -197,3 +197,22 @@ def test_memory_that_is_written_to_is_zeros() -> None:
         return like.copy_(x), new.fill_(2.0) + 0, empty.zero_() + x.sum()
 
     assert not [target for target in operators(exact(Calls(copies), SIGNAL)) if "empty" in str(target)]
+
+
+@pytest.mark.parametrize("layer", [nn.Conv1d(4, 6, 3, 2, 1, groups=2), nn.ConvTranspose1d(4, 6, 3, 2, 1, 1, groups=2)])
+def test_convolutions_of_a_traced_module_have_the_names_of_their_axes(layer: nn.Module) -> None:
+    for axes, x in ((1, SIGNAL), (2, IMAGE)):
+        kind = getattr(nn, type(layer).__name__.replace("1", str(axes)))
+        own: Any = kind(4, 6, 3, 2, 1, groups=2).eval()
+        found = operators(exact(torch.jit.trace(own, x), x))  # type: ignore[no-untyped-call]
+        assert len(found) == 1 and f"conv{'_transpose' if 'Transpose' in type(layer).__name__ else ''}{axes}d" in str(found[0])
+
+
+def test_what_is_filled_with_a_number_is_a_constant() -> None:
+    def assigned(x: Tensor) -> Tensor:
+        y = x.clone()
+        y[:, 0, ::2] = 7.0
+        y[:, 1].fill_(2.0)
+        return y
+
+    gone(assigned, IMAGE, aten.fill.Tensor, aten.fill.Scalar)

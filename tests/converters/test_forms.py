@@ -279,6 +279,18 @@ def test_converted_orders_are_the_modules(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, wanted)
 
 
+class Flips(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.flip(1, 3), x.flip(0, 2), x.flip(3), x.flip(0, 1, 2, 3)
+
+
+@pytest.mark.slow
+def test_converted_flips_of_any_axes_are_the_modules(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 4, 5)
+    for found, wanted in zip(tflite(Flips(), (x,), tmp_path, 4), Flips()(x), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
 class Written(nn.Module):
     """Operators that coremltools 9.0 gets wrong or refuses."""
 
