@@ -301,13 +301,13 @@ class Written(nn.Module):
     def forward(self, x: Tensor, square: Tensor) -> tuple[Tensor, ...]:
         moments = x.std(), x.var(), x.std(1), x.var((1, 2), correction=0, keepdim=True)
         shaped = torch.diag(square), torch.diag(square, 1), square.diagonal(-2), x.diagonal(1, 1, 2)
-        soft = F.softplus(x, 2.0, 1.0), F.softplus(x), F.logsigmoid(x * 20), F.log_softmax(x * 60, 1)
+        soft = F.softplus(x, 2.0, 1.0), F.softplus(x), F.log_softmax(x * 60, 1)
         return *moments, *shaped, *soft, torch.acosh(x.abs() + 1), x.nan_to_num(), self.grow(x) * torch.arange(4)[None, :, None]
 
 
 @pytest.mark.slow
 def test_what_is_written_out_for_core_ml_is_the_modules(tmp_path: Path) -> None:
     module, inputs = Written().eval(), (torch.randn(1, 4, 9), torch.randn(5, 5))
-    found = coreml(module, inputs, tmp_path, 15)
+    found = coreml(module, inputs, tmp_path, 14)
     for number, (got, want) in enumerate(zip(found, module(*inputs), strict=True)):
         np.testing.assert_allclose(got.reshape(want.shape), want.detach().numpy(), atol=2e-2, rtol=5e-3, err_msg=str(number))
