@@ -9,12 +9,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from edgeopt import registry, verify
 from edgeopt.converters.interface import Array, Converter, Examined, Predictor
-from edgeopt.converters.program import load_program
+from edgeopt.converters.program import first_line, load_program
 from edgeopt.converters.proving import prover
 from edgeopt.converters.refusing import Unnamed, named
 from edgeopt.core import from_data, to_data
+from edgeopt.errors import EdgeoptError
 from edgeopt.reference_file import References
 from edgeopt.targets.schema import TargetProfile
 
@@ -51,9 +54,23 @@ def _named(request: dict[str, Any], converter: Converter, profile: TargetProfile
                 names = tuple(f"out_{number}" for number in range(outputs))
                 converter.convert(program, profile, out, io_float=True, output_names=names)
                 if converter.runs_here:
-                    converter.load(out, threads=1)
+                    predictor = converter.load(out, threads=1)
+                    with _running():
+                        predictor.raw(*(np.ones(spec.shape, spec.dtype) for spec in predictor.inputs))
 
             raise named(error, Path(request["program"]), attempt, Path(folder)) from error
+
+
+@contextmanager
+def _running() -> Iterator[None]:
+    """What a runtime raises when it computes is a refusal of an operator, as what it raises when it reads the file."""
+    try:
+        yield
+    except (EdgeoptError, MemoryError):
+        raise
+    except Exception as error:  # runtimes raise anything
+        fix = "rewrite that layer with other operators, or leave this target out, and report the model"
+        raise Unnamed("the runtime", what="to compute the file", why=first_line(error), fix=fix) from error
 
 
 def inspect(request: dict[str, Any]) -> dict[str, Any]:
@@ -74,8 +91,9 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
     scales = verify.Scales.of(known.names, [*known.outputs, *known.unlike_outputs])
     with _named(request, converter, from_data(TargetProfile, request["profile"])):
         chosen = prover(converter, path, threads=1)
-    outputs, findings = _examined(chosen.predictor, known.samples)
-    unlike = [chosen.predictor(*sample) for sample in known.unlike]
+        with _running():
+            outputs, findings = _examined(chosen.predictor, known.samples)
+            unlike = [chosen.predictor(*sample) for sample in known.unlike]
     numbers, parts = verify.compare(scales, known.outputs, outputs)
     few = known.samples[:PROGRAM_SAMPLES]
     model = known.outputs[: len(few)]

@@ -2,11 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import edgeopt
+from edgeopt import tasks
+from edgeopt.converters import tflite_forms
+from edgeopt.core import to_data
+from edgeopt.errors import ConversionError
+from edgeopt.reference_file import References
+from edgeopt.targets.loader import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the converters
 
@@ -52,3 +59,27 @@ def test_what_core_ml_does_not_name_is_named(tmp_path: Path) -> None:
 
     (said,) = reasons(Grid(), (torch.randn(1, 2, 3),), "apple-ane-fp16", tmp_path)
     assert f"Core ML refused the operator aten.affine_grid_generator.default, at {__file__}, line" in said
+
+
+def test_what_a_runtime_cannot_compute_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteRT takes a file with two axes turned round that do not follow each other, and fails when it computes it."""
+
+    class Turned(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + 1).flip(1, 3)
+
+    program = torch.export.export(Turned(), (torch.randn(1, 2, 3, 4),), strict=False)
+    torch.export.save(program, tmp_path / "program.pt2")
+    monkeypatch.setattr(tflite_forms, "rewritten", lambda program: program)
+    profile, x, out = load("portable-fp32"), np.ones((1, 2, 3, 4), np.float32), tmp_path / "model.tflite"
+    references = References(("y",), [(x,)], [((x + 1)[:, ::-1, :, ::-1],)])
+    references.write(tmp_path / "references.npz")
+    request = {
+        "format": "tflite", "program": str(tmp_path / "program.pt2"), "out": str(out), "profile": to_data(profile),
+        "io_float": False, "output_names": ["y"], "references": str(tmp_path / "references.npz"),
+        "quantized": False, "exact": True, "real": True,
+    }  # fmt: skip
+    tasks.convert(request)
+    with pytest.raises(ConversionError, match=r"the runtime refused the operator aten\.flip\.default") as caught:
+        tasks.check(request)
+    assert "Non-contiguous" in caught.value.why
