@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,11 +19,30 @@ aten = torch.ops.aten
 
 def rewritten(program: Program) -> Program:
     """``program`` in forms for Core ML."""
+    program = _wider_inputs(program)
     module: Any = program.exported.module(check_guards=False)
     nodes = [node for node in transposed(module) if _longer_than_padding(node)]
     for node in nodes:
         _bias_behind_zeros(module, node)
     return program.again(module) if nodes else program
+
+
+def _wider_inputs(program: Program) -> Program:
+    """Integers of 8 and 16 bits taken as 32, which a package's inputs are, where all that happens to them is a conversion."""
+    module: Any = program.exported.module(check_guards=False)
+    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+    narrow = [node for node, value in zip(inputs, program.examples, strict=True) if value.dtype in _NARROW]
+    checks = [user for node in narrow for user in node.users if user.target is aten._assert_tensor_metadata.default]
+    if not narrow or any(user.target not in _CASTS for node in narrow for user in node.users if user not in checks):
+        return program
+    for node in checks:
+        module.graph.erase_node(node)
+    examples = tuple(value.to(torch.int32) if value.dtype in _NARROW else value for value in program.examples)
+    return replace(program, examples=examples).again(module)
+
+
+_NARROW = (torch.uint8, torch.int8, torch.int16)
+_CASTS = (aten._to_copy.default, aten.to.dtype)
 
 
 def has_grouped_transposed(program: Program) -> bool:
@@ -47,6 +67,13 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.std.correction: lambda *given, **named: variance(*given, **named).sqrt(),
         aten.acosh.default: lambda x: torch.log(x + torch.sqrt(x - 1) * torch.sqrt(x + 1)),
         aten.nan_to_num.default: nan_to_num,
+        # of another dtype than x's, which coremltools does not look at
+        aten.zeros_like.default: lambda x, *, dtype=None, **_: torch.zeros(x.shape, dtype=dtype or x.dtype),
+        aten.ones_like.default: lambda x, *, dtype=None, **_: torch.ones(x.shape, dtype=dtype or x.dtype),
+        aten.full_like.default: lambda x, value, *, dtype=None, **_: torch.full(x.shape, value, dtype=dtype or x.dtype),
+        aten.new_zeros.default: lambda x, size, *, dtype=None, **_: torch.zeros(size, dtype=dtype or x.dtype),
+        aten.new_ones.default: lambda x, size, *, dtype=None, **_: torch.ones(size, dtype=dtype or x.dtype),
+        aten.new_full.default: lambda x, size, value, *, dtype=None, **_: torch.full(size, value, dtype=dtype or x.dtype),
         aten.diagonal.default: diagonal,
         aten.diag.default: lambda x, offset=0: diagonal(x, offset) if x.dim() == 2 else torch.diag_embed(x, offset),
     }

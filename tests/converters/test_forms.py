@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  as everybody calls it
 from torch import Tensor, nn
 
+import edgeopt
 import edgeopt.coreml
 from edgeopt.converters import coreml_forms, tflite_forms
 from edgeopt.converters.coreml import CoremlConverter
@@ -311,3 +312,41 @@ def test_what_is_written_out_for_core_ml_is_the_modules(tmp_path: Path) -> None:
     found = coreml(module, inputs, tmp_path, 14)
     for number, (got, want) in enumerate(zip(found, module(*inputs), strict=True)):
         np.testing.assert_allclose(got.reshape(want.shape), want.detach().numpy(), atol=2e-2, rtol=5e-3, err_msg=str(number))
+
+
+class Masked(nn.Module):
+    """Attention with a mask of booleans."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        found: Tensor = self.attention(x, x, x, key_padding_mask=hidden)[0]
+        return found
+
+
+class Photo(nn.Module):
+    """An image as a camera gives it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 8, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        found: Tensor = self.layer(image.float().permute(0, 3, 1, 2) / 255)
+        return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [Masked(), Photo()], ids=lambda module: type(module).__name__)
+def test_masks_of_booleans_and_photos_keep_core_ml_s_integers(module: nn.Module, tmp_path: Path) -> None:
+    def drawn() -> tuple[Tensor, ...]:
+        if isinstance(module, Photo):
+            return (torch.randint(0, 255, (1, 8, 8, 3), dtype=torch.uint8),)
+        return torch.randn(1, 6, 16), torch.tensor([[False] * 4 + [True] * 2])
+
+    model = edgeopt.Model(module.eval(), drawn(), calibration=[drawn() for _ in range(20)])
+    bundle = edgeopt.export(model, targets=["apple-ane"], out=tmp_path / "out", jobs=1, use_cache=False)
+    (made,) = (result for result in bundle.manifest.results if result.target == "apple-ane")
+    assert made.status == "ok" and made.plan is not None and made.plan.scheme.activation == "int8", made.warnings
