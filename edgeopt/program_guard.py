@@ -124,7 +124,7 @@ def _check_pair(name: str, key: str, value: Any) -> None:
         _check_tree(value)
     if key == "as_custom_obj":
         raise _refusal("the .pt2 archive holds a custom object", "its class would have to be loaded")
-    if key == "range_constraints" and not all(re.fullmatch(r"[a-z]{1,4}\d{1,6}", name) for name in value or ()):
+    if key == "range_constraints" and not all(map(_is_arithmetic, value or ())):
         raise _refusal("the .pt2 archive names sizes as torch does not", _shown(list(value)))
 
 

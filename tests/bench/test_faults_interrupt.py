@@ -157,7 +157,7 @@ def test_ctrl_c_does_not_wait_for_a_host_that_takes_the_connection_and_says_noth
 def test_ctrl_c_ends_an_evaluate_that_never_predicts_and_keeps_what_was_measured(tmp_path: Path, function: str) -> None:
     identity(tmp_path / "identity.onnx")
     (tmp_path / "own.py").write_text(EVALUATE)
-    (tmp_path / "devices.toml").write_text(f'[here]\nurl = "local"\nroot = "{tmp_path}/device"\n')
+    (tmp_path / "devices.toml").write_text(f'[here]\nurl = "local"\nroot = "{tmp_path}/edgeopt-device"\n')
     quick = ("--seconds", "0.1", "--runs", "20", "--launches", "1", "--max-seconds", "1")
     with begun(tmp_path, "identity.onnx", "--device", "here", "--evaluate", f"own.py:{function}", *quick) as process:
         until((tmp_path / "begun").exists, 60)

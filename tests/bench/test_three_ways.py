@@ -78,4 +78,4 @@ def test_a_bundle_runs_in_three_ways_in_one_call_and_computes_the_same_everywher
         assert sum(run.device in line for line in table.splitlines()) >= len(run.results)
     for name in ("board", "phone"):
         assert edgeopt_said(folder, arm64, "devices", "clean", name) == f"{name} is clean\n"
-        assert not (arm64.files / arm64.home.lstrip("/") / name).exists()
+        assert not (arm64.files / arm64.home.lstrip("/") / name / "edgeopt-device").exists()

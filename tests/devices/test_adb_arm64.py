@@ -61,6 +61,6 @@ def test_after_a_cut_link_the_device_clears_itself(device: Device, phone: Adbd, 
             session.run("endless", ["sleep", "1000"], timeout_s=60)
     assert session.warnings
     until(lambda: not phone.processes(), within_s=30)
-    left = arm64.files / arm64.home.lstrip("/") / "over-adb"
+    left = arm64.files / arm64.home.lstrip("/") / "over-adb" / "edgeopt-device"
     assert not (left / "lock").is_symlink()
     assert not any((left / "sessions").iterdir())
