@@ -47,9 +47,8 @@ def load_program(path: Path, extra_files: dict[str, str] | None = None) -> Progr
     try:
         exported = program_file.load_program(path, extra_files)
     except ModelError as error:
-        raise ConversionError(
-            f"the program {path.name} cannot be read", why=": ".join(filter(None, (error.what, error.why)))
-        ) from error
+        why = ": ".join(filter(None, (error.what, error.why)))
+        raise ConversionError(f"the program {path.name} cannot be read", why=why, fix=error.fix) from error
     nodes = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
     names = tuple(str(name) for name in exported.graph_signature.user_inputs)
     values = [nodes[name].meta["val"] for name in names]
@@ -71,10 +70,11 @@ def distinct_names(outputs: tuple[str, ...], inputs: tuple[str, ...]) -> tuple[s
     return tuple(found)
 
 
-_LONGEST = 300
+LONGEST = 300
+"""Characters of a library's message that are shown."""
 
 
 def first_line(error: BaseException) -> str:
     """The first line of ``error``'s message that says something, at most 300 characters; else its class."""
     lines = (line.strip() for line in str(error).splitlines())
-    return next((line[:_LONGEST] for line in lines if line), type(error).__name__)
+    return next((line[:LONGEST] for line in lines if line), type(error).__name__)

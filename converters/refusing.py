@@ -8,7 +8,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING
 
-from edgeopt.converters.program import Program, first_line, load_program
+from edgeopt.converters.program import LONGEST, Program, first_line, load_program
 from edgeopt.errors import ConversionError, EdgeoptError
 from edgeopt.user_code import line_in
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _LINE = "users_line"
 _NOT_THE_USERS = ("quantized_decomposed", "getitem", "assert")
-_LONGEST = 300
 _PLACE = re.compile(r"layer (?P<layer>\S*) operator (?P<operator>\S+?):\d+:\d+: error: (?P<why>.*)")
 """As :func:`mark_places` has them, in a compiler's message."""
 
@@ -42,7 +41,7 @@ def refusals(converter: str, fix: str, exported: "ExportedProgram") -> Iterator[
         why = first_line(_chain(error)[-1])
         target, layer = _culprit(error)
         if not target and (place := _PLACE.search(str(_chain(error)[-1]))):
-            layer, target, why = place["layer"], place["operator"], place["why"][:_LONGEST]
+            layer, target, why = place["layer"], place["operator"], place["why"][:LONGEST]
         if not target:
             raise Unnamed(converter, why=why, fix=fix) from error
         raise ConversionError(f"{converter} refused {_subject(exported, target, layer)}", why=why, fix=fix) from error
