@@ -15,7 +15,7 @@ def table() -> dict[Any, Callable[..., Any]]:
     """The decompositions, by operator, as :func:`edgeopt.capture.lowering_forms.table` has them."""
     return {
         aten.avg_pool1d.default: _averages(aten.avg_pool1d.default, 1),
-        aten.avg_pool2d.default: avg_pool2d,
+        aten.avg_pool2d.default: _averages(aten.avg_pool2d.default, 2),
         aten.avg_pool3d.default: _averages(aten.avg_pool3d.default, 3),
         aten.max_pool1d.default: _maxima(aten.max_pool1d.default, 1),
         aten.max_pool2d.default: _maxima(aten.max_pool2d.default, 2),
@@ -25,37 +25,6 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.adaptive_max_pool2d.default: _adaptive_max_pool(2),
         aten.adaptive_max_pool3d.default: _adaptive_max_pool(3),
     }
-
-
-def avg_pool2d(
-    x: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Any:
-    """``divisor_override`` as a factor behind the pooling: torch.onnx leaves it out without a word, Core ML refuses it.
-
-    A window larger than what there is (``ceil_mode``; EfficientNet of transformers pools 640 by 640 of 2 by 2) becomes as large
-    as that: TFLite would fill it up with zeros, and divide in 8 bits by the area of all.
-    """
-    kernel, steps, own = _each(kernel_size, 2), _each(stride or kernel_size, 2), _each(padding, 2)
-    if divisor_override is None:
-        whole = [size + 2 * low for size, low in zip(x.shape[-2:], own, strict=True)]
-        if all(window <= size for window, size in zip(kernel, whole, strict=True)):
-            pool = _averages(aten.avg_pool2d.default, 2)
-            return pool(x, kernel_size, stride, padding, ceil_mode, count_include_pad)
-        windows = [min(both) for both in zip(kernel, whole, strict=True)]
-        steps = [min(both) for both in zip(steps, whole, strict=True)]
-        return aten.avg_pool2d.default(x, windows, steps, own, ceil_mode, count_include_pad)
-    amounts = []
-    for size, window, step, low in zip(x.shape[-2:], kernel, steps, own, strict=True):
-        count = _windows(size, window, step, low, ceil_mode)
-        amounts.append((low, max(0, (count - 1) * step + window - size - low)))
-    padded = aten.constant_pad_nd.default(x, [*amounts[1], *amounts[0]], 0)  # every window whole: the mean is the sum
-    return aten.avg_pool2d.default(padded, kernel, steps) * (kernel[0] * kernel[1] / divisor_override)
 
 
 def _windows(size: int, window: int, step: int, padding: int, ceil_mode: bool) -> int:
@@ -77,7 +46,10 @@ def _rounds_up(x: Tensor, kernel: Sequence[int], steps: Sequence[int], padding: 
 
 
 def _averages(operator: Any, axes: int) -> Callable[..., Any]:
-    """``ceil_mode`` goes where it changes nothing: ONNX counts a window that begins behind the input, torch does not."""
+    """``ceil_mode`` goes where it changes nothing: ONNX counts a window that begins behind the input, torch does not.
+
+    Of images, ``divisor_override`` becomes a factor, and a window larger than what there is as large as that.
+    """
 
     def pool(
         x: Tensor,
@@ -89,11 +61,30 @@ def _averages(operator: Any, axes: int) -> Callable[..., Any]:
         divisor_override: int | None = None,
     ) -> Any:
         kernel, steps, own = (_each(given, axes) for given in (kernel_size, stride or kernel_size, padding))
+        if axes == 2 and divisor_override is not None:
+            return _divided(x, kernel, steps, own, ceil_mode) * (kernel[0] * kernel[1] / divisor_override)
+        whole = [size + 2 * low for size, low in zip(x.shape[-axes:], own, strict=True)]
+        if axes == 2 and any(window > size for window, size in zip(kernel, whole, strict=True)):
+            # EfficientNet of transformers pools 640 by 640 of 2 by 2, which TFLite would fill up with zeros, and divide in
+            # 8 bits by the area of all.
+            windows, steps = ([min(both) for both in zip(sizes, whole, strict=True)] for sizes in (kernel, steps))
+            return operator(x, windows, steps, own, ceil_mode, count_include_pad)
         if not ceil_mode or divisor_override is not None or _rounds_up(x, kernel, steps, own):
             return NotImplemented
         return operator(x, kernel, steps, own, False, count_include_pad)
 
     return pool
+
+
+def _divided(x: Tensor, kernel: list[int], steps: list[int], padding: list[int], ceil_mode: bool) -> Tensor:
+    """The means of windows that are all whole: torch.onnx leaves a divisor out without a word, Core ML refuses it."""
+    amounts = []
+    for size, window, step, low in zip(x.shape[-2:], kernel, steps, padding, strict=True):
+        count = _windows(size, window, step, low, ceil_mode)
+        amounts.append((low, max(0, (count - 1) * step + window - size - low)))
+    padded = aten.constant_pad_nd.default(x, [*amounts[1], *amounts[0]], 0)
+    means: Tensor = aten.avg_pool2d.default(padded, kernel, steps)
+    return means
 
 
 def _maxima(operator: Any, axes: int) -> Callable[..., Any]:
