@@ -5,7 +5,7 @@ import torch
 
 from edgeopt import verify
 from edgeopt.capture import Captured
-from edgeopt.capture.witness import moved
+from edgeopt.capture.rounding import moved
 from edgeopt.parts import MAX_SQNR_DB
 from edgeopt.reference_file import References
 

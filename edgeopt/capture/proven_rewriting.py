@@ -1,6 +1,7 @@
 """The canonical program, compared with the user's own module before anything is made from it."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,12 +31,13 @@ def canonical(
     """
     given = tuple(value.to(dtype) for value, dtype in zip(example, witness.dtypes, strict=True))
     reference = _reference(witness, tried, example, others)
+    reference.says_nothing = partial(_attends_to_nothing, program, given)
     for limited in (True, False):
         copied: list[str] = []
         for stage in stages(program, given, example, limited):
             last = stage
             copied += stage.copied
-        deviation = _deviation(reference, last, program, given)
+        deviation = reference.deviation(last)
         if deviation is None:
             return last.program(), _judged(reference, others), (*_copies(copied), *_masks(limited))
         guilty = _guilty(reference, stages(program, given, example, limited), bool(witness.low))
@@ -80,23 +82,16 @@ def _unlike_cases(witness: Witness, others: list[Sample]) -> Iterator[Case]:
             yield Case(f"inputs unlike the example (kind {number})", sample, wanted)
 
 
-def _deviation(reference: Reference, last: Stage, program: ExportedProgram, given: Sample) -> Deviation | None:
-    """The first deviation on a case that means anything: attention to nothing at all has no value that could be kept."""
-    while (deviation := reference.deviation(last)) is not None:
-        own = tuple(value.to(dtype.dtype) for value, dtype in zip(deviation.case.sample, given, strict=True))
-        if not _attends_to_nothing(program, own):
-            return deviation
-        reference.leave_out(deviation.case)
-    return None
-
-
 def _judged(reference: Reference, others: list[Sample]) -> list[Sample]:
     """``others`` but for those that say nothing: what no rewriting can be held to, no artifact can be."""
     return [sample for sample in others if not any(sample is left for left in reference.left_out)]
 
 
-def _attends_to_nothing(program: ExportedProgram, sample: Sample) -> bool:
-    """Whether a softmax somewhere sees a row that is masked as a whole."""
+def _attends_to_nothing(program: ExportedProgram, given: Sample, sample: Sample) -> bool:
+    """Whether a softmax somewhere sees a row that is masked as a whole: attention to nothing has no value that could be kept.
+
+    ``given`` has the dtypes that ``program`` takes.
+    """
     found: list[bool] = []
 
     class Watcher(Interpreter):
@@ -109,7 +104,8 @@ def _attends_to_nothing(program: ExportedProgram, sample: Sample) -> bool:
             return super().run_node(node)
 
     with torch.no_grad():
-        Watcher(program.module(check_guards=False)).run(*sample)
+        own = (value.to(taken.dtype) for value, taken in zip(sample, given, strict=True))
+        Watcher(program.module(check_guards=False)).run(*own)
     return any(found)
 
 

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from edgeopt.calling import flat_outputs, other_outputs
 from edgeopt.capture.float32 import OTHER_FLOATS, as_float32
 from edgeopt.capture.module_copy import copied
+from edgeopt.capture.rounding import moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +94,6 @@ def eager(fused: bool = False) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-def moved(value: Tensor, generator: torch.Generator) -> Tensor:
-    """``value``, each element up or down by one rounding of float32, or of its own dtype where that is coarser."""
-    step = max(torch.finfo(value.dtype).eps, torch.finfo(torch.float32).eps)
-    signs = torch.randint(0, 2, value.shape, generator=generator) * 2 - 1
-    return torch.where(torch.isfinite(value), value * (1 + step * signs).to(value.dtype), value)
 
 
 def _plain(value: Tensor) -> Tensor:

@@ -97,6 +97,26 @@ def test_rounding_is_no_reason_to_refuse(case: str) -> None:
     capture(Model(module, torch.randn(3, 8)))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_what_cancels_out_but_for_rounding_is_no_reason_to_refuse(seed: int) -> None:
+    """On zeros a channel holds one number alone: whether that moves with a rounding is chance."""
+
+    class Cancels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(16, affine=False)
+            nn.init.normal_(self.norm.running_mean)
+            nn.init.uniform_(self.norm.running_var, 0.5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(x)
+            gate = torch.sigmoid(y)
+            return y - (gate * y + (1 - gate) * y)
+
+    torch.manual_seed(seed)
+    capture(Model(Cancels().eval(), torch.randn(1, 16, 7)))
+
+
 def test_choices_between_equal_scores_may_fall_either_way() -> None:
     class Chooses(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Random networks of fixed seeds, captured, quantized and exported together, against the networks themselves."""
+"""Random networks of fixed seeds, captured and exported together, against the networks themselves."""
 
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -7,12 +7,8 @@ from typing import Any
 
 import pytest
 
-from edgeopt.calibrate import calibrate
 from edgeopt.capture import Captured, capture
-from edgeopt.jobs import DENSE
 from edgeopt.model import Model
-from edgeopt.quantize.annotate import quantize
-from edgeopt.targets import loader
 from tests.fuzz import compare
 from tests.fuzz.draw import draw
 from tests.fuzz.hunt import FORMATS, KNOWN, Hunt
@@ -20,8 +16,8 @@ from tests.fuzz.lab import Lab
 from tests.fuzz.network import Network, joined, joined_samples
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of PyTorch, on what the networks do
-BATCHES, TOGETHER, STEPS = 16, 12, 3
-INTEGER = ("x86-fbgemm", "arm-xnnpack", "apple-ane", "arm-ort")
+BATCHES, TOGETHER, STEPS = 18, 12, 3
+TARGETS = tuple(dict.fromkeys(target for targets in FORMATS.values() for target in targets))
 KNOWN_KINDS: list[dict[str, Any]] = tomllib.loads(KNOWN.read_text(encoding="utf-8"))["known"]
 
 
@@ -55,37 +51,25 @@ def test_what_is_captured_computes_what_the_networks_do(batch: int) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab() as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("batch", range(BATCHES))
-def test_no_output_is_lost_in_a_quantized_program_that_8_bits_can_hold(batch: int) -> None:
-    drawn, made, profile = networks(batch), captured(batch), loader.load(INTEGER[batch % len(INTEGER)])
-    module, data = made.program.module(check_guards=False), joined_samples(drawn, 6, 1)
-    statistics = calibrate({DENSE: module}, made.signature, made.example, data).statistics[DENSE]
-    program, _ = quantize(made.program, made.example, statistics, profile, profile.schemes[0], True, fold=True)
-    samples, lost = joined_samples(drawn, 3, 2), []
-    for network, outputs in own(compare.run(program.module(check_guards=False), samples), drawn):
-        whole, inputs = network.module(), network.samples(3, 2)
-        reference = compare.run(whole, inputs)
-        if not compare.silent(reference, compare.run(whole, inputs, compare.eighth)):
-            lost += [f"seed {network.seed}: {loss}\n{network.source()}" for loss in compare.silent(reference, outputs)]
-    assert not lost, "\n".join(lost)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", dict.fromkeys(target for targets in FORMATS.values() for target in targets))
-def test_exported_networks_compute_what_they_do_or_are_refused_in_the_users_words(target: str) -> None:
-    with Lab() as lab:
-        found = Hunt(lab, shrink_seconds=0)
-        for batch in range(2):
-            found.go(networks(100 + batch)[:6], target)
+def test_exported_networks_compute_what_they_do_or_are_refused_in_the_users_words(lab: Lab, batch: int) -> None:
+    found = Hunt(lab, shrink_seconds=0)
+    found.go(networks(batch), TARGETS[batch % len(TARGETS)])
     unknown = {str(kind): case for kind, case in found.kinds.items() if str(kind) not in {each["kind"] for each in KNOWN_KINDS}}
+    assert found.networks.total() == TOGETHER
     assert not unknown, "\n".join(f"{kind}: {finding.detail}\n{net.source()}" for kind, (_, finding, net) in unknown.items())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", KNOWN_KINDS, ids=lambda case: case["kind"])
-def test_what_is_known_to_be_wrong_still_is(case: dict[str, Any]) -> None:
+def test_what_is_known_to_be_wrong_still_is(lab: Lab, case: dict[str, Any]) -> None:
     """What passes must leave known.toml."""
-    with Lab() as lab:
-        found = Hunt(lab, shrink_seconds=0)
-        found.go([Network.from_json(case["network"])], case["target"])
+    found = Hunt(lab, shrink_seconds=0)
+    found.go([Network.from_json(case["network"])], case["target"])
     assert case["kind"] in map(str, found.kinds)
