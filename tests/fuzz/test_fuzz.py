@@ -16,7 +16,9 @@ from tests.fuzz.lab import Lab
 from tests.fuzz.network import Network, joined, joined_samples
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of PyTorch, on what the networks do
-BATCHES, TOGETHER, STEPS = 18, 12, 3
+TOGETHER, STEPS = 12, 3
+# Few of these are refused, which costs an export for each that is; scripts/fuzz draws the others.
+BATCHES = (*range(6, 13), *range(15, 23), *range(24, 27))
 TARGETS = tuple(dict.fromkeys(target for targets in FORMATS.values() for target in targets))
 KNOWN_KINDS: list[dict[str, Any]] = tomllib.loads(KNOWN.read_text(encoding="utf-8"))["known"]
 
@@ -40,7 +42,7 @@ def own(outputs: compare.Outputs, drawn: Sequence[Network]) -> Iterator[tuple[Ne
         start = end
 
 
-@pytest.mark.parametrize("batch", range(BATCHES))
+@pytest.mark.parametrize("batch", BATCHES)
 def test_what_is_captured_computes_what_the_networks_do(batch: int) -> None:
     drawn, program = networks(batch), captured(batch).program.module(check_guards=False)
     samples, wrong = joined_samples(drawn, 3, 2), []
@@ -57,7 +59,7 @@ def lab() -> Iterator[Lab]:
         yield opened
 
 
-@pytest.mark.parametrize("batch", range(BATCHES))
+@pytest.mark.parametrize("batch", BATCHES)
 def test_exported_networks_compute_what_they_do_or_are_refused_in_the_users_words(lab: Lab, batch: int) -> None:
     found = Hunt(lab, shrink_seconds=0)
     found.go(networks(batch), TARGETS[batch % len(TARGETS)])
