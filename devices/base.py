@@ -12,6 +12,8 @@ from typing import BinaryIO, Protocol
 
 MAX_OUTPUT_BYTES = 16 * 1024**2
 """More than any honest command here prints; a device that says more is cut off."""
+NOT_FOUND = 127
+"""What a shell gives as the exit code where it finds no program."""
 QUICK_S = 20.0
 """Time for a command that only looks or moves a file."""
 

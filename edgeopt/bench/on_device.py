@@ -19,7 +19,7 @@ from edgeopt.bench.inputs import Array, model_specs, synthetic
 from edgeopt.bench.launch import PythonPlace
 from edgeopt.bench.native_place import NativePlace
 from edgeopt.bench.place import OnLine, Place
-from edgeopt.bench.python import find_python
+from edgeopt.bench.python import find_python, too_old
 from edgeopt.bench.rounds import Configuration, Rounds
 from edgeopt.bench.types import Agreement, BenchResult, DeviceRun, Operator
 from edgeopt.core import TWIN
@@ -152,7 +152,15 @@ class OnDevice:
         self._warnings += [f"{self.spec.name}: {one}" for one in cannot]
         tools = {name: Path(path) for name, path in self.spec.tools.items()}
         return NativePlace(
-            session, request.settings, facts.machine, facts.tools, tools, on_line, delegate=delegate, delegate_options=options
+            session,
+            request.settings,
+            facts.machine,
+            facts.tools,
+            tools,
+            on_line,
+            delegate=delegate,
+            delegate_options=options,
+            python=too_old(facts) if self.spec.python is None else "",
         )
 
     def _push(self, place: Place) -> None:
