@@ -6,6 +6,7 @@ A new kind of device is one file with one class that satisfies :class:`Transport
 point ``edgeopt.devices`` of another package) that maps a URL's scheme to it.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
@@ -23,6 +24,12 @@ Ask = Callable[[str], str]
 """Asks the user for a secret: a password, or a key's passphrase."""
 OnBytes = Callable[[int], None]
 """Takes how many bytes of a transfer have been handed over since the last call."""
+
+
+def asked_by(name: str, ask: Ask) -> Ask:
+    """``ask`` with the device's name before each question that does not have it: several may ask at once."""
+    word = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])")
+    return lambda question: ask(question if word.search(question) else f"{name}: {question}")
 
 
 @dataclass(frozen=True, slots=True)

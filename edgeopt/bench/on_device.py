@@ -23,7 +23,7 @@ from edgeopt.bench.python import find_python, too_old
 from edgeopt.bench.rounds import Configuration, Rounds
 from edgeopt.bench.types import Agreement, BenchResult, DeviceRun, Operator
 from edgeopt.core import TWIN
-from edgeopt.devices.base import Transport
+from edgeopt.devices.base import Transport, asked_by
 from edgeopt.devices.device import Device
 from edgeopt.devices.facts import DeviceFacts, read_facts
 from edgeopt.devices.known import DeviceSpec
@@ -119,7 +119,7 @@ class OnDevice:
         name, settings = self.spec.name, self.request.settings
         self._tell(name, "connect", self.spec.url)
         with ExitStack() as stack:
-            self._transport = transport = registry.transport(self.spec.url, self.request.ask)
+            self._transport = transport = registry.transport(self.spec.url, asked_by(name, self.request.ask))
             stack.callback(transport.close)
             if self.stop.is_set():  # it came too late, when nobody waits any more
                 raise DeviceError(INTERRUPTED, fix="run it again")
