@@ -62,6 +62,7 @@ class OnDevice:
     _started: str = field(default_factory=lambda: _now())
 
     def __post_init__(self) -> None:
+        self._warnings += [self.spec.changed] if self.spec.changed else []
         self._configurations = [Configuration(one, n) for one in self.artifacts for n in self.request.settings.threads]
 
     def run(self, folder: Path) -> DeviceRun:
