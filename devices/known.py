@@ -175,4 +175,5 @@ def _kept(target: str, folder: Path) -> str:
 
 def _below(folder: Path, file: str) -> str:
     """``file``, where it is relative, as seen from ``folder``."""
-    return str(folder.absolute() / expanduser(file))  # pathlib's own takes ./~x for a home, and fails for one that nobody has
+    # pathlib's own takes ./~x for a home, and fails for one that nobody has.
+    return str(folder.absolute() / expanduser(file))  # noqa: PTH111

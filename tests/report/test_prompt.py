@@ -77,7 +77,7 @@ class Terminal:
         """What is written until ``pattern`` has come, which is where it ends."""
         start, found = time.monotonic(), b""
         while not re.search(pattern, found):
-            assert time.monotonic() - start < 30, found
+            assert time.monotonic() - start < 30 and self.process.poll() is None, found
             found += self.read(0.02)
         return found
 
