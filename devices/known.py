@@ -10,6 +10,7 @@ from dataclasses import field, fields, replace
 from os.path import expanduser
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote
 
 import tomlkit
 from pydantic import Field, StrictStr, ValidationError
@@ -109,7 +110,7 @@ def add(spec: DeviceSpec, path: Path | None = None) -> Path:
 
 def _name_for(url: str) -> str:
     """A short name for a URL, good for a folder: its host, and the port where one is given."""
-    place = url.partition("://")[2].rpartition("@")[2]
+    place = unquote(url.partition("://")[2].rpartition("@")[2])
     return re.sub(r"[^A-Za-z0-9._-]+", "-", place).strip("-.") or "device"
 
 

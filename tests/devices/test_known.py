@@ -128,7 +128,8 @@ def test_an_unknown_name_has_the_nearest_one() -> None:
     ("url", "name"),
     [
         ("ssh://pi@192.168.1.20", "192.168.1.20"), ("ssh://pi@host:2222", "host-2222"), ("adb://R58M123ABC", "R58M123ABC"),
-        ("adb://127.0.0.1:5555", "127.0.0.1-5555"), ("ssh://[::1]:22", "1-22"), ("ssh://", "device"),
+        ("adb://127.0.0.1:5555", "127.0.0.1-5555"),
+        ("adb://adb-XX%20(2)._tcp", "adb-XX-2-._tcp"), ("ssh://[::1]:22", "1-22"), ("ssh://", "device"),
         ("ssh://us@er@h", "h"), ("ssh://../../etc", "etc"), ("ssh://a/../b\x1b[2J", "a-..-b-2J"),
     ],
 )  # fmt: skip
