@@ -125,8 +125,11 @@ is_running() { # PID WORDS: a process's number is reused, and a zombie has one t
         words=$(tr '\000' ' ' < "/proc/$1/cmdline")
     elif [ -d /proc/self ]; then
         return 1
+    elif there ps; then
+        words=$(ps -ww -p "$1" -o command= 2> /dev/null) # else cut to 80 columns
     else
-        words=$(ps -p "$1" -o command= 2> /dev/null)
+        kill -0 "$1" 2> /dev/null # the number alone: rather one that is busy for too long than two at once
+        return
     fi
     case $words in *"$2"*) ;; *) return 1 ;; esac
 }
@@ -169,6 +172,11 @@ open_session() { # ID OWNER SILENCE_S
     if ! take "$1"; then
         rm -rf "$session"
         cat "$root/sessions/$(leads_to "$root/lock")/owner" 2> /dev/null
+        exit 75
+    fi
+    if [ ! -f "$session/reaper" ]; then # somebody has cleaned the device just then
+        rm -rf "$session"
+        rm -f "$root/lock"
         exit 75
     fi
 }
@@ -253,6 +261,11 @@ clean() { # ID; the shell goes on reading this file when it has no name any more
     failed=0
     for file in "$root"/* "$root"/.[!.]*; do
         case $file in */sessions | */lock | */breaking) ;; *) rm -rf "$file" || failed=1 ;; esac
+    done
+    for file in "$root"/sessions/* "$root"/sessions/.[!.]*; do
+        other=${file##*/}
+        other=${other#.}
+        [ "$other" = "$1" ] || ! is_stale "$other" || finish "$other"
     done
     rm -f "$root/sessions/$1/groups/clean" # this very process
     close "$1"

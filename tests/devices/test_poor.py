@@ -89,6 +89,33 @@ def test_what_is_not_needed_may_be_missing(poor: Poor, tmp_path: Path, programs:
     assert left(device) == []
 
 
+def test_without_proc_and_ps_two_never_hold_the_device(poor: Poor, tmp_path: Path) -> None:
+    device = poor("ps")
+    script = Path(device.script)
+    script.write_text(script.read_text().replace("/proc/", f"{tmp_path}/no-proc/"))
+    with device.session(), pytest.raises(DeviceBusy), device.session():
+        pytest.fail("two sessions at once")
+    assert left(device) == []
+
+
+def test_without_proc_processes_are_found_by_ps(poor: Poor, tmp_path: Path) -> None:
+    """As on macOS, whose ps takes the same options."""
+    device, marker = poor(), f"983{os.getpid()}"
+    script = Path(device.script)
+    script.write_text(script.read_text().replace("/proc/", f"{tmp_path}/no-proc/"))
+    with device.session() as session:
+        with pytest.raises(DeviceTimeout):
+            session.run("endless", ["sleep", marker], timeout_s=0.5)
+        assert eventually(lambda: not running(f"sleep {marker}"))
+        with pytest.raises(DeviceBusy), device.session():
+            pytest.fail("two sessions at once")
+    assert left(device) == []
+    assert device.ask("open", "dead", "somebody", "1000").exit_code == 0
+    os.kill(int(Path(device.root, "sessions", "dead", "reaper").read_text()), signal.SIGKILL)
+    with device.session():
+        pass
+
+
 def test_without_readlink_a_dead_session_is_cleared_by_the_next(poor: Poor) -> None:
     device = poor("readlink")
     assert device.ask("open", "dead", "somebody", "1000").exit_code == 0

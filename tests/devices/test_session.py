@@ -141,6 +141,13 @@ def test_a_run_gives_its_lines_as_they_come_and_its_exit_code(device: Device) ->
     assert (done.exit_code, lines) == (3, ["a", "b c", "d"])
 
 
+def test_onnx_runtime_s_telemetry_is_off_in_whatever_runs_there(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)  # a remote device does not have this computer's variables
+    with device.session() as session:
+        done = session.run("one", ["sh", "-c", "echo $ORT_DISABLE_TELEMETRY"], timeout_s=20)
+    assert done.stdout == b"1\n"
+
+
 def test_files_of_a_run_are_written_read_and_gone_afterwards(device: Device) -> None:
     with device.session() as session:
         session.write("job.json", b"{}")
@@ -300,6 +307,19 @@ def test_clean_has_the_device_until_everything_is_deleted(
         assert not Path(device.root, "runtimes").exists()
         cleaning.join()
         other.clean()
+    assert not Path(device.root).exists()
+
+
+def test_clean_clears_what_dead_sessions_left_too(device: Device, tmp_path: Path) -> None:
+    governor = tmp_path / "governor"
+    governor.write_text("schedutil")
+    assert device.ask("open", "dead", "somebody", "1000").exit_code == 0
+    device.ask("set", "dead", str(governor), "performance")
+    os.kill(int(Path(device.root, "sessions", "dead", "reaper").read_text()), signal.SIGKILL)
+    Path(device.root, "lock").unlink()
+    Path(device.root, "sessions", ".ended").mkdir()
+    device.clean()
+    assert governor.read_text() == "schedutil"
     assert not Path(device.root).exists()
 
 
