@@ -1,8 +1,12 @@
-"""Android devices: ``adb://HOST:PORT`` talks to the device's daemon itself, ``adb://SERIAL`` goes through the ADB server."""
+"""Android devices: ``adb://HOST:PORT`` talks to the device's daemon itself, ``adb://SERIAL`` goes through the ADB server.
+
+A serial may be percent-encoded, and has to be where it holds what a URL cannot.
+"""
 
 import re
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
+from urllib.parse import unquote
 
 from edgeopt.devices import adb_commands, adb_sync
 from edgeopt.devices.adb_streams import Connection
@@ -10,7 +14,10 @@ from edgeopt.devices.base import MAX_OUTPUT_BYTES, Ask, Finished, OnBytes, OnOut
 from edgeopt.devices.drain import Drain
 from edgeopt.errors import MissingExtra, UsageError
 
-_URL = re.compile(r"adb://(?P<name>\[[0-9A-Fa-f:.%\w]+\]|[\w.\-]+)(?::(?P<port>\d{1,5}))?/?")
+_ADDRESS = re.compile(r"adb://(?P<name>\[[0-9A-Fa-f:.%\w]+\]|[\w.\-]+):(?P<port>\d{1,5})/?")
+_LETTER = r"(?:[\w.\-]|%[0-9A-Fa-f]{2})"
+# Blanks and brackets as they are: only where DNS-SD made them of two equal names, "adb-XX (2)._adb-tls-connect._tcp".
+_SERIAL = re.compile(rf"adb://(?P<name>{_LETTER}+(?:(?: {_LETTER}+)* \(\d+\){_LETTER}*)?)/?")
 
 
 class AdbTransport:
@@ -54,16 +61,28 @@ def connect(url: str, ask: Ask) -> Transport:
     A device at an address that wants TLS (wireless debugging) is reached through the ADB server, if that has it already.
     Raises UsageError for another kind of URL, Unreachable or NotAuthorized where the device does not let us in, MissingExtra.
     """
-    found = _URL.fullmatch(url)
-    if not found or (found["port"] and not 0 < int(found["port"]) < 65536):
-        raise UsageError(f"{url!r} is no ADB device", fix="write adb://HOST:PORT, or adb://SERIAL as `adb devices` shows it")
     try:
-        opened = _connector(found["name"], found["port"], url.rstrip("/"))
+        opened = _connector(*_place(url), url.rstrip("/"))
         return AdbTransport(url.rstrip("/"), opened())
     except ModuleNotFoundError as error:
         raise MissingExtra(
             "ADB devices need packages that are not installed", why=str(error), fix="pip install 'edgeopt[devices]'"
         ) from error
+
+
+def _place(url: str) -> tuple[str, str | None]:
+    """Host and port, or a serial and None."""
+    if (address := _ADDRESS.fullmatch(url)) and 0 < int(address["port"]) < 65536:
+        return address["name"], address["port"]
+    serial = _SERIAL.fullmatch(url)
+    try:
+        name = unquote(serial["name"], errors="strict") if serial else ""
+    except UnicodeDecodeError:
+        name = ""
+    if not name.isprintable() or not name.strip():
+        fix = "write adb://HOST:PORT, or adb://SERIAL as `adb devices` shows it, with %20 for a blank and %3A for a colon"
+        raise UsageError(f"{url!r} is no ADB device", fix=fix)
+    return name, None
 
 
 def _connector(name: str, port: str | None, url: str) -> Callable[[], Connection]:

@@ -1,6 +1,7 @@
 """The states a device can be in for ADB, what each means, and what to do about it."""
 
 import re
+import shlex
 from dataclasses import dataclass, field
 
 from edgeopt.errors import DeviceError, NotAuthorized, Unreachable
@@ -46,8 +47,9 @@ class Listed:
     properties: dict[str, str] = field(default_factory=dict)
 
 
+_USABLE = ("device", "host")
 _LINE = re.compile(
-    r"(?P<serial>\(no serial number\)|[^\s*]\S*)[ \t]+"
+    r"(?P<serial>\(no serial number\)|[^\s*](?:.*?\S)?)[ \t]+"
     r"(?P<state>no permissions(?: \([^()]*\))?(?:; see \[[^\]\s]*\])?|[a-z]+)"
     r"(?P<properties>(?:[ \t]+[a-z_]+:\S*)*)[ \t]*"
 )
@@ -58,14 +60,20 @@ def parse_devices(text: str) -> list[Listed]:
     found = []
     for line in text.splitlines():
         match = _LINE.fullmatch(line.strip("\r"))
-        if match and match["serial"] != "adb":  # "adb server is out of date"
+        if match and _is_device(match):
             pairs = (pair.partition(":") for pair in match["properties"].split())
             state = "no permissions" if match["state"].startswith("no permissions") else match["state"]
             found.append(Listed(match["serial"], state, {key: value for key, _, value in pairs}))
     return found
 
 
+def _is_device(line: re.Match[str]) -> bool:
+    """Rather than words of adb's: "List of devices attached", "adb server is out of date". A serial may hold blanks."""
+    known = line["state"] in _STATES or line["state"] in _USABLE or line["state"].startswith("no permissions")
+    return known or (len(line["serial"].split()) == 1 and line["serial"] != "adb")
+
+
 def state_error(url: str, serial: str, state: str) -> DeviceError:
     """Why the device in ``state`` (any but ``device``) cannot be used, and what to do."""
     kind, why, fix = _STATES.get(state, (Unreachable, "edgeopt does not know this state", "restart the device, then run again"))
-    return kind(f"{url} is in the state {state!r}", why=why, fix=fix.replace("SERIAL", serial))
+    return kind(f"{url} is in the state {state!r}", why=why, fix=fix.replace("SERIAL", shlex.quote(serial)))

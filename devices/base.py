@@ -6,12 +6,15 @@ A new kind of device is one file with one class that satisfies :class:`Transport
 point ``edgeopt.devices`` of another package) that maps a URL's scheme to it.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 MAX_OUTPUT_BYTES = 16 * 1024**2
 """More than any honest command here prints; a device that says more is cut off."""
+NOT_FOUND = 127
+"""What a shell gives as the exit code where it finds no program."""
 QUICK_S = 20.0
 """Time for a command that only looks or moves a file."""
 
@@ -21,6 +24,12 @@ Ask = Callable[[str], str]
 """Asks the user for a secret: a password, or a key's passphrase."""
 OnBytes = Callable[[int], None]
 """Takes how many bytes of a transfer have been handed over since the last call."""
+
+
+def asked_by(name: str, ask: Ask) -> Ask:
+    """``ask`` with the device's name before each question that does not have it: several may ask at once."""
+    word = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])")
+    return lambda question: ask(question if word.search(question) else f"{name}: {question}")
 
 
 @dataclass(frozen=True, slots=True)

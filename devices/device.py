@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from getpass import getuser
 from importlib.resources import files
 from io import BytesIO
@@ -16,12 +17,13 @@ from pathlib import PurePosixPath
 
 from edgeopt.devices.base import QUICK_S, Finished, Transport
 from edgeopt.devices.session import Session, failed, text
-from edgeopt.errors import BadAnswer, DeviceBusy
+from edgeopt.errors import BadAnswer, DeviceBusy, DeviceError
 
 SILENCE_S = 30
 """A session whose computer says nothing for so long is ended by the device itself."""
 CLEAN_S = 300.0
-_BUSY = 75
+_BUSY, _LACKING = 75, 69
+"""Exit codes of ``device.sh open``: somebody has the device, or it has not all that is needed."""
 _USUAL_ROOT = """
 if [ -d /data/local/tmp ]; then root=/data/local/tmp/edgeopt
 else root=${XDG_CACHE_HOME:-$HOME/.cache}/edgeopt-device; fi
@@ -55,13 +57,9 @@ class Device:
         root = _checked(name, transport.run(("sh", "-c", find), timeout_s=QUICK_S), "make its folder").strip()
         if not root.startswith("/") or not root.isprintable():
             raise BadAnswer(f"{name} gave no folder", why=f"it said {root[:200]!r}", fix="check what its shell prints at login")
-        content = (files("edgeopt.devices") / "device.sh").read_bytes()
-        script = f"{root}/device-{hashlib.sha256(content).hexdigest()[:16]}.sh"
-        if transport.run(("test", "-f", script), timeout_s=QUICK_S).exit_code != 0:
-            temporary = f"{script}.{secrets.token_hex(4)}"
-            transport.send(BytesIO(content), temporary)
-            _checked(name, transport.run(("mv", "-f", temporary, script), timeout_s=QUICK_S), "install device.sh")
-        return cls(name, transport, root, script)
+        device = cls(name, transport, root, f"{root}/device-{hashlib.sha256(_own_half()).hexdigest()[:16]}.sh")
+        device._install()
+        return device
 
     def __enter__(self) -> "Device":
         return self
@@ -78,10 +76,13 @@ class Device:
         return self.transport.run(("sh", self.script, self.root, action, *arguments), timeout_s=timeout_s)
 
     def clean(self) -> None:
-        """Removes everything of edgeopt's from the device. Raises DeviceBusy while somebody uses it."""
-        with self.session():
-            pass
-        answer = self.transport.run(("rm", "-rf", self.root), timeout_s=CLEAN_S)
+        """Removes everything of edgeopt's from the device, and has it until that is done.
+
+        Raises DeviceBusy while somebody uses it.
+        """
+        with self.session() as session:
+            command = ("sh", self.script, self.root, "clean", session.identifier)
+            answer = session.run("clean", command, timeout_s=CLEAN_S)
         if answer.exit_code != 0:
             raise failed(self.name, "remove its folder", answer)
 
@@ -104,6 +105,18 @@ class Device:
         finally:
             session.end()
 
+    def _install(self) -> bool:
+        """Puts the device's own half there; False where it is there already."""
+        if self.transport.run(("sh", "-c", '[ -f "$1" ]', "sh", self.script), timeout_s=QUICK_S).exit_code == 0:
+            return False
+        temporary = f"{self.script}.{secrets.token_hex(4)}"
+        make = ("sh", "-c", 'mkdir -p "$1" && chmod 700 "$1"', "sh", self.root)
+        _checked(self.name, self.transport.run(make, timeout_s=QUICK_S), "make its folder")
+        self.transport.send(BytesIO(_own_half()), temporary)
+        move = ("mv", "-f", temporary, self.script)
+        _checked(self.name, self.transport.run(move, timeout_s=QUICK_S), "install device.sh")
+        return True
+
     def _open(self, identifier: str, until: float, on_wait: Callable[[str], None] | None, silence_s: int) -> None:
         owner = f"{getuser()}@{socket.gethostname()}, process {os.getpid()}"
         told = False
@@ -111,6 +124,15 @@ class Device:
             answer = self.ask("open", identifier, owner, str(silence_s))
             if answer.exit_code == 0:
                 return
+            if answer.exit_code == _LACKING:
+                fix = "install them there (Debian: apt install coreutils util-linux), or busybox, which has all of them"
+                raise DeviceError(
+                    f"{self.name} lacks programs that edgeopt needs there",
+                    why=", ".join(text(answer.stdout).split("\n")[:-1])[:500],
+                    fix=fix,
+                )
+            if answer.exit_code != _BUSY and self._install():
+                continue  # somebody has cleaned the device since we connected
             if answer.exit_code != _BUSY:
                 raise failed(self.name, "open a session", answer)
             holder = text(answer.stdout).strip() or "somebody"
@@ -121,6 +143,11 @@ class Device:
                 on_wait(holder)
                 told = True
             time.sleep(1.0)
+
+
+@cache
+def _own_half() -> bytes:
+    return (files("edgeopt.devices") / "device.sh").read_bytes()
 
 
 def _own_folder(root: str) -> str:

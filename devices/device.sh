@@ -9,13 +9,17 @@
 #   device.sh ROOT stop ID NAME                kills that process group
 #   device.sh ROOT set ID FILE VALUE           writes VALUE to FILE, to be put back when the session ends
 #   device.sh ROOT close ID                    kills, puts back, removes, and gives the device free
+#   device.sh ROOT clean ID                    removes all of edgeopt's, then closes the session, which had the device until then
 #
 # ROOT/store/NAME         files whose name was given after their digest was checked
 # ROOT/lock -> ID         who has the device: made by one atomic symlink(2)
 # ROOT/sessions/ID/       owner, boot, reaper, beat, groups/NAME, restore/N.{path,value}, work/
 #
-# A session lives as long as its "beat" changes: its reaper, a process of its own, ends it after SILENCE_S seconds of silence. No
-# clocks are compared. A lock whose reaper is gone, or which is of an earlier boot, belongs to nobody.
+# A session lives as long as its "beat" changes, or a file that is just being sent grows (on a slow link no beat comes past it): its
+# reaper, a process of its own, ends it after SILENCE_S seconds of silence. No clocks are compared. A lock whose reaper is gone, or
+# which is of an earlier boot, belongs to nobody.
+#
+# Needed are the programs that lacking() names. The others are used where they are there: setsid, which macOS has not, readlink, df.
 
 umask 077
 ORT_DISABLE_TELEMETRY=1 # ONNX Runtime would leave a number of the device and uploads in its user's home
@@ -23,11 +27,55 @@ export ORT_DISABLE_TELEMETRY
 root=$1 action=$2
 shift 2
 
-digest() {
-    if command -v sha256sum >/dev/null 2>&1; then sha256sum < "$1"
-    elif command -v shasum >/dev/null 2>&1; then shasum -a 256 < "$1"
-    else openssl dgst -sha256 -r < "$1"
+there() { command -v "$1" > /dev/null 2>&1; }
+
+within() { # PROGRAM: the box of programs that has it without a link to it
+    for box in busybox toybox; do
+        if "$box" "$1" --help > /dev/null 2>&1; then echo "$box"; return; fi
+    done
+    return 1
+}
+
+digest() { # FILE: its SHA-256; nothing where the device has no way to compute it
+    if there sha256sum; then sha256sum < "$1"
+    elif there shasum; then shasum -a 256 < "$1"
+    elif there openssl; then openssl dgst -sha256 -r < "$1"
+    elif box=$(within sha256sum); then "$box" sha256sum < "$1"
+    else python3 -E -S -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$1" 2> /dev/null
     fi | { read -r sum rest; echo "$sum"; }
+}
+
+can_part() { there setsid || there perl || within setsid > /dev/null || python3 -E -S -c '' 2> /dev/null; }
+
+apart() { # COMMAND...: becomes it, in a process group of its own. To be called in the background: setsid forks where it leads a group
+    if there setsid; then exec setsid "$@"
+    elif there perl; then exec perl -e 'setpgrp; exec {$ARGV[0]} @ARGV or exit 127' "$@"
+    elif box=$(within setsid); then exec "$box" setsid "$@"
+    elif can_part; then exec python3 -E -S -c 'import os, sys; os.setpgid(0, 0); os.execvp(sys.argv[1], sys.argv[1:])' "$@"
+    else exec "$@"
+    fi
+}
+
+own_group() { # the process group that the login gave this command alone, if it did
+    group=
+    if [ -r "/proc/$$/stat" ]; then
+        read -r group < "/proc/$$/stat"
+        group=${group##*\) } # after the program's name: state, parent, group
+        group=${group#* * }
+        group=${group%% *}
+    else
+        group=$(($(ps -o pgid= -p $$ 2> /dev/null)))
+    fi
+    [ "$group" = $$ ] || [ "$group" = "$PPID" ] || return 1
+    echo "$group"
+}
+
+lacking() { # what is needed and not there, one a line
+    for program in cat chmod ln ls mkdir mv rm sleep tr wc; do
+        there "$program" || echo "$program"
+    done
+    [ -n "$(digest "$0")" ] || echo "a program for SHA-256 (sha256sum, shasum, openssl or python3)"
+    can_part || own_group > /dev/null || echo "a program that starts another one in a process group of its own (setsid, perl or python3)"
 }
 
 have() { # NAME SHA256
@@ -40,7 +88,16 @@ have() { # NAME SHA256
     else
         echo "partial 0"
     fi
-    df -Pk "$root/store" | { read -r header; read -r disk blocks used free rest; echo "$((free * 1024))"; }
+    df -Pk "$root/store" 2> /dev/null | {
+        free=
+        read -r header
+        read -r disk blocks used free rest
+        case $free in
+            -*) echo 0 ;;
+            "" | *[!0-9]*) echo unknown ;;
+            *) echo "$((free * 1024))" ;;
+        esac
+    }
 }
 
 keep() { # NAME SHA256 MODE
@@ -53,56 +110,86 @@ keep() { # NAME SHA256 MODE
     chmod "$3" "$root/store/$1.part" && mv -f "$root/store/$1.part" "$root/store/$1" && echo kept
 }
 
-boot() { cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo unknown; }
+boot() { cat /proc/sys/kernel/random/boot_id 2> /dev/null || sysctl -n kern.bootsessionuuid 2> /dev/null || echo unknown; }
 
-is_reaper() { # PID ID: a process's number is reused, and a zombie has one too, but neither has this command line
+leads_to() { # LINK: what its name leads to; nothing where it is not there
+    if there readlink; then
+        readlink "$1"
+    elif long=$(ls -l "$1" 2> /dev/null); then
+        echo "${long##* -> }"
+    fi
+}
+
+is_running() { # PID WORDS: a process's number is reused, and a zombie has one too, but neither has these words in its command line
     if [ -r "/proc/$1/cmdline" ]; then
-        tr '\000' ' ' < "/proc/$1/cmdline" | grep -q "reap $2"
+        words=$(tr '\000' ' ' < "/proc/$1/cmdline")
     elif [ -d /proc/self ]; then
         return 1
+    elif there ps; then
+        words=$(ps -ww -p "$1" -o command= 2> /dev/null) # else cut to 80 columns
     else
-        ps -p "$1" -o command= 2>/dev/null | grep -q "reap $2"
+        kill -0 "$1" 2> /dev/null # the number alone: rather one that is busy for too long than two at once
+        return
     fi
+    case $words in *"$2"*) ;; *) return 1 ;; esac
 }
 
 is_stale() { # ID
     [ -f "$root/sessions/$1/reaper" ] || return 0
     [ "$(cat "$root/sessions/$1/boot")" = "$(boot)" ] || return 0
     read -r pid < "$root/sessions/$1/reaper"
-    ! is_reaper "$pid" "$1"
+    ! is_running "$pid" "reap $1"
 }
 
 take() { # ID; somebody who died with the device in hand is cleared away first
-    ln -s "$1" "$root/lock" 2>/dev/null && return 0
-    holder=$(readlink "$root/lock")
+    ln -s "$1" "$root/lock" 2> /dev/null && return 0
+    holder=$(leads_to "$root/lock")
     is_stale "$holder" || return 1
-    find "$root" -maxdepth 1 -name breaking -mmin +1 -exec rmdir {} \;
-    mkdir "$root/breaking" 2>/dev/null || return 1 # another one clears it just now
-    if [ "$(readlink "$root/lock")" = "$holder" ]; then
+    breaker=$(leads_to "$root/breaking")
+    [ -z "$breaker" ] || is_running "${breaker%%,*}" "open ${breaker#*,}" || rm -f "$root/breaking"
+    ln -s "$$,$1" "$root/breaking" 2> /dev/null || return 1 # another one clears it just now
+    if [ "$(leads_to "$root/lock")" = "$holder" ]; then
         finish "$holder"
         rm -f "$root/lock"
     fi
-    rmdir "$root/breaking"
-    ln -s "$1" "$root/lock" 2>/dev/null
+    rm -f "$root/breaking"
+    ln -s "$1" "$root/lock" 2> /dev/null
 }
 
 open_session() { # ID OWNER SILENCE_S
-    mkdir -p "$root/sessions" || exit 1
+    missing=$(lacking)
+    if [ -n "$missing" ]; then
+        echo "$missing"
+        exit 69
+    fi
     session=$root/sessions/$1
-    mkdir "$session" "$session/groups" "$session/restore" "$session/work" || exit 1
+    mkdir -p "$session/groups" "$session/restore" "$session/work" || exit 1
     printf '%s\n' "$2" > "$session/owner"
     boot > "$session/boot"
     echo 0 > "$session/beat"
-    setsid sh "$0" "$root" reap "$1" "$3" < /dev/null > /dev/null 2>&1 &
+    apart sh "$0" "$root" reap "$1" "$3" < /dev/null > /dev/null 2>&1 &
     echo $! > "$session/reaper"
     if ! take "$1"; then
         rm -rf "$session"
-        cat "$root/sessions/$(readlink "$root/lock")/owner" 2>/dev/null
+        cat "$root/sessions/$(leads_to "$root/lock")/owner" 2> /dev/null
+        exit 75
+    fi
+    if [ ! -f "$session/reaper" ]; then # somebody has cleaned the device just then
+        rm -rf "$session"
+        rm -f "$root/lock"
         exit 75
     fi
 }
 
+arriving() { # ID: in $parts the files that are being sent, with their sizes
+    parts=
+    for part in "$root"/store/*.part "$root/sessions/$1/work"/*.part; do
+        [ ! -f "$part" ] || parts=$parts$(ls -ln "$part")
+    done
+}
+
 reap() { # ID SILENCE_S
+    trap '' HUP # where it has no group of its own, the end of the connection may end its group
     step=$(($2 / 10))
     [ "$step" -ge 1 ] || step=1
     silent=0 last=
@@ -110,10 +197,11 @@ reap() { # ID SILENCE_S
         sleep "$step"
         beat=
         read -r beat < "$root/sessions/$1/beat"
-        if [ "$beat" = "$last" ]; then
+        arriving "$1"
+        if [ "$beat$parts" = "$last" ]; then
             silent=$((silent + step))
         else
-            silent=0 last=$beat
+            silent=0 last=$beat$parts
         fi
         [ "$silent" -lt "$2" ] || finish "$1"
     done
@@ -123,8 +211,10 @@ run() { # ID NAME COMMAND...
     session=$root/sessions/$1 name=$2
     shift 2
     cd "$session/work" || exit 126
+    group=
+    can_part || group=$(own_group)
     # A background job is no group leader, so that setsid runs it in this very process and its exit code can be waited for.
-    setsid sh -c 'echo $$ > "$0"; exec "$@"' "$session/groups/$name" "$@" < /dev/null &
+    apart sh -c 'echo "${1:-$$}" > "$0"; shift; exec "$@"' "$session/groups/$name" "$group" "$@" < /dev/null &
     wait $!
 }
 
@@ -161,8 +251,26 @@ set_value() { # ID FILE VALUE
 close() { # ID; a reaper that sleeps would see only at its next look that nothing is left to do
     reaper=$(cat "$root/sessions/$1/reaper" 2>/dev/null)
     finish "$1"
-    [ -z "$reaper" ] || ! is_reaper "$reaper" "$1" || kill -9 "-$reaper" 2>/dev/null
+    if [ -n "$reaper" ] && is_running "$reaper" "reap $1"; then
+        kill -9 "-$reaper" 2> /dev/null || kill -9 "$reaper" 2> /dev/null
+    fi
     return 0
+}
+
+clean() { # ID; the shell goes on reading this file when it has no name any more
+    failed=0
+    for file in "$root"/* "$root"/.[!.]*; do
+        case $file in */sessions | */lock | */breaking) ;; *) rm -rf "$file" || failed=1 ;; esac
+    done
+    for file in "$root"/sessions/* "$root"/sessions/.[!.]*; do
+        other=${file##*/}
+        other=${other#.}
+        [ "$other" = "$1" ] || ! is_stale "$other" || finish "$other"
+    done
+    rm -f "$root/sessions/$1/groups/clean" # this very process
+    close "$1"
+    rmdir "$root/sessions" "$root" 2> /dev/null # unless somebody has begun anew
+    return $failed
 }
 
 finish() { # ID; the first to rename the folder does it
@@ -172,16 +280,17 @@ finish() { # ID; the first to rename the folder does it
     if [ "$(cat "$ended/boot")" = "$(boot)" ]; then
         for file in "$ended"/groups/*; do kill_group "$file"; done
     fi
-    for file in $(ls -r "$ended/restore" | grep 'path$'); do
+    for file in $(ls -r "$ended/restore"); do
+        case $file in *path) ;; *) continue ;; esac
         path=$(cat "$ended/restore/$file")
         write_setting "$path" "$(cat "$ended/restore/${file%path}value")" 2>/dev/null || echo "not restored: $path"
     done
     rm -rf "$ended"
-    [ "$(readlink "$root/lock")" != "$1" ] || rm -f "$root/lock"
+    [ "$(leads_to "$root/lock")" != "$1" ] || rm -f "$root/lock"
 }
 
 case $action in
-    have | keep | run | reap | close) "$action" "$@" ;;
+    have | keep | run | reap | close | clean) "$action" "$@" ;;
     open) open_session "$@" ;;
     stop) kill_group "$root/sessions/$1/groups/$2" ;;
     set) set_value "$@" ;;

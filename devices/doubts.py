@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from edgeopt.devices.environment import THERMAL_STATUS, CpuState, Environment
+from edgeopt.devices.facts import limited
 
 K = TypeVar("K")
 NEAR_TOP = 0.95
@@ -114,6 +115,12 @@ def _load(before: Environment, after: Environment) -> Iterator[str]:
         yield f"something else was running: the load was {before.load:.2f} on {cores} CPUs before the run"
 
 
+def _limited(before: Environment, after: Environment) -> Iterator[str]:
+    found = [limited(one.cores or len(one.cpus), one.quota, one.allowed) for one in (before, after)]
+    for limit in dict.fromkeys((*found[0], *found[1])):
+        yield f"times are those of {limit}"
+
+
 def _memory(environment: Environment) -> Iterator[str]:
     free, total = environment.memory_available_bytes, environment.memory_bytes
     if free is not None and total and free < LITTLE_MEMORY * total:
@@ -131,7 +138,17 @@ def _battery(before: Environment, after: Environment) -> Iterator[str]:
 
 
 _Check = Callable[[Environment, Environment], Iterator[str]]
-_CHECKS: tuple[_Check, ...] = (_restarted, _governors, _turbo, _throttled, _raspberry_meanwhile, _heat, _load, _battery)
+_CHECKS: tuple[_Check, ...] = (
+    _restarted,
+    _governors,
+    _turbo,
+    _throttled,
+    _raspberry_meanwhile,
+    _heat,
+    _load,
+    _limited,
+    _battery,
+)
 _STATES: tuple[Callable[[Environment], Iterator[str]], ...] = (_capped, _slowed, _thermal, _raspberry, _memory)
 
 

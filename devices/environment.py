@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import field
 
 from edgeopt.core import data_class
-from edgeopt.devices.facts import KIB, MAX_BYTES, MAX_CPUS, MAX_KHZ, count
+from edgeopt.devices.facts import KIB, MAX_BYTES, MAX_CPUS, MAX_KHZ, allowed, count
+from edgeopt.devices.limits import CpuQuota, smallest_quota
 from edgeopt.devices.probe import Lines, Runs, ask, lines
 
 COLDEST_C, HOTTEST_C = -40.0, 150.0
@@ -46,6 +47,10 @@ class Environment:
     cpus: tuple[CpuState, ...] = ()
     cores: int | None = None
     """CPUs that are switched on."""
+    quota: CpuQuota | None = None
+    """The least of the quotas that hold for what a login starts there."""
+    allowed: str = ""
+    """The CPUs that it may use, such as ``0-3``."""
     temperatures: dict[str, float] = field(default_factory=dict)
     """Degrees Celsius by the name of the zone."""
     thermal_status: int | None = None
@@ -83,6 +88,8 @@ def parse_environment(output: bytes) -> Environment:
     return Environment(
         cpus=_cpus(found),
         cores=count(found.one("online")) or count("1-" + sysctl.get("hw.ncpu", "")),
+        quota=smallest_quota(found),
+        allowed=allowed(found),
         temperatures=_zones(found) | android,
         thermal_status=status,
         throttle_counts=_throttle_counts(found),

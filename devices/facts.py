@@ -6,6 +6,7 @@ from dataclasses import field
 from typing import Literal
 
 from edgeopt.core import data_class
+from edgeopt.devices.limits import CpuQuota, smallest_quota
 from edgeopt.devices.probe import Lines, Runs, ask, lines
 from edgeopt.devices.processors import cores, summary
 
@@ -42,6 +43,10 @@ class DeviceFacts:
     cpu: str = ""
     cores: int | None = None
     clusters: tuple[Cluster, ...] = ()
+    quota: CpuQuota | None = None
+    """The least of the quotas that hold for what a login starts there."""
+    allowed: str = ""
+    """The CPUs that it may use, such as ``0-3``."""
     features: tuple[str, ...] = ()
     """Instructions that matter for inference, as /proc/cpuinfo spells them; ``hypervisor`` for a virtual machine."""
     memory_bytes: int | None = None
@@ -57,6 +62,11 @@ class DeviceFacts:
     boot: str = ""
     """Another one after each start of the device."""
     unreadable: tuple[str, ...] = ()
+
+    @property
+    def limited(self) -> tuple[str, ...]:
+        """What of its processor may be used, where that is not all; see :func:`limited`."""
+        return limited(self.cores or 0, self.quota, self.allowed)
 
 
 def read_facts(device: Runs, root: str) -> DeviceFacts:
@@ -84,6 +94,8 @@ def parse_facts(output: bytes) -> DeviceFacts:
         cpu=summary(names) or sysctl.get("machdep.cpu.brand_string", ""),
         cores=len(names) or _whole(sysctl.get("hw.ncpu", "")) or count(found.one("online")),
         clusters=_clusters(found, names),
+        quota=smallest_quota(found),
+        allowed=allowed(found),
         features=tuple(word for word in found.one("features").split() if _word(word)),
         memory_bytes=memory * KIB if memory is not None else _whole(sysctl.get("hw.memsize", "")),
         free_bytes=None if free is None else free * KIB,
@@ -115,6 +127,25 @@ def count(online: str) -> int | None:
             return None
         total += max(int(match[2] or match[1]) - int(match[1]) + 1, 0)
     return total if 0 < total <= MAX_CPUS else None
+
+
+def limited(cores: int, quota: CpuQuota | None, allowed: str) -> tuple[str, ...]:
+    """``0.2 CPUs: cpu.max 20000 100000`` and ``CPUs 0-1 of 4``, where ``quota`` or the list ``allowed`` leave less than all."""
+    found = []
+    if quota is not None and not 0 < cores <= quota.cpus:
+        found.append(f"{quota.cpus:.3g} CPU{'' if quota.cpus == 1 else 's'}: {quota.said}")
+    if (count(allowed) or cores) < cores:
+        found.append(f"CPU{'' if count(allowed) == 1 else 's'} {allowed} of {cores}")
+    return tuple(found)
+
+
+def allowed(found: Lines) -> str:
+    """The list of CPUs that may be used; an empty text where it is none."""
+    said = found.one("allowed")
+    if said and count(said) is None:
+        found.doubt("allowed", said)
+        return ""
+    return said
 
 
 def _system(found: Lines, properties: dict[str, str]) -> str:

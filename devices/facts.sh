@@ -74,6 +74,40 @@ processors() {
     done
 }
 
+climb() { # TOP POINT PATH: the quotas of the group PATH and of those above it, as far as the mount of TOP at POINT shows them
+    path=${3#"${1%/}"}
+    path=${path%/}
+    case $path in */..*) path= ;; esac # a group outside what is shown here
+    while :; do
+        get "$base$2$path/cpu.max"
+        case $value in "" | max*) ;; *) put quota "cpu.max $value" ;; esac
+        get "$base$2$path/cpu.cfs_quota_us"
+        quota=$value
+        get "$base$2$path/cpu.cfs_period_us"
+        case $quota in "" | -*) ;; *) put quota "cpu.cfs_quota_us $quota $value" ;; esac
+        case $path in */*) path=${path%/*} ;; *) return ;; esac
+    done
+}
+
+limits() { # the shell's own are those of whatever the same login starts
+    while IFS=: read -r number controllers path; do
+        case ,$controllers, in
+            ,,) second=$path ;;
+            *,cpu,*) first=$path ;;
+        esac
+    done < "$base/proc/self/cgroup"
+    while read -r id parent device top point rest; do
+        kind=${rest##* - }
+        case ${kind%% *},${rest##* }, in
+            cgroup2,*) climb "$top" "$point" "$second" ;;
+            cgroup,*,cpu,*) climb "$top" "$point" "$first" ;;
+        esac
+    done < "$base/proc/self/mountinfo"
+    while read -r name value; do
+        [ "$name" != Cpus_allowed_list: ] || put allowed "$value"
+    done < "$base/proc/self/status"
+}
+
 python() {
     path=$(command -v python3) && put python "$path" && put python_version "$(python3 -V)"
 }
@@ -148,6 +182,7 @@ facts() {
     release
     memory MemTotal
     processors
+    limits
     python
     library
     tools
@@ -168,6 +203,7 @@ environment() {
     put_file load "$base/proc/loadavg"
     put_file uptime "$base/proc/uptime"
     put_file online "$cpus/online"
+    limits
     memory MemTotal MemAvailable
     batteries
     printf '%s' "$out"

@@ -7,8 +7,10 @@ targets = ["arm-xnnpack", "arm-ort"]
 
 import re
 from dataclasses import field, fields, replace
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote
 
 import tomlkit
 from pydantic import Field, StrictStr, ValidationError
@@ -24,28 +26,33 @@ FILE_NAME = "devices.toml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LOCAL = "local"
 
-Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+_TOML = ".toml"
+_TARGET = r"^([A-Za-z0-9][A-Za-z0-9._-]*|[^\x00-\x1f\x7f]+\.toml)$"
+
+Target = Annotated[StrictStr, Field(pattern=_TARGET)]
 
 
 @data_class
 class DeviceSpec:
     """One device: what exists and how to reach it. Behaviour is the transport's.
 
-    ``targets``: what it is there for; empty means everything it can run. ``python``: the Python there that has the runtimes;
-    an empty text: none, so that native tools measure. ``root``: the folder for its private one. ``delegate``: the
-    library of a LiteRT delegate there, for ``--accelerator delegate``: its path, or a name that the loader there finds;
-    ``delegate_options``: what it is told. ``tools``: native benchmark tools on this computer by name, pushed when needed; in
-    the file, paths relative to its folder.
+    ``targets``: what it is there for, by name or, ending in ``.toml``, by file; empty means everything it can run. ``python``:
+    the Python there that has the runtimes; an empty text: none, so that native tools measure. ``root``: the folder for its
+    private one. ``delegate``: the library of a LiteRT delegate there, for ``--accelerator delegate``: its path, or a name that
+    the loader there finds; ``delegate_options``: what it is told. ``tools``: native benchmark tools on this computer by name,
+    pushed when needed. ``changed``: what a file says of ``local``, which is measured where no device is named. In the file,
+    paths on this computer are relative to its folder.
     """
 
     name: str
     url: StrictStr
-    targets: tuple[Name, ...] = ()
+    targets: tuple[Target, ...] = ()
     python: StrictStr | None = None
     root: StrictStr | None = None
     delegate: StrictStr | None = None
     delegate_options: dict[str, StrictStr] = field(default_factory=dict)
     tools: dict[str, StrictStr] = field(default_factory=dict)
+    changed: str = field(default="", compare=False)
 
 
 def user_file() -> Path:
@@ -77,7 +84,8 @@ def resolve(text: str) -> DeviceSpec:
 def add(spec: DeviceSpec, path: Path | None = None) -> Path:
     """Writes ``spec`` into ``path`` (the project's file where there is one, else the user's) and returns it.
 
-    The rest of the file stays as it is, comments included. Raises UsageError where the name is taken.
+    The rest of the file stays as it is, comments included. A target's file is found from there again: by its path below that
+    folder, or else by its whole path. Raises UsageError where the name is taken.
     """
     if not _NAME.fullmatch(spec.name) or spec.name == LOCAL:
         raise UsageError(
@@ -91,7 +99,7 @@ def add(spec: DeviceSpec, path: Path | None = None) -> Path:
     table = tomlkit.table()
     table["url"] = spec.url
     if spec.targets:
-        table["targets"] = list(spec.targets)
+        table["targets"] = [_kept(target, path.parent) for target in spec.targets]
     if spec.delegate:
         table["delegate"] = spec.delegate
     document[spec.name] = table
@@ -102,7 +110,7 @@ def add(spec: DeviceSpec, path: Path | None = None) -> Path:
 
 def _name_for(url: str) -> str:
     """A short name for a URL, good for a folder: its host, and the port where one is given."""
-    place = url.partition("://")[2].rpartition("@")[2]
+    place = unquote(url.partition("://")[2].rpartition("@")[2])
     return re.sub(r"[^A-Za-z0-9._-]+", "-", place).strip("-.") or "device"
 
 
@@ -116,7 +124,7 @@ def _document(path: Path) -> tomlkit.TOMLDocument:
 
 
 def _read(path: Path) -> dict[str, DeviceSpec]:
-    keys = [one.name for one in fields(DeviceSpec) if one.name != "name"]
+    keys = [one.name for one in fields(DeviceSpec) if one.name not in ("name", "changed")]
     found = {}
     for name, table in _document(path).unwrap().items():
         if not isinstance(table, dict) or not _NAME.fullmatch(name):
@@ -134,10 +142,39 @@ def _read(path: Path) -> dict[str, DeviceSpec]:
             fix = did_you_mean(unknown[0], TOOLS.values()) or f"the tools are {' and '.join(TOOLS.values())}"
             raise ConfigError(f"{path}: device {name} has an unknown tool {unknown[0]!r}", fix=fix)
         refuse_password(spec.url, f"{path}: the URL of device {name}")
-        found[name] = replace(spec, tools={tool: _below(path.parent, file) for tool, file in spec.tools.items()})
+        found[name] = replace(
+            spec,
+            targets=tuple(_below(path.parent, one) if one.endswith(_TOML) else one for one in spec.targets),
+            tools={tool: _below(path.parent, file) for tool, file in spec.tools.items()},
+            changed=_changed(spec, path) if name == LOCAL else "",
+        )
     return found
+
+
+def _changed(spec: DeviceSpec, path: Path) -> str:
+    """What ``path`` says of this computer. Raises ConfigError where it would be another one, which nobody expects."""
+    if spec.url.partition("://")[0] != LOCAL:
+        why = f"local is this computer, which is measured where no device is named, and its url there is {redacted(spec.url)}"
+        raise ConfigError(f"{path}: [local] is another device", why=why, fix="give that device another name, such as [board]")
+    usual = DeviceSpec(name=LOCAL, url=LOCAL)
+    said = [one.name for one in fields(spec) if getattr(spec, one.name) != getattr(usual, one.name)]
+    return f"{path.absolute()} sets {', '.join(said)} of {LOCAL}" if said else ""
+
+
+def _kept(target: str, folder: Path) -> str:
+    """``target`` as a file in ``folder`` names it. Raises UsageError for a path that no such file can hold."""
+    if not target.endswith(_TOML):
+        return target
+    if not re.fullmatch(_TARGET, target):
+        raise UsageError(f"{target!r} cannot be named in {FILE_NAME}", why="it has control characters", fix="rename that file")
+    path, folder = Path(target).absolute(), folder.absolute()
+    if not path.is_relative_to(folder):
+        return str(path)
+    below = path.relative_to(folder).as_posix()
+    return f"./{below}" if below.startswith("~") else below  # else it would be somebody's home
 
 
 def _below(folder: Path, file: str) -> str:
     """``file``, where it is relative, as seen from ``folder``."""
-    return str(folder.absolute() / Path(file).expanduser())
+    # pathlib's own takes ./~x for a home, and fails for one that nobody has.
+    return str(folder.absolute() / expanduser(file))  # noqa: PTH111

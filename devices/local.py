@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from edgeopt.devices.base import MAX_OUTPUT_BYTES, Ask, Finished, OnBytes, OnOutput, Transport
+from edgeopt.devices.base import MAX_OUTPUT_BYTES, NOT_FOUND, Ask, Finished, OnBytes, OnOutput, Transport
 from edgeopt.devices.drain import Drain
 from edgeopt.devices.refusals import check_name, large_file, no_room, short_file, unusable_file
 from edgeopt.errors import LinkLost
 
 CHUNK_BYTES = 1024**2
-NOT_FOUND, NOT_EXECUTABLE = 127, 126
-"""What a shell gives as the exit code where it finds no program, or may not run it."""
+NOT_EXECUTABLE = 126
+"""What a shell gives as the exit code where it may not run a program."""
 
 
 def connect(url: str = "local", ask: Ask | None = None) -> Transport:

@@ -31,9 +31,16 @@ def measure(session: NativeSession, job: NativeJob) -> Iterator[Event]:
 
 
 def tool_for(
-    form: str, machine: str, found: Mapping[str, str], configured: Mapping[str, Path], push: Callable[[Path], str]
+    form: str,
+    machine: str,
+    found: Mapping[str, str],
+    configured: Mapping[str, Path],
+    push: Callable[[Path], str],
+    python: str = "",
 ) -> str:
     """The path on the device of the tool for ``form``: the user's own, pushed, or one that ``found`` there.
+
+    ``python``: why the device's Python cannot be used, where it has one.
 
     Raises RunFailed that says where to get it, and how to name it.
     """
@@ -52,7 +59,9 @@ def tool_for(
     if name in found:
         return found[name]
     raise RunFailed(
-        f"the device has neither Python nor {name}",
-        why=f"it is not in PATH, /data/local/tmp or edgeopt's folder tools there (a device of type {machine or 'unknown'})",
-        fix=f'get {WHERE[name]}; then write  tools = {{ {name} = "/path/on/this/computer" }}  into devices.toml',
+        f"the device has neither {'a Python that can be used' if python else 'Python'} nor {name}",
+        why=(f"{python}; " if python else "")
+        + f"it is not in PATH, /data/local/tmp or edgeopt's folder tools there (a device of type {machine or 'unknown'})",
+        fix=("edgeopt devices setup NAME, where a newer Python is there; else " if python else "")
+        + f'get {WHERE[name]}; then write  tools = {{ {name} = "/path/on/this/computer" }}  into devices.toml',
     )

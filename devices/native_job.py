@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from edgeopt.devices.base import MAX_OUTPUT_BYTES, Finished
 from edgeopt.devices.native_output import Event, Nonsense, error
+from edgeopt.devices.variables import with_variables
 
 NativeFormat = Literal["tflite", "onnx"]
 TOOLS: Mapping[NativeFormat, str] = {"tflite": "benchmark_model", "onnx": "onnxruntime_perf_test"}
@@ -61,7 +62,7 @@ class NativeJob:
 def command_line(job: NativeJob, arguments: Sequence[str]) -> tuple[str, ...]:
     """The tool with its arguments: bound to the job's CPUs, and with its own folder as the first place for its libraries."""
     pinned = ("taskset", f"{sum(1 << cpu for cpu in set(job.cpus)):x}") if job.cpus else ()
-    return (*pinned, "env", f"LD_LIBRARY_PATH={posixpath.dirname(job.tool)}", job.tool, *arguments)
+    return (*pinned, *with_variables({"LD_LIBRARY_PATH": posixpath.dirname(job.tool)}, (job.tool, *arguments)))
 
 
 def guarded(events: Callable[[], list[Event]]) -> list[Event]:

@@ -9,10 +9,16 @@ from importlib.resources.abc import Traversable
 _START = """\
 import sys
 
+if sys.version_info < (3, 8):
+    found = "%s is Python %d.%d.%d" % ((sys.executable,) + tuple(sys.version_info[:3]))
+    found = found.replace("\\\\", "/").replace('"', "'")
+    print('{"event": "error", "kind": "old_python", "message": "%s; the runner needs 3.8 or newer"}' % found)
+    sys.exit(1)
 from edgeopt_runner.main import main
 
 sys.exit(main(sys.argv))
 """
+"""Says which Python it is in words that any can read, before anything is imported that older ones take for a wrong program."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

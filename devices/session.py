@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BEATS_PER_SILENCE = 5
 ROOM_TO_SPARE = 1 << 20
 MAX_FILE_BYTES = 1 << 31
+LITTLE_BYTES = 64 * 1024
+"""A file so small is sent in a few seconds, also over 128 kbit/s."""
 MAX_LINE_BYTES = 8 << 20
 """More than half a second of the fastest runs, each with its time."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
@@ -97,7 +99,7 @@ class Session:
             if there is None:
                 return f"{self.device.root}/store/{stored}"
             offset = there if self.device.transport.can_resume and there <= size else 0
-            if free < size - offset + ROOM_TO_SPARE:
+            if free is not None and free < size - offset + ROOM_TO_SPARE:
                 raise self._full(size - offset, free)
             with source.open("rb") as content:
                 content.seek(offset)
@@ -115,7 +117,13 @@ class Session:
     def write(self, name: str, content: bytes) -> str:
         """A small file in the session's own folder; its path there."""
         path = f"{self.folder}/{_checked_name(name)}"
-        self.device.transport.send(BytesIO(content), path)
+        if len(content) <= LITTLE_BYTES:
+            self.device.transport.send(BytesIO(content), path)
+            return path
+        self.device.transport.send(BytesIO(content), f"{path}.part")  # while a .part grows, the session counts as alive
+        done = self.device.transport.run(("mv", "-f", f"{path}.part", path), timeout_s=QUICK_S)
+        if done.exit_code != 0:
+            raise failed(self.device.name, f"rename {name}", done)
         return path
 
     def read(self, path: str, *, limit: int = MAX_FILE_BYTES) -> bytes:
@@ -165,15 +173,15 @@ class Session:
         except DeviceError as error:
             self.warnings.append(f"{self.device.name}: a run could not be stopped: {error.what}")
 
-    def _have(self, stored: str, digest: str, patience: float) -> tuple[int | None, int]:
-        """Bytes that are there of an unfinished push, or None for a whole one; and the room left, in bytes."""
+    def _have(self, stored: str, digest: str, patience: float) -> tuple[int | None, int | None]:
+        """Bytes that are there of an unfinished push, or None for a whole one; and the room left, where it is known."""
         answer = self.device.ask("have", stored, digest, timeout_s=patience)
         words = text(answer.stdout).split()
         try:
             if answer.exit_code == 0 and words[0] == "present":
-                return None, int(words[1])
+                return None, _room(words[1])
             if answer.exit_code == 0 and words[0] == "partial":
-                return int(words[1]), int(words[2])
+                return int(words[1]), _room(words[2])
         except (IndexError, ValueError):
             pass
         raise failed(self.device.name, "look into its store", answer)
@@ -232,6 +240,11 @@ def failed(device: str, action: str, answer: Finished) -> DeviceError:
     """The error for a command that should have worked."""
     why = text(answer.stderr or answer.stdout).strip()[-500:] or "it said nothing"
     return DeviceError(f"{device} could not {action} (exit code {answer.exit_code})", why=why, fix="try the same by hand there")
+
+
+def _room(word: str) -> int | None:
+    """A device without df(1) does not know."""
+    return None if word == "unknown" else int(word)
 
 
 def _checked_name(name: str) -> str:

@@ -17,11 +17,12 @@ from pydantic import ValidationError
 from edgeopt.cache import default_root
 from edgeopt.core import data_class, from_json, to_json
 from edgeopt.devices import pythons, wheels
-from edgeopt.devices.base import QUICK_S, Finished
+from edgeopt.devices.base import NOT_FOUND, QUICK_S, Finished
 from edgeopt.devices.device import Device
 from edgeopt.devices.pythons import Python
 from edgeopt.devices.session import ROOM_TO_SPARE, Session, failed, text
 from edgeopt.devices.unpack import NO_ROOM
+from edgeopt.devices.variables import with_variables
 from edgeopt.devices.wheels import Fetcher, Wheel, choose, choose_numpy, digest_of, pack
 from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, UnknownName, did_you_mean
 
@@ -234,8 +235,8 @@ def _install(session: Session, choice: _Choice, folder: str, on_step: OnStep) ->
 def _import(session: Session, choice: _Choice, folder: str) -> None:
     """Imports every runtime on the device, as the runner will. Raises DeviceError with the cause, and removes ``folder``."""
     modules = ("numpy", *(package.module for package in choice.packages.values()))
-    environment = ("env", f"PYTHONPATH={folder}", "PYTHONNOUSERSITE=1", "ORT_DISABLE_TELEMETRY=1")
-    command = (*environment, choice.python.executable, "-c", _IMPORT, *modules)
+    environment = {"PYTHONPATH": folder, "PYTHONNOUSERSITE": "1", "ORT_DISABLE_TELEMETRY": "1"}
+    command = with_variables(environment, (choice.python.executable, "-c", _IMPORT, *modules))
     done = session.run("import", command, timeout_s=_IMPORT_S)
     printed = text(done.stdout).splitlines()
     if done.exit_code == 0 and printed[-1:] == [" ".join(("imported", *modules))]:
@@ -267,6 +268,8 @@ def _make_current(session: Session, digest: str, wanted: Installed) -> None:
 
 def _check_room(device: Device, wanted: int) -> None:
     done = device.transport.run(("df", "-Pk", device.root), timeout_s=QUICK_S)
+    if done.exit_code == NOT_FOUND:
+        return  # a device without df(1) says at the latest while it unpacks that it is full
     words = [word for line in text(done.stdout).splitlines()[-1:] for word in line.split()]
     if done.exit_code != 0 or len(words) < 4 or not words[3].isdecimal():
         raise failed(device.name, "say how much room it has", done)

@@ -144,15 +144,33 @@ def root(
 
 def main() -> None:
     """The entry point ``edgeopt``."""
-    signal.signal(signal.SIGTERM, _terminate)
+    _end_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character must not end the run
     app()
 
 
-def _terminate(*_: Any) -> None:
-    raise Terminated
+def _end_on_signals() -> None:
+    """Ctrl-C, SIGTERM and the end of the terminal, but for those that are to be ignored (nohup)."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
+
+
+def _end(number: int, *_: Any) -> None:
+    if prompt := sys.modules.get("edgeopt.report.prompt"):  # else nobody has asked for anything
+        prompt.give_up()
+    if number == signal.SIGHUP:
+        _leave_terminal()
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(128 + number)
+
+
+def _leave_terminal() -> None:
+    """Nobody reads what would be written to a terminal that is gone, and writing to it is an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream.isatty():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _request(arguments: dict[str, Any]) -> "tuple[Model, Options]":

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from edgeopt.bench.run import Request
     from edgeopt.bench.types import BenchSettings, DeviceRun
     from edgeopt.core import TensorSpec
+    from edgeopt.devices.device import Device
+    from edgeopt.devices.known import DeviceSpec
 
 SETUP_WAIT_S = 60.0
 FORMATS = ("table", "json", "csv", "markdown")
@@ -153,8 +155,9 @@ def devices(context: typer.Context, debug: Debug = False) -> None:
         from edgeopt.bench.inventory import inventory
         from edgeopt.devices.known import known
         from edgeopt.report.devices_view import print_devices
+        from edgeopt.report.prompt import ask
 
-        print_devices(inventory(list(known().values()), _ask()))
+        print_devices(inventory(list(known().values()), ask))
 
 
 @devices_app.command()
@@ -186,15 +189,12 @@ def setup(
 ) -> None:
     """Put the runtimes on a device; it needs no internet, this computer does."""
     with reported(debug):
-        from edgeopt import registry
-        from edgeopt.devices.device import Device
-        from edgeopt.devices.known import resolve
         from edgeopt.devices.setup import setup as run
         from edgeopt.report.text import plain
 
-        spec = resolve(device)
+        spec, found = _connect(device)
         with (
-            Device.connect(spec.name, registry.transport(spec.url, _ask()), spec.root) as connected,
+            found as connected,
             connected.session(wait_s=SETUP_WAIT_S) as session,
         ):
             wanted = tuple(runtime or ("onnx", "tflite"))
@@ -209,14 +209,22 @@ def setup(
 def clean(device: Annotated[str, typer.Argument(metavar="NAME|URL")], debug: Debug = False) -> None:
     """Remove everything of edgeopt's from a device: stored artifacts and runtimes."""
     with reported(debug):
-        from edgeopt import registry
-        from edgeopt.devices.device import Device
-        from edgeopt.devices.known import resolve
-
-        spec = resolve(device)
-        with Device.connect(spec.name, registry.transport(spec.url, _ask()), spec.root) as connected:
+        spec, connected = _connect(device)
+        with connected:
             connected.clean()
         typer.echo(f"{spec.name} is clean")
+
+
+def _connect(name: str) -> "tuple[DeviceSpec, Device]":
+    """The device of that name or URL, and the connection to it."""
+    from edgeopt import registry
+    from edgeopt.devices.base import asked_by
+    from edgeopt.devices.device import Device
+    from edgeopt.devices.known import resolve
+    from edgeopt.report.prompt import ask
+
+    spec = resolve(name)
+    return spec, Device.connect(spec.name, registry.transport(spec.url, asked_by(spec.name, ask)), spec.root)
 
 
 def _request(
@@ -226,11 +234,12 @@ def _request(
     from edgeopt.bench.run import Request
     from edgeopt.devices.known import resolve
     from edgeopt.references import load_evaluate
+    from edgeopt.report.prompt import ask
 
     specs = [resolve(name) for name in devices]
     function = load_evaluate(evaluate) if evaluate else None
     return Request(
-        artifacts=load(artifact), devices=specs, settings=settings, out=out, ask=_ask(), targets=tuple(targets),
+        artifacts=load(artifact), devices=specs, settings=settings, out=out, ask=ask, targets=tuple(targets),
         evaluate=function, specs=_inputs(artifact),
     )  # fmt: skip
 
@@ -281,23 +290,3 @@ def _exit_code(runs: "tuple[DeviceRun, ...]") -> int:
     if not names and not any(result.status == "ok" for result in results):
         return RunFailed.exit_code
     return worst_of(names)
-
-
-def _ask() -> Any:
-    """Asks at the terminal, one question at a time; where there is none, the question is the error."""
-    import getpass
-    import threading
-
-    from edgeopt.errors import NotAuthorized
-    from edgeopt.report.text import plain
-
-    lock = threading.Lock()
-
-    def ask(question: str) -> str:
-        if not sys.stdin.isatty():
-            why, fix = "there is no terminal to ask at", "use a key, or an agent that holds it"
-            raise NotAuthorized(f"a secret is needed: {question}", why=why, fix=fix)
-        with lock:
-            return getpass.getpass(plain(f"{question}: "))
-
-    return ask

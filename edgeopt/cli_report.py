@@ -19,7 +19,11 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a fa
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a CI server sends it: workers and temporary files are cleared as for Ctrl-C."""
+    """SIGTERM, as a CI server sends it, or SIGHUP, as a terminal that closes: all is cleared as for Ctrl-C."""
+
+    def __init__(self, exit_code: int = TERMINATED_EXIT_CODE) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
 
 
 @contextmanager
@@ -48,7 +52,7 @@ def exit_code_of(stop: KeyboardInterrupt) -> int:
     """As a shell gives it for the signal that came."""
     from edgeopt.errors import INTERRUPTED_EXIT_CODE
 
-    return TERMINATED_EXIT_CODE if isinstance(stop, Terminated) else INTERRUPTED_EXIT_CODE
+    return stop.exit_code if isinstance(stop, Terminated) else INTERRUPTED_EXIT_CODE
 
 
 def exit_code_for(manifest: "Manifest") -> int:

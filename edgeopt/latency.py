@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from getpass import getpass
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +38,7 @@ from edgeopt.model import Batch, Model
 from edgeopt.options import DEFAULT_TIMEOUT_S, Listener, ignore
 from edgeopt.programs import Programs
 from edgeopt.progress import event
+from edgeopt.report.prompt import ask
 from edgeopt.targets import loader
 from edgeopt.targets.schema import TargetProfile
 from edgeopt.worker.client import WorkerHost
@@ -117,7 +117,7 @@ def _measured(
                 artifacts[call] = _artifact(part, profile, form, make_folder(folder / str(number)), host, inside)
         request = Request(
             artifacts=list(artifacts.values()), devices=[known.resolve(device)], settings=settings, out=folder / "runs",
-            ask=getpass, listen=listen,
+            ask=ask, listen=listen,
         )  # fmt: skip
         (run,) = Benchmark(request).run()
     return {call: _time(run, call, artifact) for call, artifact in artifacts.items()}

@@ -44,6 +44,11 @@ def load(name_or_path: str) -> TargetProfile:
     raise _unknown(name_or_path)
 
 
+def name_of(name_or_path: str) -> str:
+    """The name of the target that :func:`load` gives: a file's is its own."""
+    return Path(name_or_path).stem if name_or_path.endswith(_SUFFIX) else name_or_path
+
+
 def _built_in() -> tuple[str, ...]:
     return tuple(item.name.removesuffix(_SUFFIX) for item in files(_PACKAGE).iterdir() if item.name.endswith(_SUFFIX))
 

@@ -10,6 +10,7 @@ from edgeopt.core import TWIN, Format, TensorSpec
 from edgeopt.devices.known import DeviceSpec
 from edgeopt.errors import ConfigError, ReferenceNotFound, UnknownName, did_you_mean
 from edgeopt.files import sha256_of, sha256_of_all, size_of
+from edgeopt.targets.loader import name_of
 
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite", ".mlpackage": "coreml", ".pt2": "pt2"}
 
@@ -60,15 +61,16 @@ def selected(found: list[Runnable], targets: tuple[str, ...], device: DeviceSpec
     """
     names = {one.subject.target for one in found if one.subject.target}
     has = f"it has: {', '.join(sorted(names))}" if names else "a bare file has no targets"
+    targets, own = tuple(map(name_of, targets)), tuple(map(name_of, device.targets))
     for target in targets:
         if target not in names:
             fix = did_you_mean(target, names) or ("export that target first" if names else "leave out --target")
             raise UnknownName(f"there is no target {target!r}", why=has, fix=fix)
-    wanted = set(targets or device.targets)
+    wanted = set(targets or own)
     chosen = [one for one in found if not wanted or not one.subject.target or one.subject.target in wanted]
     if not chosen:
         fix = "export one of these, or say with --target what to run"
-        raise ConfigError(f"there is nothing for {device.name} among its targets {', '.join(device.targets)}", why=has, fix=fix)
+        raise ConfigError(f"there is nothing for {device.name} among its targets {', '.join(own)}", why=has, fix=fix)
     if wanted and not targets:
         formats = {one.subject.format for one in chosen}
         chosen = [one for one in found if one in chosen or (one.subject.target == TWIN and one.subject.format in formats)]

@@ -20,6 +20,7 @@ _KILLED = 137
 """128 + SIGKILL: what the kernel's out-of-memory killer, Android's low-memory killer and ``kill -9`` leave."""
 _SIGNALS = 65
 _LARGEST = 2.0**63
+_PYTHON = 'python = "/usr/bin/python3.11"'
 
 
 class Reader:
@@ -170,6 +171,9 @@ def _failure(subject: str, kind: str, message: str) -> DeviceError:
         return MissingRuntime(
             what, why=message, fix="edgeopt devices setup NAME; a native tool must be for that system and processor"
         )
+    if kind == "old_python":
+        fix = f"install a newer Python there, then: edgeopt devices setup NAME; or name it in devices.toml: {_PYTHON}"
+        return RunFailed(f"the Python for {subject} is too old", why=message, fix=fix)
     if kind == "delegate":
         fix = "name it as delegate of that device in devices.toml: its path there, built for that system and processor"
         return RunFailed(f"{subject} cannot use the delegate", why=message, fix=fix)

@@ -9,7 +9,7 @@ from dataclasses import field, replace
 from edgeopt import registry
 from edgeopt.bench.python import find_python, python_of
 from edgeopt.core import data_class
-from edgeopt.devices.base import Ask, Transport
+from edgeopt.devices.base import Ask, Transport, asked_by
 from edgeopt.devices.device import Device
 from edgeopt.devices.environment import Environment, read_environment
 from edgeopt.devices.facts import DeviceFacts, read_facts
@@ -128,7 +128,7 @@ class _Asking:
 
     def _look(self) -> None:
         spec = self.row.spec
-        self._transport = transport = registry.transport(spec.url, self._ask)
+        self._transport = transport = registry.transport(spec.url, asked_by(spec.name, self._ask))
         if self._closed:  # it came too late, when nobody waits any more
             return
         device = Device.connect(spec.name, transport, spec.root)

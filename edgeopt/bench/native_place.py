@@ -44,6 +44,8 @@ class NativePlace:
     delegate: str = ""
     """The LiteRT delegate on the device for the accelerator of that name, and what it takes."""
     delegate_options: Mapping[str, str] = field(default_factory=dict)
+    python: str = ""
+    """Why the device's Python does not measure, where it has one."""
     _tools: dict[str, str] = field(default_factory=dict)
     _shelf: Shelf | None = None
 
@@ -100,7 +102,7 @@ class NativePlace:
 
     def _tool(self, form: str) -> str:
         if form not in self._tools:
-            self._tools[form] = native.tool_for(form, self.machine, self.found, self.configured, self._push)
+            self._tools[form] = native.tool_for(form, self.machine, self.found, self.configured, self._push, self.python)
         return self._tools[form]
 
     def _push(self, tool: Path) -> str:

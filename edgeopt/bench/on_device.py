@@ -19,11 +19,11 @@ from edgeopt.bench.inputs import Array, model_specs, synthetic
 from edgeopt.bench.launch import PythonPlace
 from edgeopt.bench.native_place import NativePlace
 from edgeopt.bench.place import OnLine, Place
-from edgeopt.bench.python import find_python
+from edgeopt.bench.python import find_python, too_old
 from edgeopt.bench.rounds import Configuration, Rounds
 from edgeopt.bench.types import Agreement, BenchResult, DeviceRun, Operator
 from edgeopt.core import TWIN
-from edgeopt.devices.base import Transport
+from edgeopt.devices.base import Transport, asked_by
 from edgeopt.devices.device import Device
 from edgeopt.devices.facts import DeviceFacts, read_facts
 from edgeopt.devices.known import DeviceSpec
@@ -62,6 +62,7 @@ class OnDevice:
     _started: str = field(default_factory=lambda: _now())
 
     def __post_init__(self) -> None:
+        self._warnings += [self.spec.changed] if self.spec.changed else []
         self._configurations = [Configuration(one, n) for one in self.artifacts for n in self.request.settings.threads]
 
     def run(self, folder: Path) -> DeviceRun:
@@ -119,7 +120,7 @@ class OnDevice:
         name, settings = self.spec.name, self.request.settings
         self._tell(name, "connect", self.spec.url)
         with ExitStack() as stack:
-            self._transport = transport = registry.transport(self.spec.url, self.request.ask)
+            self._transport = transport = registry.transport(self.spec.url, asked_by(name, self.request.ask))
             stack.callback(transport.close)
             if self.stop.is_set():  # it came too late, when nobody waits any more
                 raise DeviceError(INTERRUPTED, fix="run it again")
@@ -152,7 +153,15 @@ class OnDevice:
         self._warnings += [f"{self.spec.name}: {one}" for one in cannot]
         tools = {name: Path(path) for name, path in self.spec.tools.items()}
         return NativePlace(
-            session, request.settings, facts.machine, facts.tools, tools, on_line, delegate=delegate, delegate_options=options
+            session,
+            request.settings,
+            facts.machine,
+            facts.tools,
+            tools,
+            on_line,
+            delegate=delegate,
+            delegate_options=options,
+            python=too_old(facts) if self.spec.python is None else "",
         )
 
     def _push(self, place: Place) -> None:

@@ -77,13 +77,14 @@ class Rounds:
                 if configuration.failure is None:
                     done = number * len(self.configurations) + index
                     left = self._left(launches * len(self.configurations) - done)
-                    self.tell(configuration.name, f"launch {number + 1} of {launches}{left}")
-                    self._attempt(configuration)
+                    launch = f"launch {number + 1} of {launches}"
+                    self.tell(configuration.name, f"{launch}{left}")
+                    self._attempt(configuration, launch)
 
-    def _attempt(self, configuration: Configuration) -> None:
+    def _attempt(self, configuration: Configuration, name: str) -> None:
         start = time.monotonic()
         try:
-            self._launch(configuration)
+            self._launch(configuration, name)
         except LinkLost:
             raise
         except EdgeoptError as error:
@@ -92,7 +93,7 @@ class Rounds:
                 self.tell(configuration.name, f"failed: {error.what}")
         self._spent_s.append(time.monotonic() - start)
 
-    def _launch(self, configuration: Configuration) -> None:
+    def _launch(self, configuration: Configuration, name: str) -> None:
         for attempt in range(RETRIES + 1):
             before = self.place.environment()
             configuration.before = configuration.before or before
@@ -104,6 +105,7 @@ class Rounds:
             reason = self._throttled(measured.launch, after)
             if reason and attempt < min(RETRIES, len(self.pauses_s)) and not self.stop.is_set():
                 self._pause(configuration, reason, self.pauses_s[attempt])
+                self.tell(configuration.name, f"{name}, again")
                 continue
             configuration.throttled = configuration.throttled or reason
             configuration.after = after

@@ -1,7 +1,6 @@
 """What a module is worth after a step: its size, the user's numbers, and the artifact of the target that has to gain."""
 
 from dataclasses import replace
-from getpass import getpass
 from pathlib import Path
 
 import zstandard
@@ -23,6 +22,7 @@ from edgeopt.pipeline import export
 from edgeopt.recipe.outcome import MadeFor, Measured
 from edgeopt.recipe.schema import Recipe
 from edgeopt.recipe.subject import Subject
+from edgeopt.report.prompt import ask
 from edgeopt.targets.schema import TargetProfile
 
 TIMING = BenchSettings(launches=3, min_runs=20, min_seconds=0.5, max_seconds=5.0)
@@ -92,7 +92,7 @@ def _timed(
     wanted = tuple(name for name in targets if name in {one.subject.target for one in artifacts})
     request = Request(
         artifacts=artifacts, devices=[known.resolve(device)], settings=TIMING, out=bundle.path.parent / "runs",
-        ask=getpass, listen=listen, targets=wanted,
+        ask=ask, listen=listen, targets=wanted,
     )  # fmt: skip
     (run,) = Benchmark(request).run()
     failed = [result for result in run.results if result.status == "failed" and result.subject.target == profile.name]

@@ -13,17 +13,19 @@ _LONGEST = 60
 
 def described(facts: "DeviceFacts") -> str:
     """``Raspberry Pi 5 Model B, 4x Cortex-A76, Debian GNU/Linux 12 (bookworm)``; what it does not say is left out."""
-    return ", ".join(part for part in (short(facts.model), short(facts.cpu), short(facts.system)) if part)
+    parts = (short(facts.model), short(facts.cpu), short(facts.system), *map(short, facts.limited))
+    return ", ".join(part for part in parts if part)
 
 
 def clusters(facts: "DeviceFacts") -> list[str]:
     """Its cores by kind: ``4x Cortex-A55 1.80 GHz``; the processor alone where it does not say more."""
     named = [_cluster(one) for one in facts.clusters[:_MOST_CLUSTERS]]
+    limited = [short(one) for one in facts.limited]
     more = len(facts.clusters) - _MOST_CLUSTERS
     if named:
-        return named + ([f"and {more} kinds more"] if more > 0 else [])
+        return named + ([f"and {more} kinds more"] if more > 0 else []) + limited
     alone = short(facts.cpu) or (f"{facts.cores} cores" if facts.cores else "")
-    return [alone] if alone else []
+    return [*([alone] if alone else []), *limited]
 
 
 def system(facts: "DeviceFacts") -> str:

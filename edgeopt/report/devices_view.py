@@ -11,6 +11,7 @@ from edgeopt.report.console import headed, output, paragraph
 from edgeopt.report.device_words import clusters, short, system
 from edgeopt.report.figures import NONE
 from edgeopt.report.text import counted, one_line
+from edgeopt.targets.loader import name_of
 
 if TYPE_CHECKING:
     from edgeopt.bench.inventory import DeviceRow
@@ -73,4 +74,4 @@ def _temperature(row: "DeviceRow") -> Text:
 
 
 def _targets(row: "DeviceRow") -> Text:
-    return Text("\n".join(map(one_line, row.spec.targets)) or "all")
+    return Text("\n".join(one_line(name_of(target)) for target in row.spec.targets) or "all")

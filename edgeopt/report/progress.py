@@ -1,10 +1,11 @@
-"""Progress of an export on standard error: live lines in a terminal, plain lines in a log."""
+"""Progress on standard error: live lines in a terminal, plain lines in a log."""
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -15,16 +16,35 @@ from edgeopt.options import Event, Listener
 from edgeopt.report.text import one_line, plain
 
 _FINAL = {"done": ("✓", "green"), "unverified": ("?", "yellow"), "failed": ("✗", "red"), "skipped": ("-", "dim")}
+_EACH = ("measure", "wait")
+"""Phases of which a log has every step: each launch, and each pause with its reason."""
+_shown: "list[_LiveLines | _PlainLines]" = []
+"""What shows progress now: one at most."""
 
 
 @contextmanager
 def progress() -> Iterator[Listener]:
     """A listener that shows each subject's phase, elapsed time and outcome until the block ends."""
     if sys.stderr.isatty() and not os.environ.get("CI") and not os.environ.get("NO_COLOR"):
-        with _live() as bars:
-            yield _LiveLines(bars)
+        with _live() as bars, _showing(_LiveLines(bars)) as lines:
+            yield lines
     else:
-        yield _PlainLines()
+        with _showing(_PlainLines()) as lines:
+            yield lines
+
+
+def paused() -> AbstractContextManager[None]:
+    """Until the block ends progress writes nothing, so that a question stays on the screen; from any thread, one at a time."""
+    return _shown[-1].paused() if _shown else nullcontext()
+
+
+@contextmanager
+def _showing(lines: "_LiveLines | _PlainLines") -> "Iterator[_LiveLines | _PlainLines]":
+    _shown.append(lines)
+    try:
+        yield lines
+    finally:
+        _shown.remove(lines)
 
 
 class _Mark(ProgressColumn):
@@ -61,18 +81,50 @@ class _LiveLines:
         task = self._tasks[event.subject]
         self._bars.update(task, completed=int(event.phase in _FINAL), **shown)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """See :func:`paused`. What is told meanwhile is shown afterwards."""
+        self._bars.stop()
+        try:
+            yield
+        finally:
+            if self in _shown:  # else the command has ended while the question was open
+                self._bars.start()
+
 
 class _PlainLines:
-    """One line per subject and phase; the fractions between are left out."""
+    """One line per subject and phase, and for every step of a measurement; the fractions between are left out."""
 
     def __init__(self) -> None:
-        self._begun, self._last = time.monotonic(), dict[str, str]()
+        self._begun, self._last = time.monotonic(), dict[str, tuple[str, str]]()
+        self._lock, self._waiting = threading.Lock(), list[str]()
+        self._is_paused = False
 
     def __call__(self, event: Event) -> None:
-        if self._last.get(event.subject) == event.phase:
+        step = event.phase, event.detail if event.phase in _EACH else ""
+        if self._last.get(event.subject) == step:
             return
-        self._last[event.subject] = event.phase
+        self._last[event.subject] = step
         detail = plain(event.detail).partition("\n")[0]
         line = f"[{time.monotonic() - self._begun:6.1f} s] {one_line(event.subject)}: {event.phase}"
-        sys.stderr.write(f"{line}, {detail}\n" if detail else f"{line}\n")  # one write: lines come from several threads
-        sys.stderr.flush()
+        with self._lock:
+            self._waiting.append(f"{line}, {detail}\n" if detail else f"{line}\n")
+            self._write()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """See :func:`paused`. What is told meanwhile is written afterwards."""
+        with self._lock:
+            self._is_paused = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._is_paused = False
+                self._write()
+
+    def _write(self) -> None:
+        if not self._is_paused and self._waiting:
+            sys.stderr.write("".join(self._waiting))
+            sys.stderr.flush()
+            self._waiting.clear()

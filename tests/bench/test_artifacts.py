@@ -147,6 +147,11 @@ def chosen(device: DeviceSpec = PI, targets: tuple[str, ...] = ()) -> list[str]:
     return [one.name for one in selected(artifacts(), targets, device)]
 
 
+def test_a_target_named_by_its_file_is_the_one_of_that_name() -> None:
+    assert chosen(targets=("/somewhere/arm-ort.toml",)) == ["arm-ort/onnx"]
+    assert chosen(replace(PI, targets=("/a b/arm-ort.toml",))) == ["portable-fp32/onnx", "arm-ort/onnx"]
+
+
 def test_without_targets_everything_is_run_and_equal_files_once() -> None:
     assert chosen() == ["portable-fp32/onnx", "portable-fp32/tflite", "arm-ort/onnx", "arm-xnnpack/tflite", "x86-fbgemm/onnx"]
 

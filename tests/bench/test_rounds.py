@@ -45,6 +45,17 @@ def test_a_throttled_launch_is_repeated_and_discarded() -> None:
     assert [launch.environment[0]["workload_ns"] for launch in found.launches] == [100, 100, 101]
 
 
+def test_each_launch_each_pause_and_each_repetition_is_told() -> None:
+    heat, told = iter([100, 150, 101]), list[str]()
+    place = Pretend(lambda number, artifact: timed(next(heat)))
+    rounds = Rounds(place, [Configuration(runnable("a"), 1)], lambda name, how: told.append(how), threading.Event(), (0.0, 0.0))
+    rounds.go()
+    assert [how.partition(", about")[0] for how in told] == [
+        "launch 1 of 2", "launch 2 of 2",
+        "throttled (a fixed piece of work takes 1.50 times as long as at the start): waiting 0 s", "launch 2 of 2, again",
+    ]  # fmt: skip
+
+
 def test_what_stays_throttled_is_kept_and_says_so() -> None:
     place = Pretend(lambda number, artifact: timed(100 if number == 0 else 200))
     (found,) = going(place)

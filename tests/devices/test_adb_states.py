@@ -68,6 +68,8 @@ def test_other_lines_are_passed_over(line: str) -> None:
 
 words = st.text(string.ascii_letters + string.digits + "_-.", min_size=1, max_size=20)
 serials = st.one_of(
+    st.builds("adb-{} ({})._adb-tls-connect._tcp".format, words, st.integers(2, 9)),
+    st.lists(words, min_size=2, max_size=3).map(" ".join),
     words.filter(lambda word: word != "adb"),
     st.just("(no serial number)"),
     st.builds("{}:{}".format, words, st.integers(1, 65535)),
@@ -107,6 +109,10 @@ def test_every_state_has_a_cause_and_a_next_step(state: str) -> None:
     assert "SERIAL" not in error.fix
     assert "kill-server" not in error.message()
     assert isinstance(error, NotAuthorized if state in ("unauthorized", "authorizing") else Unreachable)
+
+
+def test_a_next_step_can_be_pasted_whatever_the_serial_holds() -> None:
+    assert "-s 'adb-XX (2); reboot' reboot" in state_error("adb://x", "adb-XX (2); reboot", "recovery").fix
 
 
 def test_messages_differ_between_states() -> None:

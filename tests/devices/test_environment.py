@@ -32,7 +32,7 @@ SHELLS = [
 KEYS = st.sampled_from([
     *("end", "cpuinfo", "system", "kernel", "machine", "release", "online", "MemTotal", "MemAvailable", "features", "top"),
     *("python", "tool", "free", "getprop", "macos", "sysctl", "cpu", "throttled", "temperature", "raspberry", "no_turbo"),
-    *("boost", "load", "uptime", "battery_level", "battery_tenths", "thermalservice", "battery", "pmset"),
+    *("quota", "allowed", "boost", "load", "uptime", "battery_level", "battery_tenths", "thermalservice", "battery", "pmset"),
 ])  # fmt: skip
 VALUES = st.one_of(
     st.text(max_size=60),
@@ -46,6 +46,9 @@ VALUES = st.one_of(
             "CPU part: 0xfffffffff",
             " -InternalBattery-0 (id=1)\t999%; charging; 1:00",
             "{ nan 1 1 }",
+            "cpu.max 20000 100000",
+            "cpu.max 1 0",
+            "0-3,6",
         ]
     ),
 )

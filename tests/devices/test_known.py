@@ -128,7 +128,8 @@ def test_an_unknown_name_has_the_nearest_one() -> None:
     ("url", "name"),
     [
         ("ssh://pi@192.168.1.20", "192.168.1.20"), ("ssh://pi@host:2222", "host-2222"), ("adb://R58M123ABC", "R58M123ABC"),
-        ("adb://127.0.0.1:5555", "127.0.0.1-5555"), ("ssh://[::1]:22", "1-22"), ("ssh://", "device"),
+        ("adb://127.0.0.1:5555", "127.0.0.1-5555"),
+        ("adb://adb-XX%20(2)._tcp", "adb-XX-2-._tcp"), ("ssh://[::1]:22", "1-22"), ("ssh://", "device"),
         ("ssh://us@er@h", "h"), ("ssh://../../etc", "etc"), ("ssh://a/../b\x1b[2J", "a-..-b-2J"),
     ],
 )  # fmt: skip
@@ -172,6 +173,53 @@ def test_a_taken_name_is_refused() -> None:
     with pytest.raises(UsageError, match="already has a device pi5"):
         add(DeviceSpec(name="pi5", url="ssh://other"))
     assert path.read_text() == PI
+
+
+TARGET_FILES = (
+    "boards/x.toml", "./x.toml", "../outside/x.toml", "my boards/ein Brett ü 模.toml", "C:\\boards\\x.toml", "it's.toml",
+    'say "x".toml', "~x.toml", "boards/../x.toml", "#x.toml", "[x].toml",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TARGET_FILES)
+@pytest.mark.parametrize("whose", ["project", "user"])
+def test_a_targets_file_is_found_from_anywhere(folders: Path, monkeypatch: pytest.MonkeyPatch, name: str, whose: str) -> None:
+    if whose == "project":
+        written("")
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_text("name = 'x'")
+    path = add(DeviceSpec(name="pi5", url="ssh://pi", targets=(name, "arm-ort")))
+    kept = tomllib.loads(path.read_text())["pi5"]["targets"][0]
+    assert Path(kept).is_absolute() == (whose == "user")
+    read = known._read(path.absolute())["pi5"].targets
+    monkeypatch.chdir("/")
+    assert read[1] == "arm-ort" and Path(read[0]).is_absolute() and Path(read[0]).read_text() == "name = 'x'"
+
+
+def test_a_file_s_name_that_no_file_can_hold_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"cannot be named in devices\.toml"):
+        add(DeviceSpec(name="pi5", url="ssh://pi", targets=("a\nb.toml",)))
+    assert not known.user_file().exists()
+
+
+@pytest.mark.parametrize("url", ["ssh://pi@board", "adb://R58", "ssh://pi:secret@board"])
+def test_local_is_never_another_computer(url: str) -> None:
+    written(f'[local]\nurl = "{url}"\n')
+    with pytest.raises((ConfigError, UsageError)) as refused:
+        resolve("local")
+    assert "secret" not in refused.value.message()
+    if "secret" not in url:
+        assert "[local] is another device" in refused.value.what and "[board]" in refused.value.fix
+
+
+def test_what_a_file_changes_of_this_computer_is_said(folders: Path) -> None:
+    written('[local]\nurl = "local"\nroot = "/data"\npython = "/opt/python"\n')
+    assert resolve("local").changed == f"{folders}/project/devices.toml sets python, root of local"
+    written('[local]\nurl = "local"\n')
+    assert resolve("local").changed == ""
+    written('[here]\nurl = "local"\nroot = "/data"\nchanged = "x"\n')
+    with pytest.raises(ConfigError, match="unknown key 'changed'"):
+        resolve("here")
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=30))

@@ -12,6 +12,7 @@ from edgeopt.devices.device import Device
 from edgeopt.devices.local import connect
 from edgeopt.devices.native_job import NativeJob
 from edgeopt.devices.session import Session
+from edgeopt.devices.variables import with_variables
 from edgeopt.errors import BadAnswer, DeviceTimeout, RunFailed
 from tests.devices.test_native_output import GOLDEN, ONNX, PROFILE, TFLITE, by_name
 
@@ -21,7 +22,7 @@ from tests.devices.test_native_output import GOLDEN, ONNX, PROFILE, TFLITE, by_n
 def test_benchmark_model_is_given_what_was_asked_for() -> None:
     job = replace(TFLITE, threads=4, cpus=(4, 5, 6, 7), min_runs=200, min_seconds=2.5, max_seconds=60, accelerator="gpu")
     assert benchmark_model.command(replace(job, fail_on_fallback=True)) == (
-        *("taskset", "f0", "env", "LD_LIBRARY_PATH=/data/local/tmp", "/data/local/tmp/benchmark_model"),
+        *("taskset", "f0", *with_variables({"LD_LIBRARY_PATH": "/data/local/tmp"}, ["/data/local/tmp/benchmark_model"])),
         *("--graph=/store/a model.tflite", "--num_threads=4", "--use_gpu=true", "--require_full_delegation=true"),
         *("--num_runs=200", "--min_secs=2.5", "--max_secs=60", "--warmup_runs=1", "--warmup_min_secs=2"),
     )
@@ -46,7 +47,8 @@ def test_a_delegate_of_the_users_own_is_given_by_its_path() -> None:
 def test_perf_test_is_given_what_was_asked_for() -> None:
     job = replace(ONNX, threads=2, accelerator="npu", fail_on_fallback=True)
     assert perf_test.command(job, ("-m", "times", "-r", "7")) == (
-        *("env", "LD_LIBRARY_PATH=/data/local/tmp", "/data/local/tmp/onnxruntime_perf_test", "-e", "qnn"),
+        *with_variables({"LD_LIBRARY_PATH": "/data/local/tmp"}, ["/data/local/tmp/onnxruntime_perf_test"]),
+        *("-e", "qnn"),
         *("-i", "backend_type|htp", "-C", "session.disable_cpu_ep_fallback|1", "-m", "times", "-r", "7"),
         *("-x", "2", "-y", "1", "-S", "1", "-s", "-I", "/store/a model.onnx", "result.csv"),
     )

@@ -128,3 +128,21 @@ def test_other_pythons_start_the_runner(tmp_path: Path) -> None:
     for python in pythons:
         done = run(tmp_path, {**relu(tmp_path), "format": "tensorrt"}, python)
         assert done.error["kind"] == "missing_runtime", done.stderr
+
+
+@pytest.mark.parametrize("version", [(2, 7, 18), (3, 6, 9), (3, 7, 17)])
+def test_an_older_python_says_that_it_is_too_old(tmp_path: Path, version: tuple[int, int, int]) -> None:
+    """Real ones cannot be had everywhere: this one only says that it is old."""
+    (tmp_path / "runner.zip").write_bytes(archive())
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.version_info = {version}\n")
+    command = [sys.executable, str(tmp_path / "runner.zip"), "job.json"]
+    done = subprocess.run(command, capture_output=True, check=False, env={"PYTHONPATH": str(tmp_path)})
+    event = json.loads(done.stdout)
+    assert (done.returncode, event["event"], event["kind"]) == (1, "error", "old_python")
+    assert event["message"].endswith(f"is Python {'.'.join(map(str, version))}; the runner needs 3.8 or newer")
+
+
+def test_the_first_file_is_python_2_too() -> None:
+    """Print with brackets and ``%`` are the same in both; no f-string, no annotation, nothing that only newer ones can read."""
+    (source,) = [source for name, source in sources() if name == "__main__.py"]
+    assert "f'" not in source and 'f"' not in source and "from __future__" not in source

@@ -141,6 +141,13 @@ def test_a_run_gives_its_lines_as_they_come_and_its_exit_code(device: Device) ->
     assert (done.exit_code, lines) == (3, ["a", "b c", "d"])
 
 
+def test_onnx_runtime_s_telemetry_is_off_in_whatever_runs_there(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)  # a remote device does not have this computer's variables
+    with device.session() as session:
+        done = session.run("one", ["sh", "-c", "echo $ORT_DISABLE_TELEMETRY"], timeout_s=20)
+    assert done.stdout == b"1\n"
+
+
 def test_files_of_a_run_are_written_read_and_gone_afterwards(device: Device) -> None:
     with device.session() as session:
         session.write("job.json", b"{}")
@@ -275,6 +282,78 @@ def test_what_a_dead_session_left_belongs_to_nobody(device: Device, tmp_path: Pa
     finally:
         if eventually(lambda: running("reap dead"), 0.1):
             os.kill(reaper, signal.SIGKILL)
+
+
+def test_clean_has_the_device_until_everything_is_deleted(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "rm"
+    wait = f"cd {tmp_path}; [ -e go ] || touch began; while [ ! -e go ]; do sleep 0.05; done"
+    slow.write_text(f'#!/bin/sh\n({wait})\nexec /bin/rm "$@"\n')
+    slow.chmod(0o755)
+    Path(device.root, "runtimes").mkdir()
+    with Device.connect("there", connect("local", refuse), root=device.root) as other:
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+            cleaning = threading.Thread(target=device.clean)
+            cleaning.start()
+            assert eventually((tmp_path / "began").exists)
+        with pytest.raises(DeviceBusy, match=f"process {os.getpid()}"), other.session():
+            pytest.fail("it is just being cleaned")
+        threading.Timer(1.5, (tmp_path / "go").touch).start()
+        with other.session(wait_s=20) as session:
+            assert not cleaning.is_alive() or not Path(device.root, "runtimes").exists()
+            session.write("job.json", b"{}")
+        assert not Path(device.root, "runtimes").exists()
+        cleaning.join()
+        other.clean()
+    assert not Path(device.root).exists()
+
+
+def test_clean_clears_what_dead_sessions_left_too(device: Device, tmp_path: Path) -> None:
+    governor = tmp_path / "governor"
+    governor.write_text("schedutil")
+    assert device.ask("open", "dead", "somebody", "1000").exit_code == 0
+    device.ask("set", "dead", str(governor), "performance")
+    os.kill(int(Path(device.root, "sessions", "dead", "reaper").read_text()), signal.SIGKILL)
+    Path(device.root, "lock").unlink()
+    Path(device.root, "sessions", ".ended").mkdir()
+    device.clean()
+    assert governor.read_text() == "schedutil"
+    assert not Path(device.root).exists()
+
+
+def test_a_device_that_was_cleaned_after_connecting_gets_its_own_half_again(device: Device, tmp_path: Path) -> None:
+    with Device.connect("there", connect("local", refuse), root=device.root) as other:
+        other.clean()
+    assert not Path(device.root).exists()
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+    with device.session() as session:
+        session.push(tmp_path / "model.onnx")
+    assert stat.S_IMODE(Path(device.root).stat().st_mode) == 0o700
+    assert left(device) == []
+
+
+def test_a_file_that_grows_is_a_sign_of_life(device: Device) -> None:
+    """Over a slow link a beat waits behind what is being sent."""
+    assert device.ask("open", "slow", "somebody", "2").exit_code == 0
+    Path(device.root, "store").mkdir(exist_ok=True)
+    part = Path(device.root, "store", "model.part")
+    for _ in range(10):
+        with part.open("ab") as file:
+            file.write(b"x")
+        time.sleep(0.6)
+    assert Path(device.root, "sessions", "slow").is_dir()
+    assert eventually(lambda: not Path(device.root, "sessions", "slow").exists())
+    assert part.exists()
+
+
+def test_a_large_file_of_a_session_has_its_name_when_it_is_whole(device: Device) -> None:
+    content = os.urandom(300_000)
+    with device.session() as session:
+        path = session.write("input-0.bin", content)
+        assert Path(path).read_bytes() == content
+        assert [file.name for file in Path(session.folder).iterdir()] == ["input-0.bin"]
 
 
 def test_a_folder_that_the_user_names_gets_a_folder_of_edgeopt_s_and_stays_as_it_is(tmp_path: Path) -> None:

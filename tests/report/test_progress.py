@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from edgeopt.options import Event
-from edgeopt.report.progress import progress
+from edgeopt.report.progress import paused, progress
 
 CODE = """
 from edgeopt.options import Event
@@ -67,3 +67,22 @@ def test_a_terminal_gets_plain_lines_where_that_is_asked_for(variable: str) -> N
     shown = in_terminal(**{variable: "1"})
     assert "a/onnx: failed, why" in shown
     assert "\x1b" not in shown
+
+
+def test_a_log_says_each_launch_and_each_pause(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress() as listen:
+        for detail in ("launch 1 of 2", "throttled (thermal status 3): waiting 15 s", "launch 2 of 2", "launch 2 of 2"):
+            listen(Event(subject="pi: a/onnx x1", phase="measure", detail=detail))
+    lines = [line.partition("measure, ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["launch 1 of 2", "throttled (thermal status 3): waiting 15 s", "launch 2 of 2"]
+
+
+def test_while_progress_is_paused_nothing_is_written_and_afterwards_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress() as listen:
+        with paused():
+            listen(Event(subject="pi", phase="connect"))
+            assert capsys.readouterr().err == ""
+        listen(Event(subject="pi", phase="done"))
+    assert [line.partition("] ")[2] for line in capsys.readouterr().err.splitlines()] == ["pi: connect", "pi: done"]
+    with paused():
+        pass
