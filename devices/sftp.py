@@ -17,14 +17,15 @@ from typing import BinaryIO, Protocol
 from edgeopt.devices.base import OnBytes
 from edgeopt.errors import BadAnswer
 
-SMALL_BYTES, USUAL_BYTES, LARGE_BYTES = 4 * 1024, 32 * 1024 - 64, 192 * 1024 - 64
+SMALL_BYTES, USUAL_BYTES, LARGE_BYTES = 1024, 32 * 1024 - 64, 192 * 1024 - 64
 """A request on the slowest link, what every server takes, and what is asked for where the server says that it takes it
 (limits@openssh.com)."""
-LITTLE_ON_THE_WAY_BYTES, MUCH_ON_THE_WAY_BYTES = 4 * SMALL_BYTES, 3 * 1024**2 // 2
-"""Asked for or sent before an answer, least and most. The most is less than OpenSSH's window of 2 MiB, which then never closes:
-75 MB/s at 20 ms away. Less than four requests would leave the link empty while an answer travels."""
-SOON_S, LATE_S = 1.0, 3.0
-"""An answer that comes so soon lets more be on the way, one that comes so late lets less."""
+LEAST_BYTES, FIRST_BYTES, MOST_BYTES = 4 * SMALL_BYTES, 16 * 1024, 3 * 1024**2 // 2
+"""Asked for or sent before an answer: on the slowest link, at first, and on the fastest: less than OpenSSH's window of 2 MiB,
+which then never closes; 75 MB/s at 20 ms away."""
+SHORT_S, LONG_S = 0.25, 0.75
+"""Requests that wait on the way for so short a time let more be sent, for so long a time less. A small file needs half a dozen
+answers, and is to be through in seconds."""
 NOISE_BYTES = 64 * 1024
 """What a login shell's start-up files may print before the server speaks."""
 MAX_PACKET_BYTES = 1024**2
@@ -140,13 +141,15 @@ class Sftp:
         self._waiting: set[int] = set()
         self._answers: dict[int, _Answer] = {}
         self._most_bytes = USUAL_BYTES
-        self._window = LITTLE_ON_THE_WAY_BYTES
+        self._window = FIRST_BYTES
+        self._nearest_s, self._cut_at = float("inf"), 0.0
+        self._limits: int | None = None
         stream.write(_packet(Kind.INIT, struct.pack(">I", 3)))
         version = self._first_packet()
         if version.kind != Kind.VERSION or _number(version.body) != 3:
             raise _nonsense("no SFTP version 3 at the start")
         if b"limits@openssh.com" in version.body:
-            self._ask_limits()
+            self._limits = self._send(Kind.EXTENDED, _text(b"limits@openssh.com"))
 
     def open(self, path: str, flags: int) -> bytes:
         """A handle of the file."""
@@ -226,20 +229,27 @@ class Sftp:
         return max(SMALL_BYTES, min(self._most_bytes, self._window // 4))
 
     def _heed(self, answered: "_Request") -> None:
-        """Lets more or less be on the way, by how long an answer took: as TCP does with what a path carries."""
-        seconds = time.monotonic() - answered.at
-        if seconds < SOON_S:
-            self._window = min(self._window + answered.size, MUCH_ON_THE_WAY_BYTES)
-        elif seconds > LATE_S:
-            self._window = max(self._window // 2, LITTLE_ON_THE_WAY_BYTES)
+        """Lets more or less be on the way, by how much longer an answer took than the quickest: that long it had to wait."""
+        now = time.monotonic()
+        self._nearest_s = min(self._nearest_s, now - answered.at)
+        waited = now - answered.at - self._nearest_s
+        if waited < SHORT_S:
+            self._window = min(self._window + answered.size, MOST_BYTES)
+        elif waited > LONG_S and answered.at > self._cut_at:  # those sent before say nothing of what has changed since
+            self._window, self._cut_at = max(self._window // 2, LEAST_BYTES), now
+        self._heed_limits()
 
     def _forget(self, asked: "_OnTheWay") -> None:
         while asked:
             self._answer(asked.pop().number)
 
-    def _ask_limits(self) -> None:
+    def _heed_limits(self) -> None:
+        """Nothing waits for the answer: on a slow link it takes its time."""
+        if self._limits is None or self._limits not in self._answers:
+            return
+        number, self._limits = self._limits, None
         try:
-            body = self._request(Kind.EXTENDED, _text(b"limits@openssh.com")).expect(Kind.EXTENDED_REPLY)
+            body = self._answer(number).expect(Kind.EXTENDED_REPLY)
         except Refused:
             return
         if len(body) < 32:
@@ -248,7 +258,10 @@ class Sftp:
         self._most_bytes = max(SMALL_BYTES, min(LARGE_BYTES, reading, writing))
 
     def _request(self, kind: Kind, body: bytes) -> _Answer:
-        return self._answer(self._send(kind, body))
+        start = time.monotonic()
+        answer = self._answer(self._send(kind, body))
+        self._nearest_s = min(self._nearest_s, time.monotonic() - start)
+        return answer
 
     def _send(self, kind: Kind, *body: bytes) -> int:
         number = self._next

@@ -77,12 +77,15 @@ class SshTransport:
                 session = stack.enter_context(self._session(line.text, streams, drain.left_s(), drain.timed_out))
             out.hand_over()
             err.hand_over()
-            marked = Marked(line.mark, drain.out), Marked(line.mark, drain.err)
-            _read(session, {out.ours: marked[0], err.ours: marked[1]}, drain)
+            said = Marked(line.mark, drain.out), Marked(line.mark, drain.err)
+            try:
+                _read(session, {out.ours: said[0], err.ours: said[1]}, drain)
+            except DeviceTimeout as late:
+                raise late if said[0].begun else self._not_started(late, said) from late
             if session.exit_code is None:
                 raise Ended(f"{shown(shlex.join(command))} ended without an exit code")
-            if not marked[0].begun:
-                raise self._not_run(session.exit_code, marked)
+            if not said[0].begun:
+                raise self._not_run(session.exit_code, said)
             session.finish(CLOSE_S)
             return drain.finished(session.exit_code)
 
@@ -149,11 +152,22 @@ class SshTransport:
                 session = stack.enter_context(self._session(b"sftp", streams, QUICK_S, late, subsystem=True))
             far.close()
             stream = _Stream(near, QUICK_S, late)
-            files = sftp.Sftp(stream)
+            try:
+                files = sftp.Sftp(stream)
+            except EOFError as error:
+                raise Ended("the SFTP server did not start") from error
             stream.wait(STALL_S, stuck)
-            yield files
-            near.shutdown(socket.SHUT_WR)
-            session.finish(CLOSE_S)
+            try:
+                yield files
+            finally:
+                near.shutdown(socket.SHUT_RDWR)
+                session.finish(CLOSE_S)
+
+    def _not_started(self, late: DeviceTimeout, said: Sequence[Marked]) -> DeviceTimeout:
+        noise = text(b"".join(stream.noise for stream in said)).strip()[-SAID_CHARACTERS:]
+        why = f"{late.why}, and had not begun: the login shell's start-up files may wait for something"
+        why += f"; they said {shown(noise)}" if noise else ""
+        return DeviceTimeout(late.what, why=why, fix="look at these files there (.bashrc, .profile, .cshrc), and at its load")
 
     def _not_run(self, exit_code: int, said: Sequence[Marked]) -> DeviceError:
         noise = text(b"".join(stream.noise for stream in said)).strip()[-SAID_CHARACTERS:]

@@ -23,6 +23,8 @@ LOGIN_S = 120.0
 """For all of the way from a server's key to being let in, the user's own time not counted: sshd's LoginGraceTime."""
 GRACE_S = 2.0
 """The client's own timeout is to come first: it says more."""
+MOST_SESSIONS = 100
+"""More than any server allows. Dropbear (2022.83) mixes up sessions that end at the same time: it gets one at a time."""
 END_S = 5.0
 _STEP_S = 0.01
 _LOOK_S = 0.5
@@ -74,8 +76,8 @@ class Connection:
 
     def __init__(self, settings: Settings, answers: Answers, options: Sequence[str] = ()) -> None:
         self.settings = settings
-        self.sessions = 0
-        """How many are open just now, by the owner's count."""
+        self.sessions, self.most_sessions = 0, MOST_SESSIONS
+        """How many are open just now, and may be, by the owner's count."""
         self._why = ""
         self._closing = threading.Lock()
         self._closed = False
@@ -93,6 +95,8 @@ class Connection:
             if self._process is not None and self._process.stderr is not None:
                 self._process.stderr.close()
             raise
+        if ssh_said.is_dropbear(self._lines):
+            self.most_sessions = 1
         threading.Thread(target=self._listen, name=f"ssh {settings}", daemon=True).start()
 
     def open(self, command: bytes, streams: Sequence[int], *, subsystem: bool, seconds: float) -> ssh_mux.Session:

@@ -1,7 +1,6 @@
 """One line that every login shell takes alike, and a mark that tells what its start-up files print from its output."""
 
 import secrets
-import shlex
 from collections.abc import Callable, Sequence
 
 # Between single quotes these mean something to csh (!, a line's end), to fish (a backslash) or to all of them.
@@ -18,13 +17,15 @@ class Line:
     """
 
     def __init__(self, command: Sequence[str]) -> None:
-        halves = secrets.token_hex(8), secrets.token_hex(8)
-        self.mark = "".join(halves).encode()
+        first, second = secrets.token_hex(8), secrets.token_hex(8)
+        self.mark = f"{first}{second}".encode()
         """Nowhere in ``text``: a shell that shows what it runs does not print it."""
-        mark = f"printf %s%s {halves[0]} {halves[1]}"
-        script = f'{mark}; {mark} >&2; eval "$(printf %b "$1")"'
-        run = f"{shlex.join(command)}; exit $?".encode(errors="surrogateescape")
-        self.text = f"sh -c '{script}' sh '".encode() + b"".join(map(_escaped, run)) + b"'"
+        mark = f"printf %s%s {first} {second}"
+        script = f'{mark}; {mark} >&2; eval "$(printf %b "$1")"; exit $?'
+        # shlex.quote leaves words like `if` and a=b bare.
+        words = " ".join("'" + word.replace("'", "'\"'\"'") + "'" for word in command)
+        run = b"".join(map(_escaped, words.encode(errors="surrogateescape")))
+        self.text = f"sh -c '{script}' sh '".encode() + run + b"'"
 
 
 class Marked:
@@ -37,13 +38,11 @@ class Marked:
 
     def __call__(self, piece: bytes) -> None:
         """Takes the next bytes of the stream."""
-        if self.begun:
+        if not self.begun:
+            before, mark, piece = (self.noise + piece).partition(self._mark)
+            self.noise, self.begun = before[-NOISE_BYTES:], bool(mark)
+        if piece:
             self._take(piece)
-            return
-        before, mark, after = (self.noise + piece).partition(self._mark)
-        self.noise, self.begun = before[-NOISE_BYTES:], bool(mark)
-        if after:
-            self._take(after)
 
 
 def _escaped(byte: int) -> bytes:

@@ -77,6 +77,8 @@ class Pool:
         self, connection: Connection, command: bytes, streams: Sequence[int], subsystem: bool, seconds: float
     ) -> Session:
         with self._lock:
+            if connection.sessions >= connection.most_sessions:
+                raise Refused("its sessions would get in each other's way")
             connection.sessions += 1
         try:
             return connection.open(command, streams, subsystem=subsystem, seconds=seconds)

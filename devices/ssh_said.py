@@ -46,6 +46,12 @@ def shown_key(lines: Sequence[str]) -> tuple[str, str] | None:
     return (found[-1][1].removesuffix(_CERTIFIED), found[-1][2]) if found else None
 
 
+def is_dropbear(lines: Sequence[str]) -> bool:
+    """Whether the last server that has said what it is says so."""
+    software = [line for line in lines if "remote software version" in line]
+    return bool(software) and "dropbear" in software[-1].lower()
+
+
 def host_key_failed(lines: Sequence[str]) -> bool:
     """Whether the client would not go on with the host's key."""
     return any("Host key verification failed" in line for line in lines)
