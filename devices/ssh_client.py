@@ -14,7 +14,7 @@ from edgeopt.devices import ssh_hosts, ssh_mux, ssh_said
 from edgeopt.devices.ssh_config import Settings
 from edgeopt.devices.ssh_folder import PrivateFolder
 from edgeopt.devices.ssh_questions import Answers, Questions
-from edgeopt.errors import EdgeoptError, LinkLost
+from edgeopt.errors import EdgeoptError, LinkLost, NotAuthorized
 
 ALIVE_S, ALIVE_COUNT = 5, 4
 """A device from which nothing comes for ALIVE_S seconds is asked whether it is there; asked so often in vain, it is held for
@@ -173,7 +173,8 @@ class Connection:
         lines = list(self._lines)
         if ssh_said.host_key_failed(lines):
             return KeyRefused([*lines, *questions.about_key.splitlines()])
-        return ssh_said.failure(self.settings, lines, questions.tried)
+        failure = ssh_said.failure(self.settings, lines, questions.tried)
+        return questions.unanswered if questions.unanswered and isinstance(failure, NotAuthorized) else failure
 
     def _stderr(self) -> IO[bytes]:
         assert self._process is not None and self._process.stderr is not None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgeopt.devices.base import Ask
 from edgeopt.devices.ssh_config import Settings
+from edgeopt.errors import NotAuthorized
 
 QUESTION_S = 5.0
 """For our own program to say its question."""
@@ -54,6 +55,8 @@ class Questions:
         self._settings, self._answers = settings, answers
         self._given: set[str] = set()
         self.tried: list[str] = []
+        self.unanswered: NotAuthorized | None = None
+        """Why there is no passphrase for a key."""
         self.about_key = ""
         """What the client asked about a host's key, all of its lines."""
         self.nobody = False
@@ -113,7 +116,13 @@ class Questions:
         elif self._answers.ask is None:
             return None
         else:
-            answer = self._answers.ask(title)
+            try:
+                answer = self._answers.ask(title)
+            except NotAuthorized as error:
+                if not _PASSPHRASE.match(question):
+                    raise
+                self.unanswered = error  # another key may do
+                return None
         self._given.add(question)
         if keep:
             self._answers.kept[question] = answer
