@@ -1,11 +1,14 @@
 """Files over SFTP, version 3 (draft-ietf-secsh-filexfer-02), with many requests on the way at once.
 
-paramiko's own client sends 32 KiB a request and looks up every answer; one that keeps few, large requests on the way is faster
-than OpenSSH's ``sftp``. Everything that comes back is bounded and checked: a device may lie.
+How much is on the way follows what the link carries: on a fast one enough to fill it, on a slow one only what it carries in a
+few seconds. Whatever else goes over the same connection, signs of life above all, waits behind no more than that.
+Everything that comes back is bounded and checked: a device may lie.
 """
 
 import os
+import re
 import struct
+import time
 from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,13 +17,20 @@ from typing import BinaryIO, Protocol
 from edgeopt.devices.base import OnBytes
 from edgeopt.errors import BadAnswer
 
-SSH_PACKET_BYTES = 32 * 1024 - 64
-"""What paramiko puts into one packet for OpenSSH: requests that fill a whole number of them leave no small one behind."""
-SMALL_BYTES, LARGE_BYTES = SSH_PACKET_BYTES - 64, 6 * SSH_PACKET_BYTES - 64
-"""What every server takes in a request, and what is asked for where the server says that it takes it (limits@openssh.com)."""
-ON_THE_WAY_BYTES = 3 * 1024**2 // 2
-"""Asked for or sent before an answer: less than OpenSSH's window of 2 MiB, which then never closes; 75 MB/s at 20 ms away."""
+SMALL_BYTES, USUAL_BYTES, LARGE_BYTES = 1024, 32 * 1024 - 64, 192 * 1024 - 64
+"""A request on the slowest link, what every server takes, and what is asked for where the server says that it takes it
+(limits@openssh.com)."""
+LEAST_BYTES, FIRST_BYTES, MOST_BYTES = 4 * SMALL_BYTES, 16 * 1024, 3 * 1024**2 // 2
+"""Asked for or sent before an answer: on the slowest link, at first, and on the fastest: less than OpenSSH's window of 2 MiB,
+which then never closes; 75 MB/s at 20 ms away."""
+SHORT_S, LONG_S = 0.25, 0.75
+"""Requests that wait on the way for so short a time let more be sent, for so long a time less. A small file needs half a dozen
+answers, and is to be through in seconds."""
+NOISE_BYTES = 64 * 1024
+"""What a login shell's start-up files may print before the server speaks."""
 MAX_PACKET_BYTES = 1024**2
+_VERSION = re.compile(rb"\0[\0-\x0f]..\x02", re.DOTALL)
+"""The start of the server's first packet. Text has no NUL."""
 READ, WRITE, CREATE, TRUNCATE = 0x01, 0x02, 0x08, 0x10
 """pflags of SSH_FXP_OPEN."""
 
@@ -95,6 +105,33 @@ class _Answer:
                 raise
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    number: int
+    size: int
+    at: float
+
+
+class _OnTheWay:
+    """Requests without an answer, the oldest first; ``size`` is that of their data in bytes."""
+
+    def __init__(self) -> None:
+        self._requests: deque[_Request] = deque()
+        self.size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._requests)
+
+    def add(self, number: int, size: int) -> None:
+        self._requests.append(_Request(number, size, time.monotonic()))
+        self.size += size
+
+    def pop(self) -> _Request:
+        request = self._requests.popleft()
+        self.size -= request.size
+        return request
+
+
 class Sftp:
     """A session on ``stream``, for one thread. Raises Refused, and BadAnswer for what is not SFTP."""
 
@@ -103,13 +140,16 @@ class Sftp:
         self._next = 0
         self._waiting: set[int] = set()
         self._answers: dict[int, _Answer] = {}
-        self.chunk_bytes = SMALL_BYTES
+        self._most_bytes = USUAL_BYTES
+        self._window = FIRST_BYTES
+        self._nearest_s, self._cut_at = float("inf"), 0.0
+        self._limits: int | None = None
         stream.write(_packet(Kind.INIT, struct.pack(">I", 3)))
-        version = self._packet()
+        version = self._first_packet()
         if version.kind != Kind.VERSION or _number(version.body) != 3:
             raise _nonsense("no SFTP version 3 at the start")
         if b"limits@openssh.com" in version.body:
-            self._ask_limits()
+            self._limits = self._send(Kind.EXTENDED, _text(b"limits@openssh.com"))
 
     def open(self, path: str, flags: int) -> bytes:
         """A handle of the file."""
@@ -135,19 +175,20 @@ class Sftp:
 
     def write(self, handle: bytes, source: BinaryIO, offset: int, on_bytes: OnBytes | None) -> None:
         """Writes what is left of ``source`` from ``offset`` on; ``on_bytes`` hears of what has been written."""
-        written: deque[tuple[int, int]] = deque()
+        written = _OnTheWay()
 
         def settle() -> None:
-            number, size = written.popleft()
-            self._answer(number).check()
+            sent = written.pop()
+            self._answer(sent.number).check()
+            self._heed(sent)
             if on_bytes is not None:
-                on_bytes(size)
+                on_bytes(sent.size)
 
-        while piece := source.read(self.chunk_bytes):
+        while piece := source.read(self._chunk_bytes):
             number = self._send(Kind.WRITE, _text(handle), struct.pack(">QI", offset, len(piece)), piece)
-            written.append((number, len(piece)))
+            written.add(number, len(piece))
             offset += len(piece)
-            while written and (len(written) >= self._depth or self._stream.ready()):
+            while written and (written.size >= self._window or self._stream.ready()):
                 settle()
         while written:
             settle()
@@ -155,51 +196,72 @@ class Sftp:
     def read(self, handle: bytes, sink: BinaryIO, limit: int) -> bool:
         """Copies the file into ``sink``; False, with at most ``limit`` bytes copied, where it has more."""
         done = ahead = 0
-        depth = 1
-        asked: deque[tuple[int, int]] = deque()
+        asked = _OnTheWay()
         while True:
-            while len(asked) < depth and (length := min(self.chunk_bytes, limit + 1 - ahead)) > 0:
-                asked.append((self._send(Kind.READ, _text(handle) + struct.pack(">QI", ahead, length)), length))
+            while not asked or asked.size < self._window:
+                length = min(self._chunk_bytes, limit + 1 - ahead)
+                if length <= 0:
+                    break
+                asked.add(self._send(Kind.READ, _text(handle) + struct.pack(">QI", ahead, length)), length)
                 ahead += length
-            number, length = asked.popleft()
+            request = asked.pop()
             try:
-                data = _string(self._answer(number).expect(Kind.DATA))
+                data = _string(self._answer(request.number).expect(Kind.DATA))
             except Refused as refused:
                 if refused.code == Code.EOF:
                     self._forget(asked)
                     return True
                 raise
-            if not 0 < len(data) <= length:
-                raise _nonsense(f"{len(data)} bytes where {length} were asked for")
+            if not 0 < len(data) <= request.size:
+                raise _nonsense(f"{len(data)} bytes where {request.size} were asked for")
             if done + len(data) > limit:
                 return False
             sink.write(data)
             done += len(data)
-            depth = min(depth + 1, self._depth)
-            if len(data) < length:  # what was asked for beyond it is at the wrong place now
+            self._heed(request)
+            if len(data) < request.size:  # what was asked for beyond it is at the wrong place now
                 self._forget(asked)
-                ahead, depth = done, 1
+                ahead = done
 
     @property
-    def _depth(self) -> int:
-        return ON_THE_WAY_BYTES // self.chunk_bytes
+    def _chunk_bytes(self) -> int:
+        """Four requests fill the window, so that the link is never empty."""
+        return max(SMALL_BYTES, min(self._most_bytes, self._window // 4))
 
-    def _forget(self, asked: deque[tuple[int, int]]) -> None:
+    def _heed(self, answered: "_Request") -> None:
+        """Lets more or less be on the way, by how much longer an answer took than the quickest: that long it had to wait."""
+        now = time.monotonic()
+        self._nearest_s = min(self._nearest_s, now - answered.at)
+        waited = now - answered.at - self._nearest_s
+        if waited < SHORT_S:
+            self._window = min(self._window + answered.size, MOST_BYTES)
+        elif waited > LONG_S and answered.at > self._cut_at:  # those sent before say nothing of what has changed since
+            self._window, self._cut_at = max(self._window // 2, LEAST_BYTES), now
+        self._heed_limits()
+
+    def _forget(self, asked: "_OnTheWay") -> None:
         while asked:
-            self._answer(asked.popleft()[0])
+            self._answer(asked.pop().number)
 
-    def _ask_limits(self) -> None:
+    def _heed_limits(self) -> None:
+        """Nothing waits for the answer: on a slow link it takes its time."""
+        if self._limits is None or self._limits not in self._answers:
+            return
+        number, self._limits = self._limits, None
         try:
-            body = self._request(Kind.EXTENDED, _text(b"limits@openssh.com")).expect(Kind.EXTENDED_REPLY)
+            body = self._answer(number).expect(Kind.EXTENDED_REPLY)
         except Refused:
             return
         if len(body) < 32:
             raise _nonsense("cut-off limits")
         _, reading, writing, _ = struct.unpack_from(">QQQQ", body)
-        self.chunk_bytes = max(SMALL_BYTES, min(LARGE_BYTES, reading, writing))
+        self._most_bytes = max(SMALL_BYTES, min(LARGE_BYTES, reading, writing))
 
     def _request(self, kind: Kind, body: bytes) -> _Answer:
-        return self._answer(self._send(kind, body))
+        start = time.monotonic()
+        answer = self._answer(self._send(kind, body))
+        self._nearest_s = min(self._nearest_s, time.monotonic() - start)
+        return answer
 
     def _send(self, kind: Kind, *body: bytes) -> int:
         number = self._next
@@ -218,6 +280,18 @@ class Sftp:
             self._waiting.remove(answered)
             self._answers[answered] = _Answer(packet.kind, packet.body[4:])
         return self._answers.pop(number)
+
+    def _first_packet(self) -> _Answer:
+        """What the login shell prints before the server speaks is passed over."""
+        said = self._stream.read(5)
+        while not _VERSION.match(said, len(said) - 5):
+            if b"\xff" in said:  # in no text
+                raise _nonsense(f"a packet of {_number(said)} bytes")
+            if len(said) > NOISE_BYTES:
+                raise _nonsense("no SFTP version 3 at the start")
+            said += self._stream.read(1)
+        (length,) = struct.unpack(">I", said[-5:-1])
+        return _Answer(said[-1], self._stream.read(length - 1) if length > 1 else b"")
 
     def _packet(self) -> _Answer:
         length = _number(self._stream.read(4))

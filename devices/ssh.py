@@ -1,33 +1,42 @@
-"""Devices over SSH: ``ssh://user@host:port``, with the user's own SSH configuration, keys, agent, jump hosts and known hosts.
+"""Devices over SSH: ``ssh://user@host:port``, by OpenSSH's own client: what ``ssh`` accepts, edgeopt accepts.
 
-ssh_config   where the URL leads           ssh_hosts   whether the server is the known one
-ssh_link     bytes and the watchdog        ssh_auth    who we are
-ssh_connection   all of these together     sftp        files
+ssh_config   where the URL leads                 ssh_client      the process that holds a connection
+ssh_said     what the client means by its words  ssh_questions   what it asks the user
+ssh_hosts    host keys that it refuses           ssh_mux         sessions over the connection
+ssh_pool     connections, as many as are needed  ssh_command     one command line for every login shell
+sftp         files                               ssh_folder      where the sockets are
 """
 
+import os
 import re
+import select
+import selectors
 import shlex
-import threading
-import time
+import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-import paramiko
-
-from edgeopt.devices import sftp, ssh_connection
+from edgeopt.devices import sftp
 from edgeopt.devices.base import MAX_OUTPUT_BYTES, QUICK_S, Ask, Finished, OnBytes, OnOutput, Transport
 from edgeopt.devices.drain import Drain
 from edgeopt.devices.refusals import check_name, large_file, no_room, short_file, shown, unusable_file
-from edgeopt.devices.ssh_config import parse_url
-from edgeopt.errors import BadAnswer, DeviceError, DeviceTimeout, EdgeoptError
+from edgeopt.devices.session import text
+from edgeopt.devices.ssh_command import Line, Marked
+from edgeopt.devices.ssh_config import parse_url, resolve
+from edgeopt.devices.ssh_mux import Ended, Session
+from edgeopt.devices.ssh_pool import Pool
+from edgeopt.devices.ssh_questions import Answers
+from edgeopt.errors import DeviceError, DeviceTimeout
 
 STALL_S = 60.0
 """A device that answers, but takes no byte of a file for so long, has a disk that hangs."""
-BUSY_S, BUSY_STEP_S = 2.0, 0.05
-"""How long, and how often, a session is asked for that the server has no room for."""
+CLOSE_S = 1.0
+"""For the server to close a session that is over. Closing first ends the whole connection with Dropbear."""
 PIECE_BYTES = 64 * 1024
+BUFFER_BYTES = 1024**2
+SAID_CHARACTERS = 300
 LITTLE_BYTES = 1024**2
 """With less room than this a failed write is put down to the full disk: SFTP itself says only "Failure"."""
 _DF = re.compile(rb"\s[1-9]\d*\s+\d+\s+(-?\d+)\s+\d*[%-]")
@@ -36,20 +45,20 @@ _DF = re.compile(rb"\s[1-9]\d*\s+\d+\s+(-?\d+)\s+\d*[%-]")
 def connect(url: str, ask: Ask | None = None) -> Transport:
     """Opens ``url``; ``ask`` is asked for a password or a key's passphrase, where one is needed.
 
-    Raises UsageError for a wrong URL, ConfigError for the SSH configuration, Unreachable, HostKeyRefused, NotAuthorized.
+    Raises UsageError for a wrong URL, ConfigError for the SSH configuration, Unreachable, HostKeyRefused, NotAuthorized,
+    DeviceError where OpenSSH's client is missing.
     """
-    return SshTransport(url, ssh_connection.connect(parse_url(url), ask))
+    return SshTransport(url, Pool(resolve(parse_url(url)), Answers(ask)))
 
 
 class SshTransport:
-    """Every operation has an SSH channel of its own; a server allows ten at once unless told otherwise (MaxSessions)."""
+    """Every operation has an SSH session of its own."""
 
     can_resume = True
 
-    def __init__(self, url: str, connections: Sequence[ssh_connection.Connection]) -> None:
+    def __init__(self, url: str, pool: Pool) -> None:
         self.url = url
-        self._connections = connections
-        self._device = connections[-1]
+        self._pool = pool
 
     def run(
         self,
@@ -61,14 +70,24 @@ class SshTransport:
     ) -> Finished:
         """See :class:`Transport`."""
         drain = Drain(command, timeout_s=timeout_s, limit=limit, on_output=on_output)
-        with self._channel(drain.left_s(), drain.timed_out) as channel:
-            with self._failures(drain.timed_out), _at_most(drain.left_s(), channel):
-                channel.exec_command(command_line(command))
-                channel.shutdown_write()
-            self._read(channel, drain)
-            if (code := channel.recv_exit_status()) < 0:
-                raise self._cut_off(command)
-            return drain.finished(code)
+        line = Line(command)
+        with closing(_Pipe()) as out, closing(_Pipe()) as err, ExitStack() as stack:
+            with _nothing() as nothing:
+                streams = (nothing, out.theirs, err.theirs)
+                session = stack.enter_context(self._session(line.text, streams, drain.left_s(), drain.timed_out))
+            out.hand_over()
+            err.hand_over()
+            said = Marked(line.mark, drain.out), Marked(line.mark, drain.err)
+            try:
+                _read(session, {out.ours: said[0], err.ours: said[1]}, drain)
+            except DeviceTimeout as late:
+                raise late if said[0].begun else self._not_started(late, said) from late
+            if session.exit_code is None:
+                raise Ended(f"{shown(shlex.join(command))} ended without an exit code")
+            if not said[0].begun:
+                raise self._not_run(session.exit_code, said)
+            session.finish(CLOSE_S)
+            return drain.finished(session.exit_code)
 
     def send(self, source: BinaryIO, remote: str, *, offset: int = 0, on_bytes: OnBytes | None = None) -> None:
         """See :class:`Transport`."""
@@ -98,87 +117,63 @@ class SshTransport:
 
     def close(self) -> None:
         """See :class:`Transport`."""
-        ssh_connection.close_all(self._connections)
-
-    def _read(self, channel: paramiko.Channel, drain: Drain) -> None:
-        """Both streams as they come: one that is left unread would fill the window and block the other.
-
-        Not by the channel's file descriptor: paramiko's thread may still write to it after the channel has been closed here,
-        which ends the whole connection, or writes to whatever file has the number then (paramiko/pipe.py, PosixPipe).
-        """
-        arrived = threading.Event()
-        for stream in (channel.in_buffer, channel.in_stderr_buffer):
-            stream.set_event(arrived)
-        while True:
-            ended = channel.closed or channel.eof_received
-            if channel.recv_ready():
-                drain.out(channel.recv(PIECE_BYTES))
-            elif channel.recv_stderr_ready():
-                drain.err(channel.recv_stderr(PIECE_BYTES))
-            elif ended and (channel.closed or channel.exit_status_ready()):
-                return
-            elif ended:
-                channel.status_event.wait(min(drain.left_s(), 0.2))
-            else:
-                arrived.wait(drain.left_s())
-            drain.left_s()
-
-    def _cut_off(self, command: Sequence[str]) -> EdgeoptError:
-        if self._device.ended:
-            return self._device.lost()
-        what = f"{shown(shlex.join(command))} ended without an exit code"
-        return BadAnswer(what, why="the SSH server closed its channel", fix="look at the SSH server's log there")
+        self._pool.close()
 
     @contextmanager
-    def _channel(self, timeout_s: float, late: Callable[[], DeviceTimeout]) -> Iterator[paramiko.Channel]:
-        with self._failures(late):
-            channel = self._open(timeout_s)
-        try:
-            yield channel
-        finally:
-            with suppress(paramiko.SSHException, EOFError, OSError):  # there may be nobody left to tell
-                channel.close()
-
-    def _open(self, timeout_s: float) -> paramiko.Channel:
-        """A server counts a channel that has just been closed for a while yet: where it allows few, that passes."""
-        until = time.monotonic() + min(BUSY_S, timeout_s)
-        while True:
+    def _session(
+        self, command: bytes, streams: Sequence[int], seconds: float, late: Callable[[], DeviceTimeout], subsystem: bool = False
+    ) -> Iterator[Session]:
+        with ExitStack() as stack:
             try:
-                return self._device.transport.open_session(timeout=timeout_s)
-            except paramiko.ChannelException:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(BUSY_STEP_S)
+                opened = self._pool.session(command, streams, subsystem=subsystem, seconds=seconds)
+                session = stack.enter_context(opened)
+            except TimeoutError as error:
+                raise late() from error
+            yield session
 
     @contextmanager
     def _sftp(self, remote: str) -> Iterator[sftp.Sftp]:
         check_name(remote)
 
         def late() -> DeviceTimeout:
-            what = f"the SFTP server of {self._device.settings} did not start"
+            what = f"the SFTP server of {self._pool.settings} did not start"
             return DeviceTimeout(what, why=f"it gave no answer in {QUICK_S:g} s", fix="look at the SSH server's log there")
 
-        with self._channel(QUICK_S, late) as channel:
-            with self._failures(late), _at_most(QUICK_S, channel):
-                channel.invoke_subsystem("sftp")
-            channel.settimeout(STALL_S)
-            yield sftp.Sftp(_Stream(self, channel, remote))
+        def stuck() -> DeviceTimeout:
+            why = f"the device took or gave no byte for {STALL_S:g} s, though it answers"
+            return DeviceTimeout(f"the transfer of {shown(remote)} stands still", why=why, fix="look at the disk there")
 
-    @contextmanager
-    def _failures(self, late: Callable[[], DeviceTimeout]) -> Iterator[None]:
-        """What paramiko raises, as what it means."""
-        try:
-            yield
-        except TimeoutError as error:
-            raise late() from error
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            if self._device.ended:
-                raise self._device.lost() from error
-            if "Timeout" in str(error):
-                raise late() from error
-            why = str(error) or type(error).__name__
-            fix = "look at the SSH server's log and settings there (MaxSessions, Subsystem sftp)"
-            raise DeviceError(f"{self._device.settings} refused or ended a session", why=why, fix=fix) from error
+        with ExitStack() as stack:
+            near, far = map(stack.enter_context, socket.socketpair())
+            for end in (near, far):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+            with _nothing() as nothing:
+                streams = (far.fileno(), far.fileno(), nothing)
+                session = stack.enter_context(self._session(b"sftp", streams, QUICK_S, late, subsystem=True))
+            far.close()
+            stream = _Stream(near, QUICK_S, late)
+            try:
+                files = sftp.Sftp(stream)
+            except EOFError as error:
+                raise Ended("the SFTP server did not start") from error
+            stream.wait(STALL_S, stuck)
+            try:
+                yield files
+            finally:
+                near.shutdown(socket.SHUT_RDWR)
+                session.finish(CLOSE_S)
+
+    def _not_started(self, late: DeviceTimeout, said: Sequence[Marked]) -> DeviceTimeout:
+        noise = text(b"".join(stream.noise for stream in said)).strip()[-SAID_CHARACTERS:]
+        why = f"{late.why}, and had not begun: the login shell's start-up files may wait for something"
+        why += f"; they said {shown(noise)}" if noise else ""
+        return DeviceTimeout(late.what, why=why, fix="look at these files there (.bashrc, .profile, .cshrc), and at its load")
+
+    def _not_run(self, exit_code: int, said: Sequence[Marked]) -> DeviceError:
+        noise = text(b"".join(stream.noise for stream in said)).strip()[-SAID_CHARACTERS:]
+        why = f"it ended with exit code {exit_code} before the command: {shown(noise) if noise else 'it said nothing'}"
+        fix = "give the user a shell there (chsh), and see that its start-up files (.bashrc, .cshrc) do not end it"
+        return DeviceError(f"the login shell of {self._pool.settings} runs no command", why=why, fix=fix)
 
     def _not_written(self, remote: str, refused: sftp.Refused) -> DeviceError:
         if refused.code == sftp.Code.FAILURE and (free := self._free_bytes(remote)) is not None and free < LITTLE_BYTES:
@@ -193,65 +188,87 @@ class SshTransport:
 
 
 class _Stream:
-    """A channel's bytes for SFTP."""
+    """A socket's bytes for SFTP."""
 
-    def __init__(self, owner: SshTransport, channel: paramiko.Channel, remote: str) -> None:
-        self._owner, self._channel, self._remote = owner, channel, remote
+    def __init__(self, near: socket.socket, seconds: float, late: Callable[[], DeviceTimeout]) -> None:
+        self._near = near
+        self.wait(seconds, late)
+
+    def wait(self, seconds: float, late: Callable[[], DeviceTimeout]) -> None:
+        """From now on: so long for some bytes to go or come, and what to raise then."""
+        self._near.settimeout(seconds)
+        self._late = late
 
     def write(self, data: bytes) -> None:
-        with self._owner._failures(self._late):
-            self._channel.sendall(data)
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[self._near.send(left) :]
+        except TimeoutError as error:
+            raise self._late() from error
 
     def read(self, count: int) -> bytes:
-        pieces = []
-        while count:
-            with self._owner._failures(self._late):
-                piece = self._channel.recv(count)
+        pieces = bytearray()
+        try:
+            while len(pieces) < count:
+                piece = self._near.recv(count - len(pieces))
                 if not piece:
                     raise EOFError("the SFTP server ended")
-            pieces.append(piece)
-            count -= len(piece)
-        return b"".join(pieces)
+                pieces += piece
+        except TimeoutError as error:
+            raise self._late() from error
+        return bytes(pieces)
 
     def ready(self) -> bool:
-        return bool(self._channel.recv_ready())
-
-    def _late(self) -> DeviceTimeout:
-        why = f"the device took or gave no byte for {STALL_S:g} s, though it answers"
-        return DeviceTimeout(f"the transfer of {shown(self._remote)} stands still", why=why, fix="look at the disk there")
+        return bool(select.select([self._near], [], [], 0)[0])
 
 
-def command_line(command: Sequence[str]) -> bytes:
-    """``command`` for the user's login shell there, every argument quoted.
+class _Pipe:
+    """For one stream of a command: ``theirs`` is to be written to, ``ours`` to be read."""
 
-    A POSIX shell of its own runs it, for ``$?`` means nothing to fish or csh, and waits for it: a signal that ends it is then
-    told as 128 + N, while paramiko does not read what SSH says of signals.
-    """
-    line = shlex.join(["exec", "sh", "-c", '"$@"; exit $?', "sh", *command])
-    return line.encode(errors="surrogateescape")
+    def __init__(self) -> None:
+        self.ours, self.theirs = os.pipe()
+        self._open = [self.ours, self.theirs]
+
+    def hand_over(self) -> None:
+        """Closes our copy of their end: the stream is at its end when theirs is closed."""
+        self._open.remove(self.theirs)
+        os.close(self.theirs)
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.pop())
 
 
 @contextmanager
-def _at_most(seconds: float, channel: paramiko.Channel) -> Iterator[None]:
-    """paramiko waits for the answer to a request without end: closing the channel ends that. Raises TimeoutError then."""
-    late = threading.Event()
-
-    def give_up() -> None:
-        late.set()
-        with suppress(paramiko.SSHException, EOFError, OSError):  # the link may be dead: then nobody waits for it either
-            channel.close()
-
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
+def _nothing() -> Iterator[int]:
+    """No standard input, or an output that nobody wants."""
+    number = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        yield
-    except (paramiko.SSHException, OSError) as error:
-        if late.is_set():
-            raise TimeoutError from error
-        raise
+        yield number
     finally:
-        timer.cancel()
+        os.close(number)
+
+
+def _read(session: Session, streams: dict[int, Marked], drain: Drain) -> None:
+    """Both streams as they come, until they and the command have ended: one that is left unread would block the other."""
+    with selectors.DefaultSelector() as ready:
+        ready.register(session.control, selectors.EVENT_READ)
+        for number in streams:
+            ready.register(number, selectors.EVENT_READ)
+        left = set(streams)
+        while left or (session.exit_code is None and not session.over):
+            for key, _ in ready.select(drain.left_s()):
+                if key.fd not in streams:
+                    session.heed()
+                elif piece := os.read(key.fd, PIECE_BYTES):
+                    streams[key.fd](piece)
+                    continue
+                else:
+                    left.remove(key.fd)
+                if key.fd in streams or session.over:
+                    ready.unregister(key.fileobj)
+            drain.left_s()
 
 
 def _refused(done: str, remote: str, refused: sftp.Refused) -> DeviceError:

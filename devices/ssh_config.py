@@ -1,11 +1,9 @@
-"""Where an SSH URL leads: the URL itself, and what the user's OpenSSH configuration says about its host.
+"""Where an SSH URL leads: the URL itself, and what OpenSSH's own client says of its host (``ssh -G``).
 
-The configuration is read by OpenSSH's own client (``ssh -G``), so that Include, Match, tokens and defaults mean here what they
-mean there. Where that is not installed, paramiko's parser reads ~/.ssh/config; it knows neither Include nor all of Match, so
-that a file with these is refused then, not half understood. ``EDGEOPT_SSH_CONFIG`` names another file, as ``ssh -F`` does.
+The client reads the user's configuration; nothing of it is understood a second time here. What is asked of it is only what
+messages to the user need. ``EDGEOPT_SSH_CONFIG`` names another file, as ``ssh -F`` does.
 """
 
-import getpass
 import ipaddress
 import os
 import re
@@ -15,21 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from edgeopt.errors import ConfigError, UsageError
+from edgeopt.errors import ConfigError, DeviceError, UsageError
 from edgeopt.urls import refuse_password
 
 DEFAULT_PORT = 22
 CONFIG_VARIABLE = "EDGEOPT_SSH_CONFIG"
+CONNECT_S = 15.0
+"""For a server to answer at all, where the user's own ConnectTimeout says nothing else."""
+SYSTEM = os.name
 _TIMEOUT_S = 20
 # What OpenSSH accepts in names that reach a ProxyCommand's shell (ssh.c, valid_hostname and valid_ruser), and no leading dash.
 _HOST = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\Z")
 _USER = re.compile(r"[^\s\x00-\x1f\x7f'`\"$\\;&<>|(){}/:-][^\s\x00-\x1f\x7f'`\"$\\;&<>|(){}/:]*\Z")
-_DEFAULT_IDENTITIES = ("~/.ssh/id_rsa", "~/.ssh/id_ecdsa", "~/.ssh/id_ed25519")
+# Options that older clients do not know, and would refuse.
+_NEWER_OPTIONS = {"forkafterauthentication": "ForkAfterAuthentication=no", "sessiontype": "SessionType=none"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """What a URL or one part of ProxyJump says; the configuration fills in what is None."""
+    """What a URL says; the configuration fills in what is None."""
 
     host: str
     user: str | None = None
@@ -42,23 +44,27 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What is needed to reach one SSH server. Files in ``identities`` and ``known_hosts`` need not exist."""
+    """One SSH server, as OpenSSH's client goes to it."""
 
     host: str
     port: int
     user: str
-    identities: tuple[Path, ...]
-    identities_only: bool
-    agent: str | None
-    """The path of the agent's socket."""
-    jumps: tuple[Address, ...]
-    proxy_command: str | None
-    known_hosts: tuple[Path, ...]
-    """The first is the file to which a user adds a key."""
-    host_key_alias: str | None
+    called: str
+    """What the client calls the host: by its HostKeyAlias where it has one."""
+    command: tuple[str, ...]
+    """The client with the options and the destination of this server: ``(*command[:-2], option, ..., *command[-2:])``."""
+    known_hosts: Path | None
+    """The file to which a user adds a key; None where the configuration names none that keeps anything."""
+    connect_s: float
+    newer_options: tuple[str, ...]
+    """Values for ``-o`` that this client knows, and older ones do not."""
 
     def __str__(self) -> str:
         return str(Address(host=self.host, user=self.user, port=None if self.port == DEFAULT_PORT else self.port))
+
+    def with_options(self, *options: str) -> list[str]:
+        """The whole command line of the client. Options of a command line go before the user's configuration."""
+        return [*self.command[:-2], *options, *self.command[-2:]]
 
 
 def parse_url(url: str) -> Address:
@@ -83,52 +89,73 @@ def parse_url(url: str) -> Address:
     return _checked(Address(host=unquote(parts.hostname or ""), user=user, port=port), url)
 
 
-def parse_jumps(text: str) -> tuple[Address, ...]:
-    """The addresses in a ProxyJump value (``[user@]host[:port],...``, or URLs), from the first hop to the last."""
-    if text.strip().lower() in ("", "none"):
-        return ()
-    text = re.sub(r"\[([^\]:]*)\]", r"\1", text)  # ssh -G writes every host in brackets, which URLs have for IPv6 alone
-    return tuple(parse_url(part if part.startswith("ssh://") else f"ssh://{part}") for part in text.replace(" ", "").split(","))
-
-
 def resolve(address: Address) -> Settings:
-    """What the user's configuration says about ``address``. Raises ConfigError where it cannot be read."""
-    ssh = shutil.which("ssh")
-    said = _ask_openssh(ssh, address) if ssh else _ask_paramiko(address)
+    """What the user's configuration says about ``address``.
 
-    def one(key: str) -> str | None:
-        value = said.get(key, [""])[-1]
-        return None if value.lower() in ("", "none") else value
+    Raises ConfigError where it cannot be read, DeviceError where there is no OpenSSH that can hold a connection.
+    """
+    command = _command(address)
+    said = _ask(command)
 
-    host, user = one("hostname") or address.host, one("user") or getpass.getuser()
-    port = int(one("port") or DEFAULT_PORT)
-    if (one("proxyusefdpass") or "no") == "yes":
-        why, fix = (
-            f"it says ProxyUseFdpass yes for {address.host}",
-            "use a ProxyCommand that carries the data itself, or ProxyJump",
-        )
-        raise ConfigError("the SSH configuration asks for what edgeopt cannot do", why=why, fix=fix)
-    real = _checked(Address(host=host, user=user, port=port), f"ssh://{address}")
-    tokens = {"h": host, "n": address.host, "p": str(port), "r": user, "u": getpass.getuser(), "d": str(Path.home()), "%": "%"}
-    tokens["k"] = one("hostkeyalias") or host
-    files = [name for key in ("userknownhostsfile", "globalknownhostsfile") for name in (one(key) or "").split()]
-    proxy_command = one("proxycommand")
+    def one(key: str, default: str) -> str:
+        value = said.get(key, "")
+        return default if value.lower() in ("", "none") else value
+
+    timeout = one("connecttimeout", "")
     return Settings(
-        host=real.host,
-        port=port,
-        user=user,
-        identities=tuple(_path(name, tokens) for name in said.get("identityfile", _DEFAULT_IDENTITIES) if name != "none"),
-        identities_only=(one("identitiesonly") or "no") == "yes",
-        agent=_agent(said.get("identityagent", ["SSH_AUTH_SOCK"])[-1], tokens),
-        jumps=parse_jumps(one("proxyjump") or ""),
-        proxy_command=None if proxy_command is None else _expand(proxy_command, tokens),
-        known_hosts=tuple(_path(name, tokens) for name in files) or (_path("~/.ssh/known_hosts", tokens),),
-        host_key_alias=one("hostkeyalias"),
+        host=one("hostname", address.host),
+        port=int(one("port", str(DEFAULT_PORT))),
+        user=one("user", address.user or ""),
+        called=one("hostkeyalias", one("hostname", address.host)),
+        command=command,
+        known_hosts=_known_hosts(one("userknownhostsfile", "")),
+        connect_s=float(timeout) if timeout.isdecimal() else CONNECT_S,
+        newer_options=tuple(option for key, option in _NEWER_OPTIONS.items() if key in said),
     )
 
 
+def _known_hosts(said: str) -> Path | None:
+    """The first of the files, whose names ``ssh -G`` writes after each other, also where they hold spaces."""
+    first = re.split(r" (?=/)", said)[0]
+    return None if first in ("", os.devnull) else Path(first).expanduser()
+
+
+def _command(address: Address) -> tuple[str, ...]:
+    """Behind ``--`` nothing is an option. Raises DeviceError where there is no client."""
+    fix = "install OpenSSH's client (Debian: apt install openssh-client)"
+    if SYSTEM == "nt":
+        why, fix = "OpenSSH for Windows cannot share a connection (ControlMaster)", "run edgeopt under Linux, macOS or WSL"
+        raise DeviceError("SSH devices cannot be reached from Windows", why=why, fix=fix)
+    if (ssh := shutil.which("ssh")) is None:
+        raise DeviceError("SSH devices cannot be reached here", why="there is no `ssh` on the PATH", fix=fix)
+    file = os.environ.get(CONFIG_VARIABLE)
+    options = ["-F", file] if file else []
+    if address.user:
+        options += ["-l", address.user]
+    if address.port:
+        options += ["-p", str(address.port)]
+    return (ssh, *options, "--", address.host)
+
+
+def _ask(command: tuple[str, ...]) -> dict[str, str]:
+    """The last value of every key."""
+    what = "the SSH configuration cannot be read"
+    try:
+        done = subprocess.run(
+            [*command[:-2], "-G", *command[-2:]], capture_output=True, stdin=subprocess.DEVNULL, timeout=_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        why, fix = f"ssh -G gave no answer in {_TIMEOUT_S} s", "look at `Match exec` there"
+        raise ConfigError(what, why=why, fix=fix) from error
+    if done.returncode != 0:
+        why = done.stderr.decode(errors="backslashreplace").strip()
+        raise ConfigError(what, why=why, fix=f"correct it until `ssh -G {command[-1]}` works")
+    lines = done.stdout.decode(errors="surrogateescape").splitlines()
+    return {key: value for key, _, value in (line.partition(" ") for line in lines)}
+
+
 def _checked(address: Address, given: str) -> Address:
-    """Names go into commands and into the host keys' lookup: only what OpenSSH accepts too."""
+    """Names go into commands: only what OpenSSH accepts too."""
     host = address.host.partition("%")[0]  # fe80::1%eth0
     try:
         ipaddress.ip_address(host)
@@ -142,67 +169,3 @@ def _checked(address: Address, given: str) -> Address:
             f"{given!r} names no user", why=f"{address.user!r} holds what no user's name may hold", fix="correct it"
         )
     return address
-
-
-def _ask_openssh(ssh: str, address: Address) -> dict[str, list[str]]:
-    command = [ssh, "-G"]
-    if file := os.environ.get(CONFIG_VARIABLE):
-        command += ["-F", file]
-    if address.user:
-        command += ["-l", address.user]
-    if address.port:
-        command += ["-p", str(address.port)]
-    try:
-        done = subprocess.run([*command, address.host], capture_output=True, stdin=subprocess.DEVNULL, timeout=_TIMEOUT_S)
-    except subprocess.TimeoutExpired as error:
-        why, fix = f"ssh -G gave no answer in {_TIMEOUT_S} s", "look at `Match exec` there"
-        raise ConfigError("the SSH configuration cannot be read", why=why, fix=fix) from error
-    if done.returncode != 0:
-        why = done.stderr.decode(errors="replace").strip()
-        raise ConfigError(
-            "the SSH configuration cannot be read", why=why, fix=f"correct it until `ssh -G {address.host}` works"
-        )
-    said: dict[str, list[str]] = {}
-    for line in done.stdout.decode(errors="surrogateescape").splitlines():
-        key, _, value = line.partition(" ")
-        said.setdefault(key, []).append(value)
-    return said
-
-
-def _ask_paramiko(address: Address) -> dict[str, list[str]]:
-    from paramiko import SSHConfig, SSHException
-
-    file = Path(os.environ.get(CONFIG_VARIABLE) or "~/.ssh/config").expanduser()
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    if beyond := re.search(r"^\s*(Include|Match)\b.*$", text, re.MULTILINE | re.IGNORECASE):
-        why = f"only OpenSSH's own client understands {beyond.group().strip()!r} in {file}, and it is not installed"
-        raise ConfigError(
-            "the SSH configuration cannot be read", why=why, fix="install it (Debian: apt install openssh-client)"
-        )
-    # The first value counts, so that the URL's go first.
-    given = [f"{key} {value}\n" for key, value in (("User", address.user), ("Port", address.port)) if value]
-    try:
-        found = SSHConfig.from_text("".join(given) + text).lookup(address.host)
-    except SSHException as error:
-        raise ConfigError("the SSH configuration cannot be read", why=f"{file}: {error}", fix="correct the file") from error
-    said = {key: value if isinstance(value, list) else [value or "none"] for key, value in found.items()}
-    said.setdefault("userknownhostsfile", ["~/.ssh/known_hosts ~/.ssh/known_hosts2"])
-    said.setdefault("globalknownhostsfile", ["/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"])
-    return said
-
-
-def _expand(text: str, tokens: dict[str, str]) -> str:
-    """OpenSSH's %-tokens; an unknown one is left as it is."""
-    return re.sub(r"%(.)", lambda match: tokens.get(match[1], match[0]), text)
-
-
-def _path(name: str, tokens: dict[str, str]) -> Path:
-    return Path(_expand(name, tokens)).expanduser()
-
-
-def _agent(value: str, tokens: dict[str, str]) -> str | None:
-    if value.lower() == "none":
-        return None
-    if value == "SSH_AUTH_SOCK" or value.startswith("$"):
-        return os.environ.get(value.removeprefix("$").strip("{}")) or None
-    return str(_path(value, tokens))

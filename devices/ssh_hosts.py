@@ -1,101 +1,96 @@
-"""Whether an SSH server is the one that the user knows: the files in which OpenSSH keeps servers' public keys.
-
-Format: sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT": patterns, negated patterns, hashed names, markers @revoked and @cert-authority.
-"""
+"""A server whose key OpenSSH's client would not accept: which key it is, and the command that accepts this very one."""
 
 import base64
 import binascii
 import hashlib
-import hmac
+import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgeopt.devices.ssh_config import DEFAULT_PORT, Settings
-from edgeopt.errors import ConfigError, HostKeyRefused
+from edgeopt.devices.ssh_config import CONFIG_VARIABLE, Settings
+from edgeopt.devices.ssh_said import plain, shown_key
+from edgeopt.errors import HostKeyRefused
 
-RSA_SIGNATURES = ("rsa-sha2-512", "rsa-sha2-256")
-"""How a key of type ssh-rsa signs; SHA-1 is not accepted."""
+_RSA_SIGNATURES = "rsa-sha2-512,rsa-sha2-256"
 _SHORT_TYPES = {"ssh-ed25519": "ed25519", "ssh-rsa": "rsa"}
+_NAME = re.compile(
+    r"authenticity of host '(\S+) |"
+    r"No \S+ host key is known for (\S+?)(?: and you|\.|\Z)|Host key for (\S+) has changed|key for (\S+) is marked as revoked"
+)
+_OFFENDING = re.compile(r"Offending .*?key in (.+):(\d+)\Z")
+_CHANGED, _REVOKED = "REMOTE HOST IDENTIFICATION HAS CHANGED", "REVOKED HOST KEY DETECTED"
+
+Learn = Callable[[Sequence[str]], None]
+"""Connects with these options of the client, as far as it goes."""
 
 
-@dataclass(frozen=True, slots=True)
-class KnownKey:
-    """One line of a file of known hosts that speaks of the wanted host."""
+def refused(settings: Settings, lines: Sequence[str], folder: Path, learn: Learn) -> HostKeyRefused:
+    """The error for what the client said in ``lines``; ``folder`` is private; ``learn`` asks for the key again."""
+    key = shown_key(lines)
+    if key is None:
+        fix = f"see what `{_by_hand(settings)}` says"
+        return HostKeyRefused(f"the host key of {settings} was refused", why=plain(lines), fix=fix)
+    described = f"the {key[0]} key {key[1]}"
+    name = next((next(filter(None, found.groups())) for line in lines if (found := _NAME.search(line))), "")
+    place = f"{settings} ({name})" if name else str(settings)
+    if any(_REVOKED in line for line in lines):
+        what, fix = f"the host key of {place} is revoked", "do not connect; ask whoever revoked it"
+        return HostKeyRefused(what, why=f"{described} stands as revoked in the known hosts", fix=fix)
+    line = _learned(key, folder, learn)
+    if any(_CHANGED in said for said in lines):
+        return _changed(settings, place, described, lines, key[0], line)
+    why = f"{described} is not among the known hosts"
+    fix = f"{_compare(key[0])}; if it is the same, accept it with: {_accept(settings, line)}"
+    return HostKeyRefused(f"the host key of {place} is not known", why=why, fix=fix)
 
-    type: str
-    blob: bytes
-    """The key as it goes over the wire (RFC 4253, section 6.6)."""
-    marker: str
-    file: Path
+
+def _changed(
+    settings: Settings, place: str, described: str, lines: Sequence[str], key_type: str, line: str | None
+) -> HostKeyRefused:
+    found = next((match for said in lines if (match := _OFFENDING.search(said))), None)
+    file, number = (found[1], int(found[2])) if found else ("the file of known hosts", 0)
+    why = f"it shows {described}, but {file} holds {_fingerprint_in(file, number) or 'another key'}: "
+    why += "the device was set up anew, or something else answers in its place"
+    name = line.split()[0] if line else ""
+    remove = f"{shlex.join(['ssh-keygen', '-R', name, '-f', file])} && " if name and found else ""
+    fix = f"{_compare(key_type)}; only if it is the same: {remove}{_accept(settings, line)}"
+    return HostKeyRefused(f"the host key of {place} has changed", why=why, fix=fix)
 
 
-def known_name(settings: Settings) -> str:
-    """The name under which the files hold the server: its alias, its name, or ``[name]:port`` where the port is not 22."""
-    if settings.host_key_alias:
-        return settings.host_key_alias.lower()
-    host = settings.host.lower()
-    return host if settings.port == DEFAULT_PORT else f"[{host}]:{settings.port}"
+def _learned(key: tuple[str, str], folder: Path, learn: Learn) -> str | None:
+    """The line of a file of known hosts for the very key that was refused; None where the server does not show it again.
 
-
-def known_keys(name: str, files: Iterable[Path]) -> tuple[KnownKey, ...]:
-    """What ``files`` say about ``name``. Lines that are no entries are passed over, as OpenSSH does.
-
-    Raises ConfigError for a file that is there but cannot be read.
+    ssh-keyscan would not do: it knows neither the user's configuration nor jump hosts.
     """
-    return tuple(key for file in files for key in _read(name, file))
+    file = folder / "learned"
+    algorithms = _RSA_SIGNATURES if key[0] == "ssh-rsa" else key[0]
+    told = ["StrictHostKeyChecking=accept-new", "GlobalKnownHostsFile=/dev/null", "HashKnownHosts=no", "UpdateHostKeys=no"]
+    told += ["CheckHostIP=no", "PreferredAuthentications=none", f"HostKeyAlgorithms={algorithms}", f"UserKnownHostsFile={file}"]
+    learn([word for option in told for word in ("-o", option)])
+    try:
+        fields = file.read_text(encoding="utf-8").split("\n", 1)[0].split()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return " ".join(fields[:3]) if len(fields) >= 3 and _fingerprint(fields[2]) == key[1] else None
 
 
-def wanted_types(keys: Sequence[KnownKey], offered: Sequence[str]) -> list[str]:
-    """``offered`` algorithms with those of known keys first: a server with several keys then shows the known one."""
-    known = {key.type for key in keys if key.marker == ""}
-    return sorted(offered, key=lambda algorithm: _key_type(algorithm) not in known)
+def _accept(settings: Settings, line: str | None) -> str:
+    """Adds the very key that was shown; where it is not known, or is to be kept nowhere, the client itself asks for it."""
+    if line is None or settings.known_hosts is None:
+        return f"{_by_hand(settings)} true"
+    file = settings.known_hosts
+    folder = "" if file.parent.is_dir() else f"mkdir -p -m 700 {shlex.quote(str(file.parent))} && "
+    return f"{folder}echo {shlex.quote(line)} >> {shlex.quote(str(file))}"
 
 
-def check(settings: Settings, keys: Sequence[KnownKey], key_type: str, blob: bytes) -> None:
-    """Raises HostKeyRefused unless the server's key is a known one that is not revoked."""
-    same = [key for key in keys if key.blob == blob]
-    if any(key.marker == "@revoked" for key in same):
-        raise HostKeyRefused(
-            f"the host key of {settings} is revoked",
-            why=f"{_described(key_type, blob)} stands as revoked in {same[0].file}",
-            fix="do not connect; ask whoever revoked it",
-        )
-    if any(key.marker == "" for key in same):
-        return
-    changed = [key for key in keys if key.marker == "" and key.type == key_type]
-    raise _changed(settings, changed[0], key_type, blob) if changed else _unknown(settings, keys, key_type, blob)
-
-
-def fingerprint(blob: bytes) -> str:
-    """As ``ssh-keygen -l`` shows it."""
-    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
-
-
-def _unknown(settings: Settings, keys: Sequence[KnownKey], key_type: str, blob: bytes) -> HostKeyRefused:
-    why = f"{_described(key_type, blob)} is not among the known hosts"
-    if any(key.marker == "@cert-authority" for key in keys):
-        why += "; host certificates (@cert-authority) are not supported, only keys"
-    elif keys:
-        why += f", which hold keys of another type for it ({', '.join(sorted({key.type for key in keys}))})"
-    fix = f"{_compare(key_type)}; if it is the same, accept it with: {_accept(settings, key_type, blob)}"
-    return HostKeyRefused(f"the host key of {settings} is not known", why=why, fix=fix)
-
-
-def _changed(settings: Settings, known: KnownKey, key_type: str, blob: bytes) -> HostKeyRefused:
-    why = (
-        f"it shows {_described(key_type, blob)}, but {known.file} holds {fingerprint(known.blob)}: "
-        "the device was set up anew, or something else answers in its place"
-    )
-    remove = shlex.join(["ssh-keygen", "-R", known_name(settings), "-f", str(known.file)])
-    fix = f"{_compare(key_type)}; only if it is the same: {remove} && {_accept(settings, key_type, blob)}"
-    return HostKeyRefused(f"the host key of {settings} has changed", why=why, fix=fix)
-
-
-def _described(key_type: str, blob: bytes) -> str:
-    return f"the {key_type} key {fingerprint(blob)}"
+def _by_hand(settings: Settings) -> str:
+    """As a user types it."""
+    command = ["ssh", *(word for word in settings.command[1:-2]), settings.command[-1]]
+    if CONFIG_VARIABLE in os.environ and settings.command[1] == "-F":
+        command[2] = str(Path(command[2]).absolute())
+    return shlex.join(command)
 
 
 def _compare(key_type: str) -> str:
@@ -103,57 +98,20 @@ def _compare(key_type: str) -> str:
     return f"compare the fingerprint with what `ssh-keygen -lf /etc/ssh/ssh_host_{name}_key.pub` says on the device itself"
 
 
-def _accept(settings: Settings, key_type: str, blob: bytes) -> str:
-    """Adds the very key that was shown: ssh-keyscan would fetch one anew, unverified, and cannot go through a jump host."""
-    line = f"{known_name(settings)} {key_type} {base64.b64encode(blob).decode()}"
-    file = settings.known_hosts[0]
-    folder = "" if file.parent.is_dir() else f"mkdir -p -m 700 {shlex.quote(str(file.parent))} && "
-    return f"{folder}echo {shlex.quote(line)} >> {shlex.quote(str(file))}"
-
-
-def _read(name: str, file: Path) -> Iterator[KnownKey]:
+def _fingerprint_in(file: str, number: int) -> str:
+    """Of the key in line ``number``, counted from 1."""
     try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        what, fix = "the known SSH hosts cannot be read", "make the file readable, or name another with UserKnownHostsFile"
-        raise ConfigError(what, why=f"{file}: {error.strerror}", fix=fix) from error
-    for line in text.splitlines():
-        fields = line.split()
-        marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
-        if len(fields) < 3 or fields[0].startswith("#") or not _matches(name, fields[0]):
-            continue
-        try:
-            yield KnownKey(fields[1], base64.b64decode(fields[2], validate=True), marker, file)
-        except binascii.Error:
-            continue
+        fields = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()[number - 1].split()
+    except (OSError, IndexError):
+        return ""
+    fields = fields[1:] if fields and fields[0].startswith("@") else fields
+    return _fingerprint(fields[2]) if len(fields) >= 3 else ""
 
 
-def _matches(name: str, patterns: str) -> bool:
-    if patterns.startswith("|1|"):
-        return _matches_hash(name, patterns)
-    matched = False
-    for pattern in patterns.lower().split(","):
-        if _glob(pattern.removeprefix("!")).fullmatch(name):
-            if pattern.startswith("!"):
-                return False
-            matched = True
-    return matched
-
-
-def _matches_hash(name: str, hashed: str) -> bool:
+def _fingerprint(key: str) -> str:
+    """As ``ssh-keygen -l`` shows it."""
     try:
-        salt, digest = (base64.b64decode(part, validate=True) for part in hashed.removeprefix("|1|").split("|"))
-    except ValueError:
-        return False
-    return hmac.compare_digest(hmac.digest(salt, name.encode(), "sha1"), digest)
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    """Only ``*`` and ``?`` are special: the brackets of ``[host]:port`` are not, as they would be for fnmatch."""
-    return re.compile("".join({"*": ".*", "?": "."}.get(character, re.escape(character)) for character in pattern))
-
-
-def _key_type(algorithm: str) -> str:
-    return "ssh-rsa" if algorithm in RSA_SIGNATURES else algorithm
+        blob = base64.b64decode(key, validate=True)
+    except binascii.Error:
+        return ""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")

@@ -53,7 +53,7 @@ LOCAL = "local"
 """The one device URL that is its scheme alone."""
 _DEVICES = {
     LOCAL: Entry(location="edgeopt.devices.local:connect"),
-    "ssh": Entry(location="edgeopt.devices.ssh:connect", extra="devices", requires=("paramiko",)),
+    "ssh": Entry(location="edgeopt.devices.ssh:connect"),
     "adb": Entry(location="edgeopt.devices.adb:connect", extra="devices", requires=("adb_shell", "adbutils")),
 }
 

@@ -86,10 +86,10 @@ def test_a_mistyped_kind_of_device_gets_the_nearest() -> None:
 
 
 def test_a_device_whose_library_is_missing_gives_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "find_spec", lambda name: None if name == "paramiko" else object())
+    monkeypatch.setattr(registry, "find_spec", lambda name: None if name == "adbutils" else object())
     with pytest.raises(MissingExtra) as caught:
-        registry.transport("ssh://pi")
-    assert "the kind of device 'ssh' cannot be reached here" in str(caught.value)
+        registry.transport("adb://pi")
+    assert "the kind of device 'adb' cannot be reached here" in str(caught.value)
     assert "pip install 'edgeopt[devices]'" in str(caught.value)
 
 

@@ -145,12 +145,14 @@ def asking_server(interface: paramiko.ServerInterface, key: Path) -> Iterator[st
 class Proxy:
     """Forwards TCP connections to a port, until it is told to lose them: with a word (cut) or without one (silence)."""
 
-    def __init__(self, port: int, bytes_per_s: float = float("inf")) -> None:
+    def __init__(self, port: int, bytes_per_s: float = float("inf"), buffer_bytes: int | None = None) -> None:
         self.bytes_per_s, self.cut_at = bytes_per_s, float("inf")
         """How fast each direction is, and the value of ``forwarded`` at which connections end; both may be set at any time."""
         self._target = port
         self._silent = threading.Event()
         self._server = socket.create_server((HOST, 0))
+        if buffer_bytes is not None:
+            self._server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         self._connections: list[socket.socket] = []
         self.port = int(self._server.getsockname()[1])
         self.forwarded = 0
@@ -185,7 +187,7 @@ class Proxy:
 
     def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
-            while (data := source.recv(16384)) and not self._silent.is_set():
+            while (data := source.recv(16384 if self.bytes_per_s >= 1e6 else 1400)) and not self._silent.is_set():
                 sink.sendall(data)
                 time.sleep(len(data) / self.bytes_per_s)
                 self.forwarded += len(data)

@@ -6,12 +6,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import paramiko
 import pytest
 
-from edgeopt.devices import ssh, ssh_link
+from edgeopt.devices import ssh, ssh_client
 from edgeopt.devices.base import QUICK_S, Transport
 from edgeopt.devices.ssh_config import CONFIG_VARIABLE
 from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, DeviceTimeout, LinkLost, UsageError
@@ -72,8 +73,8 @@ def proxy(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh_link, "QUIET_S", 0.3)
-    monkeypatch.setattr(ssh_link, "DEAD_S", 1.5)
+    monkeypatch.setattr(ssh_client, "ALIVE_S", 1)
+    monkeypatch.setattr(ssh_client, "ALIVE_COUNT", 1)
 
 
 def through(proxy: Proxy) -> Transport:
@@ -209,23 +210,32 @@ def test_a_write_that_fails_for_another_reason_is_not_put_down_to_the_disk(trans
     assert not isinstance(caught.value, DeviceFull)
 
 
-def test_more_sessions_than_the_server_allows_is_an_error_of_that_operation_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("most", [1, 2])
+def test_more_operations_at_once_than_the_server_has_sessions_in_a_connection_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    with sshd(tmp_path / "sshd", "MaxSessions 1") as server:
+    with sshd(tmp_path / "sshd", f"MaxSessions {most}") as server:
         monkeypatch.setenv(CONFIG_VARIABLE, str(server.client_config(tmp_path / "ssh_config")))
         transport = ssh.connect(server.url)
-        long = threading.Thread(target=transport.run, args=(["sleep", "1"],), kwargs={"timeout_s": 5})
-        long.start()
-        time.sleep(0.3)
-        monkeypatch.setattr(ssh, "BUSY_S", 0.1)
-        with pytest.raises(DeviceError, match="MaxSessions"):
-            transport.run(["true"], timeout_s=5)
-        monkeypatch.setattr(ssh, "BUSY_S", 5.0)
-        assert output_of(transport, "echo", "here") == b"here\n"
-        long.join()
         for _ in range(10):
             output_of(transport, "true")
+        assert server.log.count("Accepted publickey") == 1  # one after another need one connection
+
+        def work(number: int) -> bool:
+            transport.send(io.BytesIO(bytes(number)), str(tmp_path / f"file{number}"))
+            return output_of(transport, "sh", "-c", f"sleep 0.3; echo {number}") == f"{number}\n".encode()
+
+        with ThreadPoolExecutor(12) as pool:
+            assert all(pool.map(work, range(24)))
+        transport.close()
+
+
+def test_a_server_that_allows_no_session_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sshd(tmp_path / "sshd", "MaxSessions 0") as server:
+        monkeypatch.setenv(CONFIG_VARIABLE, str(server.client_config(tmp_path / "ssh_config")))
+        transport = ssh.connect(server.url)
+        with pytest.raises(DeviceError, match="MaxSessions"):
+            transport.run(["true"], timeout_s=5)
         transport.close()
 
 

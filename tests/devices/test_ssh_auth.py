@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -245,3 +246,36 @@ def test_what_the_callback_raises_passes_through(server: Server, use: Use) -> No
 
     with pytest.raises(NotAuthorized, match="nobody to ask"):
         ssh.connect(server.url, no_terminal)
+
+
+def test_a_key_that_nobody_can_unlock_is_passed_over(server: Server, use: Use, tmp_path: Path) -> None:
+    locked = Path(shutil.copy(server.key, tmp_path / "locked"))
+    subprocess.run(["ssh-keygen", "-q", "-p", "-N", "open sesame", "-f", str(locked)], check=True, capture_output=True)
+    other = make_key(tmp_path / "other")
+    with server.authorized.open("a") as authorized:
+        authorized.write(other.with_suffix(".pub").read_text())
+
+    def no_terminal(question: str) -> str:
+        raise NotAuthorized("there is nobody to ask")
+
+    use(f"IdentityFile {locked}", f"IdentityFile {other}")
+    assert lets_in(server, no_terminal)
+    assert lets_in(server)
+    use(f"IdentityFile {locked}")
+    with pytest.raises(NotAuthorized, match="nobody to ask"):
+        ssh.connect(server.url, no_terminal)
+
+
+def test_a_further_connection_asks_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sshd(tmp_path / "sshd", "MaxSessions 1") as server:
+        change = ["ssh-keygen", "-q", "-p", "-N", "open sesame", "-f", str(server.key)]
+        subprocess.run(change, check=True, capture_output=True)
+        monkeypatch.setenv(CONFIG_VARIABLE, str(server.client_config(tmp_path / "ssh_config")))
+        answers = Answers("wrong", "open sesame")
+        transport = ssh.connect(server.url, answers)
+        with ThreadPoolExecutor(3) as pool:
+            done = pool.map(lambda number: transport.run(["sleep", "0.5"], timeout_s=20).exit_code, range(3))
+            assert list(done) == [0, 0, 0]
+        assert server.log.count("Accepted publickey") > 1
+        assert not answers.left
+        transport.close()
