@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from edgeopt.core import MANIFEST_SCHEMA_VERSION, Manifest, TargetResult, from_json, to_json
 from edgeopt.errors import ConfigError, OutputError
 from edgeopt.files import files_below, make_folder, safe_relative, sha256_of, sync, write_atomic, writing
+from edgeopt.untrusted import RECORD_BYTES, NotRead, read, shown
 
 MANIFEST_NAME = "manifest.json"
 SUMS_NAME = "SHA256SUMS"
@@ -44,7 +45,7 @@ class Bundle:
         """The bundle in the folder ``path``. Raises ConfigError where there is none, or one that this version cannot read."""
         file = path / MANIFEST_NAME
         try:
-            text = file.read_bytes()
+            text = read(file, RECORD_BYTES)
         except OSError as error:
             why, fix = f"{file} cannot be read: {error.strerror}", "give the folder that `edgeopt export --out` wrote"
             raise ConfigError(f"{path} is not a bundle", why=why, fix=fix) from error
@@ -53,7 +54,7 @@ class Bundle:
             return cls(path, from_json(Manifest, text))
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+            where = ".".join(str(part)[:64] for part in first["loc"])
             raise ConfigError(f"{file} is damaged", why=f"{where}: {first['msg']}", fix="export again") from error
 
     def artifact_path(self, result: TargetResult) -> Path:
@@ -104,7 +105,7 @@ class Bundle:
 
 def listed_in(folder: Path) -> Iterator[tuple[str, str]]:
     """Name and digest of each file in the list of the bundle in ``folder``. Raises OSError, or ValueError for a broken line."""
-    for number, line in enumerate((folder / SUMS_NAME).read_bytes().split(b"\n")[:-1], start=1):
+    for number, line in enumerate(read(folder / SUMS_NAME, RECORD_BYTES).split(b"\n")[:-1], start=1):
         fields = _SUMS_LINE.fullmatch(os.fsdecode(line))
         if fields is None:
             raise ValueError(f"line {number} is not `<sha256>  <name>`")
@@ -230,10 +231,10 @@ def _folder(out: Path) -> Path:
 def _not_ours(folder: Path) -> str:
     """What ``folder`` holds that no export wrote: it would be lost with the rest; empty where there is nothing."""
     try:
-        manifest = json.loads((folder / MANIFEST_NAME).read_bytes())
+        manifest = json.loads(read(folder / MANIFEST_NAME, RECORD_BYTES))
     except FileNotFoundError:
         return f"it holds files, but no {MANIFEST_NAME}: edgeopt did not write it"
-    except (ValueError, RecursionError):
+    except (NotRead, ValueError, RecursionError):
         manifest = None
     if not isinstance(manifest, dict) or not {"schema_version", "edgeopt_version", "results"} <= set(manifest):
         return f"its {MANIFEST_NAME} is something else's: edgeopt did not write it"
@@ -256,10 +257,12 @@ def _check_version(file: Path, text: bytes) -> None:
         version = json.loads(text)["schema_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{file} is damaged", why="it is not JSON with a schema_version", fix="export again") from error
-    if not isinstance(version, int) or version > MANIFEST_SCHEMA_VERSION:
+    if type(version) is not int or version < 1:
+        raise ConfigError(f"{file} is damaged", why=f"its schema version is {shown(version)}", fix="export again")
+    if version > MANIFEST_SCHEMA_VERSION:
         raise ConfigError(
             f"{file} was written by a newer edgeopt",
-            why=f"its schema version is {version}, this edgeopt reads up to {MANIFEST_SCHEMA_VERSION}",
+            why=f"its schema version is {shown(version)}, this edgeopt reads up to {MANIFEST_SCHEMA_VERSION}",
             fix="pip install --upgrade edgeopt, or export again with this version",
         )
 

@@ -231,16 +231,21 @@ def _request(
     function = load_evaluate(evaluate) if evaluate else None
     return Request(
         artifacts=load(artifact), devices=specs, settings=settings, out=out, ask=_ask(), targets=tuple(targets),
-        evaluate=function, specs=_inputs(artifact),
+        evaluate=function, specs=_inputs(artifact) if evaluate else (),
     )  # fmt: skip
 
 
 def _inputs(artifact: Path) -> "tuple[TensorSpec, ...]":
     """The model's inputs as a bundle says them; none for a bare artifact."""
     from edgeopt.bench.artifacts import is_bundle
+    from edgeopt.bench.interface import check_interface
     from edgeopt.bundle import Bundle
 
-    return Bundle.load(artifact).manifest.model.inputs if is_bundle(artifact) else ()
+    if not is_bundle(artifact):
+        return ()
+    inputs = Bundle.load(artifact).manifest.model.inputs
+    check_interface(f"the manifest of {artifact}", inputs, ())
+    return inputs
 
 
 def _run(request: "Request") -> "tuple[tuple[DeviceRun, ...], list[Path]]":

@@ -11,6 +11,7 @@ from edgeopt.bundle import Bundle, BundleWriter
 from edgeopt.cache import Cache
 from edgeopt.chatter import diverted
 from edgeopt.core import TWIN, Plan
+from edgeopt.errors import ConfigError
 from edgeopt.model import Model
 from edgeopt.options import Listener, Options, ignore
 from edgeopt.progress import event
@@ -22,12 +23,23 @@ if TYPE_CHECKING:
 
 
 def profiles_of(options: Options) -> list[TargetProfile]:
-    """The profiles asked for, and always the fp32 twins. Raises MissingExtra before any work is done."""
+    """The profiles asked for, and always the fp32 twins. Raises MissingExtra and ConfigError before any work is done."""
     wanted = options.targets or loader.names()
     profiles = [loader.load(name) for name in dict.fromkeys((TWIN, *wanted))]
+    _refuse_one_name_twice(profiles)
     for fmt in dict.fromkeys(fmt for profile in profiles for fmt in profile.formats):
         registry.converter(fmt)
     return profiles
+
+
+def _refuse_one_name_twice(profiles: list[TargetProfile]) -> None:
+    """They would be made into one folder. Disks of macOS and Windows take large and small letters for the same."""
+    seen: set[str] = set()
+    for profile in profiles:
+        if (name := profile.name.casefold()) in seen:
+            why = "each target is a folder of the bundle"
+            raise ConfigError(f"two targets are called {profile.name!r}", why=why, fix="rename one, or ask for one of them")
+        seen.add(name)
 
 
 def plan(

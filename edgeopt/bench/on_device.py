@@ -62,7 +62,9 @@ class OnDevice:
     _started: str = field(default_factory=lambda: _now())
 
     def __post_init__(self) -> None:
-        self._configurations = [Configuration(one, n) for one in self.artifacts for n in self.request.settings.threads]
+        self._configurations = [
+            Configuration(one, n, failure=one.failure) for one in self.artifacts for n in self.request.settings.threads
+        ]
 
     def run(self, folder: Path) -> DeviceRun:
         """Everything; never raises for what the device does. Lines that runs print are kept in ``folder`` as they come."""
@@ -160,6 +162,9 @@ class OnDevice:
         for artifact in self.artifacts:
             if self.stop.is_set():
                 return
+            if artifact.failure is not None:
+                self._tell(self._subject(artifact.name), "failed", artifact.failure.what)
+                continue
             self._tell(self._subject(artifact.name), "push")
             try:
                 place.path_of(artifact)
@@ -240,7 +245,7 @@ class OnDevice:
 
     def _runs_here(self, runnable: Runnable) -> Runnable | None:
         """The artifact itself where this computer has its runtime, else a fp32 twin that stands in for it."""
-        twins = [one for one in self.request.artifacts if one.subject.target == TWIN]
+        twins = [one for one in self.request.artifacts if one.subject.target == TWIN and one.failure is None]
         return next((one for one in (runnable, *twins) if registry.converter(one.subject.format).runs_here), None)
 
     def _measuring(self, configuration: str, how: str) -> None:
