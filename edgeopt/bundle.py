@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,13 @@ from pydantic import ValidationError
 from edgeopt.core import MANIFEST_SCHEMA_VERSION, Manifest, TargetResult, from_json, to_json
 from edgeopt.errors import ConfigError, OutputError
 from edgeopt.files import files_below, make_folder, safe_relative, sha256_of, sync, write_atomic, writing
+from edgeopt.scratch import Scratch, abandoned, remove_scratch
 from edgeopt.untrusted import RECORD_BYTES, NotRead, read, shown
 
 MANIFEST_NAME = "manifest.json"
 SUMS_NAME = "SHA256SUMS"
 LOG_FOLDER = "logs"
+_NEW, _OLD = "new", "old"
 _SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
@@ -121,7 +122,7 @@ class BundleWriter:
 
     def __init__(self, out: Path) -> None:
         self.out = _folder(out)
-        self._work = self._beside("tmp")
+        self._scratch: Scratch | None = None
         self._lock: IO[str] | None = None
 
     @property
@@ -136,6 +137,12 @@ class BundleWriter:
     def folder(self, name: str) -> Path:
         """The folder ``name`` (a target's, or one below) of the new bundle, made where missing."""
         return make_folder(self._work / safe_relative(name))
+
+    @property
+    def _work(self) -> Path:
+        """The new bundle while it grows."""
+        assert self._scratch is not None, "it is a context manager"
+        return self._scratch.path / _NEW
 
     def commit(self, manifest: Manifest) -> Bundle:
         """Writes ``manifest`` and the digests, and swaps the new bundle in. After an error or Ctrl-C the old one is back."""
@@ -153,34 +160,40 @@ class BundleWriter:
     def __enter__(self) -> Self:
         make_folder(self.out.parent)
         with writing(self.out):
-            self._lock = _lock(self._beside("lock"), self.out)
+            self._lock = _lock(self._lock_path, self.out)
         try:
             self._recover()
             self._check_out()
-            make_folder(self._work)
+            with writing(self.out):
+                self._scratch = Scratch(self.out.parent, self._prefix)
+                self._work.mkdir()
         except BaseException:
-            self._unlock()
+            self._leave()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            shutil.rmtree(self._work, ignore_errors=True)
-        finally:
-            self._unlock()
+        self._leave()
 
-    def _beside(self, kind: str) -> Path:
-        process = "" if kind == "lock" else f"-{os.getpid()}"
-        return self.out.with_name(f".{self.out.name}.{kind}{process}")
+    @property
+    def _prefix(self) -> str:
+        """Of the folder beside ``out`` in which the new bundle grows, and to which the old one moves."""
+        return f".{self.out.name}.tmp-"
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.out.with_name(f".{self.out.name}.lock")
 
     def _recover(self) -> None:
-        """Tidies up after an export that was killed. Whoever holds the lock knows that nobody else works on these."""
-        aside = sorted(self.out.parent.glob(f".{_literal(self.out.name)}.old-[0-9]*"))
-        if aside and not self.out.exists():
-            with writing(self.out):
-                aside.pop().rename(self.out)
-        for stale in [*aside, *self.out.parent.glob(f".{_literal(self.out.name)}.tmp-[0-9]*")]:
-            shutil.rmtree(stale, ignore_errors=True)
+        """Tidies up after exports that were killed: of this bundle, and of others beside it that had not begun to swap."""
+        for left in abandoned(self.out.parent, self._prefix):
+            if (left / _OLD).is_dir() and not self.out.exists():
+                with writing(self.out):
+                    (left / _OLD).rename(self.out)
+            remove_scratch(left)
+        for left in abandoned(self.out.parent, "."):
+            if not (left / _OLD).exists():
+                remove_scratch(left)
 
     def _check_out(self) -> None:
         with writing(self.out):
@@ -192,7 +205,7 @@ class BundleWriter:
             raise OutputError(f"{self.out} is not replaced", why=foreign, fix=fix)
 
     def _swap(self) -> None:
-        aside = self._beside("old")
+        aside = self._work.with_name(_OLD)
         replaced = self.out.exists()
         try:
             if replaced:
@@ -203,13 +216,17 @@ class BundleWriter:
                 aside.rename(self.out)
             raise
         sync(self.out.parent)
-        shutil.rmtree(aside, ignore_errors=True)
 
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            self._beside("lock").unlink(missing_ok=True)
-            self._lock.close()
-            self._lock = None
+    def _leave(self) -> None:
+        try:
+            if self._scratch is not None:
+                self._scratch.close()
+                self._scratch = None
+        finally:
+            if self._lock is not None:
+                self._lock_path.unlink(missing_ok=True)
+                self._lock.close()
+                self._lock = None
 
 
 def _folder(out: Path) -> Path:
@@ -290,7 +307,3 @@ def _lock(path: Path, out: Path) -> IO[str]:
             file.close()
             raise
         file.close()
-
-
-def _literal(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)

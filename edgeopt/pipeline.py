@@ -1,9 +1,7 @@
 """The two things edgeopt does with a model: plan and export. What never changed is not done again; torch comes in late."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeopt import registry
@@ -15,6 +13,7 @@ from edgeopt.errors import ConfigError
 from edgeopt.model import Model
 from edgeopt.options import Listener, Options, ignore
 from edgeopt.progress import event
+from edgeopt.scratch import scratch
 from edgeopt.targets import loader
 from edgeopt.targets.schema import TargetProfile
 
@@ -53,7 +52,7 @@ def plan(
     from edgeopt.capture import capture
     from edgeopt.jobs import DENSE, chosen, jobs_of, plan_of
 
-    with tempfile.TemporaryDirectory() as folder, diverted(Path(folder) / "chatter.log"), _one_torch_thread():
+    with scratch() as folder, diverted(folder / "chatter.log"), _one_torch_thread():
         if captured is None:
             listen(event("model", "capture"))
             captured = capture(model)

@@ -56,7 +56,7 @@ def opened(path: Path, most: int = ARTIFACT_BYTES) -> BufferedReader:
 def read(path: Path, most: int) -> bytes:
     """The content of ``path``, as :func:`opened`; also where it grows meanwhile."""
     with opened(path, most) as file:
-        content = file.read(most + 1)
+        content = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)  # it allocates as much as it is asked for
     if len(content) > most:
         raise NotRead(_too_large(most))
     return content

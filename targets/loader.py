@@ -106,7 +106,8 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     """The problems that pydantic found, in the words of the file; the fix for the first one."""
     whys, fixes = [], []
     # A misspelt key is reported as missing too: the unknown key comes first, its fix mends both.
-    for problem in sorted(error.errors(), key=lambda problem: problem["type"] == "missing"):
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] == "missing")
+    for problem in problems[:_MOST_PROBLEMS]:
         key = ".".join(str(part)[:_LONGEST_KEY] for part in problem["loc"])
         if problem["type"] == "unexpected_keyword_argument":
             whys.append(f"unknown key {shown(key)}")
@@ -118,12 +119,15 @@ def _explain(error: ValidationError) -> tuple[str, str]:
             expected = problem["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
             whys.append(f"{key}: {shown(problem['input'])} is not one of {', '.join(expected)}")
             fixes.append(did_you_mean(str(problem["input"]), expected) or f"correct {key}")
+        elif not key:  # of the whole, such as two keys that do not go together
+            whys.append(problem["msg"].removeprefix("Value error, "))
+            fixes.append("correct it")
         else:
             found = "" if isinstance(problem["input"], dict) else f", found {shown(problem['input'])}"
             whys.append(f"{key}: {problem['msg']}{found}")
             fixes.append(f"correct {key}")
-    more = f"; and {len(whys) - _MOST_PROBLEMS} more" if len(whys) > _MOST_PROBLEMS else ""
-    return "; ".join(whys[:_MOST_PROBLEMS]) + more, fixes[0]
+    more = f"; and {len(problems) - len(whys)} more" if len(problems) > len(whys) else ""
+    return "; ".join(whys) + more, fixes[0]
 
 
 def _nearest_key(location: tuple[int | str, ...]) -> str:
