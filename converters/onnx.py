@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeopt.converters import onnx_file, onnx_kernels
 from edgeopt.converters.interface import Array
-from edgeopt.converters.onnx_file import dtype_name
+from edgeopt.converters.onnx_file import dtype_name, text
 from edgeopt.converters.operators import Operator, unsupported
 from edgeopt.converters.program import Program, distinct_names, first_line, load_program
 from edgeopt.converters.refusing import Unnamed, refusals
@@ -67,7 +67,7 @@ class OnnxConverter:
     def inspect(self, path: Path, profile: TargetProfile) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], Structure]:
         """As the interface says; a dimension that is not fixed is -1."""
         graph = onnx_file.read(path).graph
-        counts = Counter(node.op_type for node in _nodes(graph))
+        counts = Counter(text(node.op_type) for node in _nodes(graph))
         structure = Structure(
             operators=dict(sorted(counts.items())),
             quantize=counts["QuantizeLinear"] + counts["DynamicQuantizeLinear"],
@@ -210,13 +210,13 @@ def _described(graph: "onnx.GraphProto") -> Iterator[Operator]:
     for node in _nodes(graph):
         dtype, _ = known.get(node.input[0] if node.input else "", ("", 0))
         ranks = [known[name][1] for name in (*node.input, *node.output) if name in known]
-        yield Operator(name=node.op_type, dtype=dtype, rank=max(ranks, default=0), version=onnx.defs.onnx_opset_version())
+        yield Operator(name=text(node.op_type), dtype=dtype, rank=max(ranks, default=0), version=onnx.defs.onnx_opset_version())
 
 
 def _spec(value: "onnx.ValueInfoProto") -> TensorSpec:
     tensor = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
-    return TensorSpec(name=value.name, shape=shape, dtype=dtype_name(tensor.elem_type))
+    return TensorSpec(name=text(value.name), shape=shape, dtype=dtype_name(tensor.elem_type))
 
 
 def _runtime_spec(value: Any) -> TensorSpec:

@@ -26,6 +26,11 @@ def read(path: Path) -> "onnx.ModelProto":
     return model
 
 
+def text(value: str | bytes) -> str:
+    """A name of the file: protobuf gives the bytes of one that is no UTF-8."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
 def dtype_name(element: int) -> str:
     """The name of a ``TensorProto.DataType``, as numpy has it; "" for what is no tensor, a number for one that is not known."""
     import onnx

@@ -9,7 +9,7 @@ import typer
 from edgeopt.cli_report import Debug, exit_code_of, leave_threads, reported
 
 if TYPE_CHECKING:
-    from edgeopt.bench.run import Request
+    from edgeopt.bench.run import Benchmark, Request
     from edgeopt.bench.types import BenchSettings, DeviceRun
     from edgeopt.core import TensorSpec
 
@@ -92,8 +92,10 @@ def bench(
             sustained_seconds=seconds_of(sustained), timeout_s=seconds_of(timeout), wait_s=seconds_of(wait),
             lock_clocks=lock_clocks, fail_on_fallback=fail_on_fallback, operators=operators,
         )  # fmt: skip
-        found, folders = _run(_request(artifact, device or ["local"], target or [], evaluate, out, settings))
-        _show(found, folders, form, samples)
+        found, benchmark = _run(_request(artifact, device or ["local"], target or [], evaluate, out, settings))
+        _show(found, benchmark.folders, form, samples)
+        if benchmark.unwritten:
+            raise benchmark.unwritten[0]
         raise typer.Exit(_exit_code(found))
 
 
@@ -248,7 +250,7 @@ def _inputs(artifact: Path) -> "tuple[TensorSpec, ...]":
     return inputs
 
 
-def _run(request: "Request") -> "tuple[tuple[DeviceRun, ...], list[Path]]":
+def _run(request: "Request") -> "tuple[tuple[DeviceRun, ...], Benchmark]":
     from dataclasses import replace
 
     from edgeopt.bench.run import Benchmark
@@ -257,7 +259,7 @@ def _run(request: "Request") -> "tuple[tuple[DeviceRun, ...], list[Path]]":
     with progress() as listen:
         benchmark = Benchmark(replace(request, listen=listen))
         try:
-            return benchmark.run(), benchmark.folders
+            return benchmark.run(), benchmark
         except KeyboardInterrupt as stop:
             if benchmark.left_behind:
                 leave_threads(exit_code_of(stop))

@@ -49,7 +49,7 @@ def _locations(message: "Message") -> Iterator[str]:
     from google.protobuf.message import Message
 
     if isinstance(message, onnx.TensorProto) and onnx.external_data_helper.uses_external_data(message):
-        yield next((entry.value for entry in message.external_data if entry.key == "location"), "")
+        yield next((onnx_file.text(entry.value) for entry in message.external_data if entry.key == "location"), "")
     for field, value in message.ListFields():
         if field.message_type is not None:
             for inner in (value,) if isinstance(value, Message) else value:

@@ -8,7 +8,7 @@ import warnings
 
 def main() -> int:
     if "--parsers" in sys.argv:
-        from tests.fuzz.parsers.hunt import main as parsers
+        from tests.fuzz.parsers.__main__ import main as parsers
 
         return parsers([each for each in sys.argv[1:] if each != "--parsers"])
     return networks()

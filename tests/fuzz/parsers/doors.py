@@ -18,10 +18,7 @@ from edgeopt.bench.events import Reader
 from edgeopt.bench.inputs import synthetic
 from edgeopt.bundle import MANIFEST_NAME, SUMS_NAME, Bundle
 from edgeopt.cache import Cache
-from edgeopt.devices import adb_states, adb_sync, benchmark_model, known, perf_test
-from edgeopt.devices.adb_direct import _features, _greet
-from edgeopt.devices.adb_link import Link
-from edgeopt.devices.adb_packets import PacketSocket
+from edgeopt.devices import adb_direct, adb_link, adb_states, adb_sync, benchmark_model, known, perf_test
 from edgeopt.devices.base import Finished
 from edgeopt.devices.environment import parse_environment
 from edgeopt.devices.facts import parse_facts
@@ -30,7 +27,6 @@ from edgeopt.devices.native_output import Nonsense
 from edgeopt.devices.sftp import READ, Refused, Sftp
 from edgeopt.errors import InputError, LinkLost
 from edgeopt.recipe import schema
-from edgeopt.recipe.subject import _settings
 from edgeopt.targets import loader
 
 LIMIT = 1 << 20
@@ -81,6 +77,8 @@ def target(path: Path) -> None:
 
 
 def recipe(path: Path) -> None:
+    from edgeopt.recipe.subject import _settings
+
     for number, step in enumerate(schema.read(path).steps, 1):
         _settings(number, step)
 
@@ -134,19 +132,17 @@ def facts(path: Path) -> None:
 
 def adb(path: Path) -> None:
     """A device that has written all it will ever say: greeting, a file that is fetched, the end."""
-    content = path.read_bytes()
+    adb_direct.CONNECT_S = adb_direct.ALLOW_S = adb_link._CONSENT_S = adb_sync._STALL_S = 2.0
+    os.environ["HOME"] = str(path.parent)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        here = socket.create_connection(server.getsockname())
-        there, _ = server.accept()
-    threading.Thread(target=_say, args=(there, content), daemon=True).start()
-    packets = PacketSocket(here, "adb://there")
-    banner, maxdata = _greet(packets)
-    link = Link(packets, maxdata, _features(banner, "adb://there"))
-    adb_sync.fetch(link, "adb://there", "/x", io.BytesIO(), LIMIT)
+        threading.Thread(target=_say, args=(server, path.read_bytes()), daemon=True).start()
+        link = adb_direct.connect(*server.getsockname(), "adb://there")
+        adb_sync.fetch(link, "adb://there", "/x", io.BytesIO(), LIMIT)
 
 
-def _say(there: socket.socket, content: bytes) -> None:
+def _say(server: socket.socket, content: bytes) -> None:
     """The greeting, which is the first packet, then the rest when a stream is asked for."""
+    there, _ = server.accept()
     greeting = 24 + int.from_bytes(content[12:16], "little")
     with suppress(OSError):
         there.sendall(content[:greeting])

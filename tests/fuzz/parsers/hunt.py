@@ -1,13 +1,11 @@
 """Tries mutants at every door until time is over, and keeps the first of each new kind of find."""
 
-import argparse
 import io
-import logging
+import json
+import os
 import shutil
-import sys
 import tempfile
 import time
-import warnings
 import zipfile
 from collections import Counter
 from contextlib import suppress
@@ -21,8 +19,6 @@ from tests.fuzz.parsers.doors import DOORS, Door
 from tests.fuzz.parsers.mutate import mutant
 from tests.fuzz.parsers.samples import make
 
-Kind = tuple[str, str, str]
-"""The door, what happened, and where."""
 SAMPLE = "the sample itself"
 REFUSED = ".refused"
 """Samples that are refused as they are: there is much behind that answer too."""
@@ -30,63 +26,67 @@ REFUSED = ".refused"
 
 @dataclass
 class Hunt:
-    """What was tried and found so far. ``keep``: where the first mutant of each kind goes."""
+    """What was tried and found at one door so far. ``keep``: where the first mutant of each kind goes."""
 
+    name: str
     work: Path
     keep: Path
     bundle: Path | None = None
-    tried: Counter[str] = field(default_factory=Counter)
-    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    kinds: Counter[Kind] = field(default_factory=Counter)
-    _samples: dict[str, list[Path]] = field(default_factory=dict)
+    tried: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    """What happened, and where."""
+    _samples: list[Path] = field(default_factory=list)
 
-    def prepare(self, name: str) -> None:
+    @property
+    def door(self) -> Door:
+        return DOORS[self.name]
+
+    def prepare(self) -> None:
         """Makes the samples and loads what reads them, once for all attempts; each sample itself is taken."""
-        for module in DOORS[name].imports:
+        for module in self.door.imports:
             import_module(module)
-        self._samples[name] = make(name, self.work / name, self.bundle)
-        shutil.copytree(self.work / name, self._mutants(name))  # what lies beside a sample belongs to it
-        for path in self._samples[name]:
-            copy = self._mutants(name) / path.name
+        self._samples = make(self.name, self.work / "samples", self.bundle)
+        shutil.copytree(self.work / "samples", self.work / "mutants")  # what lies beside a sample belongs to it
+        for path in self._samples:
+            copy = self.work / "mutants" / path.name
             _copy(path, copy)
-            self._judge(name, attempt(DOORS[name].go, copy), copy, SAMPLE)
+            self._judge(attempt(self.door.go, copy), copy, SAMPLE)
+        if self.door.imports:  # libraries load the rest when they are used: once here, instead of in every attempt
+            self.door.go(self.work / "mutants" / self._samples[0].name)
 
-    def one(self, name: str, seed: int) -> Outcome:
+    def one(self, seed: int) -> Outcome:
         """The mutant of ``seed``: the same every time, for the same samples."""
-        rng = Random(f"{name} {seed}")
-        sample = rng.choice(self._samples[name])
-        path = mutated(sample, self._mutants(name) / sample.name, DOORS[name], name, rng)
-        outcome = attempt(DOORS[name].go, path)
-        self.tried[name] += 1
-        self._judge(name, outcome, path, f"seed {seed}")
+        rng = Random(f"{self.name} {seed}")
+        sample = rng.choice(self._samples)
+        path = mutated(sample, self.work / "mutants" / sample.name, self.name, rng)
+        outcome = attempt(self.door.go, path)
+        self.tried += 1
+        self._judge(outcome, path, f"seed {seed}")
         return outcome
 
-    def _mutants(self, name: str) -> Path:
-        return self.work / f"{name}.mutants"
-
-    def _judge(self, name: str, outcome: Outcome, path: Path, which: str) -> None:
-        self.outcomes[name, outcome.kind] += 1
-        if outcome.kind == "taken" or (outcome.fine and which != SAMPLE) or (outcome.fine and path.suffix == REFUSED):
+    def _judge(self, outcome: Outcome, path: Path, which: str) -> None:
+        self.outcomes[outcome.kind] += 1
+        if outcome.kind == "taken" or (outcome.fine and (which != SAMPLE or path.suffix == REFUSED)):
             return
-        kind = (name, outcome.kind, outcome.place)
+        kind = f"{outcome.kind}: {outcome.place}"
         self.kinds[kind] += 1
         if self.kinds[kind] == 1:
-            kept = self.keep / f"{name}-{sum(1 for each in self.kinds if each[0] == name)}{path.suffix}"
+            kept = self.keep / f"{self.name}-{len(self.kinds)}" / path.name
+            kept.parent.mkdir(parents=True, exist_ok=True)
             _copy(path, kept)
-            print(f"\n=== {name}: {outcome.kind} at {outcome.place}, {which}\n{outcome.detail}")
-            print(f"kept; try it again with: scripts/fuzz --parsers --only {name} --try {kept}", flush=True)
+            print(f"\n=== {self.name}: {outcome.kind} at {outcome.place}, {which}\n{outcome.detail}")
+            print(f"kept; try it again with: scripts/fuzz --parsers --only {self.name} --try {kept}", flush=True)
 
 
-def mutated(sample: Path, path: Path, door: Door, name: str, rng: Random) -> Path:
+def mutated(sample: Path, path: Path, name: str, rng: Random) -> Path:
     """A mutant of ``sample`` at ``path``; of a folder, one of the files that the door names."""
     _copy(sample, path)
     part = path
     if sample.is_dir():
-        parts = sorted(found for pattern in door.parts for found in path.glob(pattern))
-        part = rng.choice(parts)
-    content = part.read_bytes()
+        part = rng.choice(sorted(found for pattern in DOORS[name].parts for found in path.glob(pattern)))
     change = _member if name == "pt2-json" else mutant
-    part.write_bytes(change(content, rng, door.text))
+    part.write_bytes(change(part.read_bytes(), rng, DOORS[name].text))
     return path
 
 
@@ -113,54 +113,42 @@ def _copy(source: Path, to: Path) -> None:
 
 
 def hunt(names: list[str], minutes: float, seed: int, count: int, keep: Path, bundle: Path | None) -> int:
-    """At most ``count`` mutants for each door, where it is not 0, for ``minutes``. 1 where something was found."""
-    keep.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        found = Hunt(Path(folder), keep, bundle)
-        with suppress(KeyboardInterrupt):
-            for name in names:
-                found.prepare(name)
-            until, number = time.monotonic() + 60 * minutes, 0
-            while time.monotonic() < until and (not count or number < count):
-                for name in names:
-                    found.one(name, seed + number)
-                number += 1
+    """At most ``count`` mutants for each door, where it is not 0, for ``minutes`` in all. 1 where something was found."""
+    until, found = time.monotonic() + 60 * minutes, []
+    with suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as folder:
+        for number, name in enumerate(names):
+            share = (until - time.monotonic()) / (len(names) - number)
+            told = Path(folder, f"{name}.json")
+            one = Hunt(name, Path(folder, name), keep, bundle)
+            _in_a_process_of_its_own(one, seed, count, time.monotonic() + share, told)
+            found.append(json.loads(told.read_text()))
     return summary(found)
 
 
-def summary(found: Hunt) -> int:
-    print(f"\n{found.tried.total()} mutants")
-    for name, tried in found.tried.items():
-        told = {kind: number for (door, kind), number in found.outcomes.items() if door == name}
-        print(f"{tried:7} {name}: " + ", ".join(f"{kind} {number}" for kind, number in sorted(told.items())))
-    for kind, number in found.kinds.most_common():
-        print(f"{number:7} times {': '.join(kind)}")
-    return int(bool(found.kinds))
+def _in_a_process_of_its_own(one: Hunt, seed: int, count: int, until: float, told: Path) -> None:
+    """Each door loads what it needs and no more: forking a process with every library takes longer than most attempts."""
+    process = os.fork()
+    if process == 0:
+        try:
+            one.work.mkdir()
+            one.prepare()
+            number = 0
+            while time.monotonic() < until and (not count or number < count):
+                one.one(seed + number)
+                number += 1
+        except KeyboardInterrupt:
+            pass
+        finally:
+            told.write_text(json.dumps([one.name, one.tried, one.outcomes, one.kinds]))
+            os._exit(0)
+    os.waitpid(process, 0)
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="scripts/fuzz --parsers", description="Mutated files and answers at all that reads them."
-    )
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=0, help="of the first mutant of each; the next has the next one")
-    parser.add_argument("--only", default=",".join(DOORS), help=f"some of {','.join(DOORS)}")
-    parser.add_argument("--count", type=int, default=0, help="mutants of each, at most")
-    parser.add_argument("--keep", type=Path, help="where finds go (default: a new folder)")
-    parser.add_argument("--bundle", type=Path, help="an export whose files are samples too")
-    parser.add_argument("--try", type=Path, dest="again", help="one kept mutant, here in this process")
-    given = parser.parse_args(arguments)
-    names = given.only.split(",")
-    if unknown := set(names) - set(DOORS):
-        parser.error(f"there is no {unknown.pop()!r}: {', '.join(DOORS)}")
-    if given.again is not None:
-        DOORS[names[0]].go(given.again)
-        return 0
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    keep = given.keep or Path(tempfile.mkdtemp(prefix="edgeopt-fuzz-"))
-    return hunt(names, given.minutes, given.seed, given.count, keep, given.bundle)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def summary(found: list[tuple[str, int, dict[str, int], dict[str, int]]]) -> int:
+    print(f"\n{sum(tried for _, tried, _, _ in found)} mutants")
+    for name, tried, outcomes, _ in found:
+        print(f"{tried:7} {name}: " + ", ".join(f"{kind} {number}" for kind, number in sorted(outcomes.items())))
+    for name, _, _, kinds in found:
+        for kind, number in kinds.items():
+            print(f"{number:7} times {name}: {kind}")
+    return int(any(kinds for *_, kinds in found) or not all(tried for _, tried, _, _ in found))
