@@ -6,7 +6,6 @@ Data/com.apple.CoreML/weights/weight.bin.
 
 import json
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from edgeopt.converters.operators import Operator, unsupported
 from edgeopt.core import Structure
 from edgeopt.errors import ConversionError
-from edgeopt.mil.loading import MODEL, WEIGHTS, load_program, operations, read_spec
+from edgeopt.mil.loading import MODEL, WEIGHTS, load_program, operations, read_spec, spec_operations
 from edgeopt.targets.schema import TargetProfile
 
 _DATE = "com.github.apple.coremltools.conversion_date"
@@ -56,7 +55,7 @@ def make_reproducible(package: Path, metadata: dict[str, str]) -> None:
 def structure(spec: Any, profile: TargetProfile) -> Structure:
     """Operators by kind over every function and nested block; constants are data and are not counted."""
     counts: dict[str, int] = {}
-    for operation in _operations(spec.mlProgram):
+    for operation in spec_operations(spec.mlProgram):
         if operation.type != "const":
             counts[operation.type] = counts.get(operation.type, 0) + 1
     return Structure(
@@ -68,31 +67,27 @@ def structure(spec: Any, profile: TargetProfile) -> Structure:
     )
 
 
-def _operations(program: Any) -> Iterator[Any]:
-    blocks = [function.block_specializations[function.opset] for function in program.functions.values()]
-    while blocks:
-        for operation in blocks.pop().operations:
-            yield operation
-            blocks.extend(operation.blocks)
-
-
 def check_weights(package: Path, spec: Any) -> None:
     """Decodes every constant, compressed ones included.
 
-    Raises ConversionError where one holds NaN or has another shape than declared.
+    Raises ConversionError where one cannot be decoded, holds NaN or has another shape than declared.
     """
     for function in load_program(package, spec).functions.values():
         for operation in operations(function):
-            _check_constant(operation)
+            if operation.op_type.startswith("const"):
+                _check_constant(operation, _decoded(operation))
 
 
-def _check_constant(operation: Any) -> None:
-    if operation.op_type.startswith("constexpr_"):
-        value = operation.materialized_val_inference()
-    elif operation.op_type == "const":
-        value = operation.outputs[0].val
-    else:
-        return
+def _decoded(operation: Any) -> Any:
+    if operation.op_type == "const":
+        return operation.outputs[0].val
+    try:
+        return operation.materialized_val_inference()
+    except Exception as error:  # coremltools on whatever the file says: anything from IndexError to AssertionError
+        raise _bad(operation, f"{type(error).__name__}: {error}"[:300]) from error
+
+
+def _check_constant(operation: Any, value: Any) -> None:
     if not isinstance(value, np.ndarray | np.number):
         return
     if np.shape(value) != tuple(operation.outputs[0].shape):

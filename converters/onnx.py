@@ -8,10 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from edgeopt.converters import onnx_kernels
+from edgeopt.converters import onnx_file, onnx_kernels
 from edgeopt.converters.interface import Array
+from edgeopt.converters.onnx_file import dtype_name, text
 from edgeopt.converters.operators import Operator, unsupported
 from edgeopt.converters.program import Program, distinct_names, first_line, load_program
 from edgeopt.converters.refusing import Unnamed, refusals
@@ -67,13 +66,8 @@ class OnnxConverter:
 
     def inspect(self, path: Path, profile: TargetProfile) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], Structure]:
         """As the interface says; a dimension that is not fixed is -1."""
-        import onnx
-
-        try:
-            graph = onnx.load(str(path), load_external_data=False).graph
-        except Exception as error:  # protobuf's DecodeError has no public base class
-            raise ConversionError("this is not an ONNX file", why=first_line(error)) from error
-        counts = Counter(node.op_type for node in _nodes(graph))
+        graph = onnx_file.read(path).graph
+        counts = Counter(text(node.op_type) for node in _nodes(graph))
         structure = Structure(
             operators=dict(sorted(counts.items())),
             quantize=counts["QuantizeLinear"] + counts["DynamicQuantizeLinear"],
@@ -210,25 +204,19 @@ def _described(graph: "onnx.GraphProto") -> Iterator[Operator]:
 
     known: dict[str, tuple[str, int]] = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        known[value.name] = (_dtype(value.type.tensor_type.elem_type), len(value.type.tensor_type.shape.dim))
+        known[value.name] = (dtype_name(value.type.tensor_type.elem_type), len(value.type.tensor_type.shape.dim))
     for tensor in graph.initializer:
-        known[tensor.name] = (_dtype(tensor.data_type), len(tensor.dims))
+        known[tensor.name] = (dtype_name(tensor.data_type), len(tensor.dims))
     for node in _nodes(graph):
         dtype, _ = known.get(node.input[0] if node.input else "", ("", 0))
         ranks = [known[name][1] for name in (*node.input, *node.output) if name in known]
-        yield Operator(name=node.op_type, dtype=dtype, rank=max(ranks, default=0), version=onnx.defs.onnx_opset_version())
-
-
-def _dtype(element: int) -> str:
-    import onnx
-
-    return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element))) if element else ""
+        yield Operator(name=text(node.op_type), dtype=dtype, rank=max(ranks, default=0), version=onnx.defs.onnx_opset_version())
 
 
 def _spec(value: "onnx.ValueInfoProto") -> TensorSpec:
     tensor = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
-    return TensorSpec(name=value.name, shape=shape, dtype=_dtype(tensor.elem_type))
+    return TensorSpec(name=text(value.name), shape=shape, dtype=dtype_name(tensor.elem_type))
 
 
 def _runtime_spec(value: Any) -> TensorSpec:

@@ -57,7 +57,7 @@ def _broken(operator: Operator, rows: dict[str, dict[str, Any]]) -> str | None:
 @cache
 def _table(name: str) -> dict[str, dict[str, Any]]:
     try:
-        text = files("edgeopt.targets").joinpath("operators", name).read_text("utf-8")
+        text = files("edgeopt.targets").joinpath("operators", name).read_text("utf-8")  # a plain name: the schema sees to it
         return {row["name"]: row for row in tomllib.loads(text)["operator"]}
     except (OSError, KeyError, TypeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"the operator table {name} cannot be read", why=str(error)) from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeopt.errors import ConversionError, ModelError
+from edgeopt.untrusted import MESSAGE_BYTES, read
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +69,14 @@ def distinct_names(outputs: tuple[str, ...], inputs: tuple[str, ...]) -> tuple[s
         others = (f"{wanted}_{number}" for number in itertools.count(2))
         found.append(next(each for each in itertools.chain((wanted,), others) if each not in taken))
     return tuple(found)
+
+
+def content_of(path: Path) -> bytes:
+    """The artifact ``path``, of at most 2 GiB. Raises ConversionError where it cannot be read, or is no regular file."""
+    try:
+        return read(path, MESSAGE_BYTES)
+    except OSError as error:
+        raise ConversionError(f"{path.name} cannot be read", why=error.strerror or str(error)) from error
 
 
 LONGEST = 300

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeopt.converters.interface import Array
 from edgeopt.converters.operators import unsupported
-from edgeopt.converters.program import Program, distinct_names, first_line, load_program
+from edgeopt.converters.program import Program, content_of, distinct_names, first_line, load_program
 from edgeopt.converters.refusing import Unnamed, mark_places, refusals
 from edgeopt.converters.values import from_artifact, to_artifact
 from edgeopt.core import Structure, TensorSpec
@@ -65,7 +65,7 @@ class TfliteConverter:
         """As the interface says, read from the flatbuffer; operators by their builtin names, CUSTOM ones by their own."""
         from edgeopt.converters import tflite_file
 
-        model = tflite_file.read(path.read_bytes())
+        model = tflite_file.read(content_of(path))
         operators = [*tflite_file.operators(model)]
         counts = Counter(operator.name for operator in operators)
         structure = Structure(
@@ -83,7 +83,7 @@ class TfliteConverter:
 
         from edgeopt.converters import tflite_file
 
-        inputs, outputs = tflite_file.interface(tflite_file.read(path.read_bytes()))
+        inputs, outputs = tflite_file.interface(tflite_file.read(content_of(path)))
         try:
             interpreter = Interpreter(model_path=str(path), num_threads=threads)
             interpreter.allocate_tensors()

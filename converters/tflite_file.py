@@ -13,6 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgeopt.converters.interface import Array
 from edgeopt.converters.operators import Operator
+from edgeopt.converters.tflite_checks import TYPES, check_indices, check_size
 from edgeopt.core import TensorSpec
 from edgeopt.errors import ConversionError
 
@@ -23,7 +24,6 @@ NO_BUFFER = 0
 CUSTOM = schema.BuiltinOperator.CUSTOM
 _IDENTIFIER = b"TFL3"
 _OPERATOR_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
-_TYPE_NAMES = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
 _LAST_SHORT_CODE = 127
 
 
@@ -34,9 +34,15 @@ def read(content: bytes) -> Any:
     try:
         if content[4:8] != _IDENTIFIER:
             raise ValueError("its identifier is not TFL3")
-        return flatbuffer_utils.read_model_from_bytearray(content)
+        check_size(content)
+        model = flatbuffer_utils.read_model_from_bytearray(content)
     except Exception as error:  # the reader raises struct.error, IndexError and others on a broken file
-        raise ConversionError("this is not a TFLite file", why=str(error)) from error
+        raise ConversionError("this is not a TFLite file", why=f"{type(error).__name__}: {error}"[:300]) from error
+    try:
+        check_indices(model)
+    except ValueError as error:
+        raise ConversionError("this TFLite file is broken", why=str(error)) from error
+    return model
 
 
 def write(model: Any, out: Path) -> None:
@@ -73,7 +79,7 @@ def _drop_unused_buffers(model: Any) -> None:
 
 def type_name(tensor: Any) -> str:
     """The tensor's dtype by numpy's name, such as ``int8``."""
-    return str(_TYPE_NAMES[tensor.type])
+    return str(TYPES[tensor.type])
 
 
 def is_constant(model: Any, tensor: Any) -> bool:
@@ -120,9 +126,9 @@ def new_tensor(graph: Any, like: Any, dtype: int, name: str, buffer: int) -> int
 
 
 def scale_of(tensor: Any) -> tuple[float, int] | None:
-    """Scale and zero point of a tensor quantized as a whole; None where it is not."""
+    """Scale and zero point of a tensor quantized as a whole; None where it is not, which a scale of 0 says too."""
     quantization = tensor.quantization
-    if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
+    if quantization is None or quantization.scale is None or len(quantization.scale) != 1 or not quantization.scale[0]:
         return None
     zero_points = quantization.zeroPoint
     return float(quantization.scale[0]), int(zero_points[0]) if zero_points is not None and len(zero_points) else 0

@@ -20,6 +20,7 @@ from edgeopt.core import data_class, from_data
 from edgeopt.devices.native_job import TOOLS
 from edgeopt.errors import ConfigError, UnknownName, UsageError, did_you_mean
 from edgeopt.files import config_folder, make_folder, write_atomic
+from edgeopt.untrusted import read_text, shown, toml
 from edgeopt.urls import redacted, refuse_password
 
 FILE_NAME = "devices.toml"
@@ -115,32 +116,42 @@ def _name_for(url: str) -> str:
 
 
 def _document(path: Path) -> tomlkit.TOMLDocument:
+    """The file with its comments, to be added to."""
+    text = _text(path)
+    toml(text, str(path))  # tomlkit is a reader of files of one's own: it raises anything for others
     try:
-        return tomlkit.parse(path.read_text(encoding="utf-8"))
+        return tomlkit.parse(text)
+    except (TOMLKitError, ValueError) as error:
+        raise ConfigError(f"{path} is not TOML", why=str(error), fix="correct that line") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read", why=str(error), fix="give a readable UTF-8 file") from error
-    except TOMLKitError as error:
-        raise ConfigError(f"{path} is not TOML", why=str(error), fix="correct that line") from error
 
 
 def _read(path: Path) -> dict[str, DeviceSpec]:
     keys = [one.name for one in fields(DeviceSpec) if one.name not in ("name", "changed")]
     found = {}
-    for name, table in _document(path).unwrap().items():
+    for name, table in toml(_text(path), str(path)).items():
         if not isinstance(table, dict) or not _NAME.fullmatch(name):
-            raise ConfigError(f"{path}: {name!r} is no device", fix=f'write [{_name_for(name)}] and below it url = "ssh://..."')
+            raise ConfigError(
+                f"{path}: {shown(name)} is no device", fix=f'write [{_name_for(name)[:64]}] and below it url = "ssh://..."'
+            )
         if unknown := [key for key in table if key not in keys]:
             fix = did_you_mean(unknown[0], keys) or f"the keys are {', '.join(keys)}"
-            raise ConfigError(f"{path}: device {name} has an unknown key {unknown[0]!r}", fix=fix)
+            raise ConfigError(f"{path}: device {name} has an unknown key {shown(unknown[0])}", fix=fix)
         try:
             spec = from_data(DeviceSpec, table | {"name": name})
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
+            key = ".".join(str(part)[:64] for part in first["loc"])
             raise ConfigError(f"{path}: device {name}: {key} does not fit", why=first["msg"], fix=f"correct {key}") from error
         if unknown := [tool for tool in spec.tools if tool not in TOOLS.values()]:
             fix = did_you_mean(unknown[0], TOOLS.values()) or f"the tools are {' and '.join(TOOLS.values())}"
-            raise ConfigError(f"{path}: device {name} has an unknown tool {unknown[0]!r}", fix=fix)
+            raise ConfigError(f"{path}: device {name} has an unknown tool {shown(unknown[0])}", fix=fix)
         refuse_password(spec.url, f"{path}: the URL of device {name}")
         found[name] = replace(
             spec,

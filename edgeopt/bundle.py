@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,13 @@ from pydantic import ValidationError
 from edgeopt.core import MANIFEST_SCHEMA_VERSION, Manifest, TargetResult, from_json, to_json
 from edgeopt.errors import ConfigError, OutputError
 from edgeopt.files import files_below, make_folder, safe_relative, sha256_of, sync, write_atomic, writing
+from edgeopt.scratch import Scratch, abandoned, remove_scratch
+from edgeopt.untrusted import RECORD_BYTES, NotRead, read, shown
 
 MANIFEST_NAME = "manifest.json"
 SUMS_NAME = "SHA256SUMS"
 LOG_FOLDER = "logs"
+_NEW, _OLD = "new", "old"
 _SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
@@ -44,7 +46,7 @@ class Bundle:
         """The bundle in the folder ``path``. Raises ConfigError where there is none, or one that this version cannot read."""
         file = path / MANIFEST_NAME
         try:
-            text = file.read_bytes()
+            text = read(file, RECORD_BYTES)
         except OSError as error:
             why, fix = f"{file} cannot be read: {error.strerror}", "give the folder that `edgeopt export --out` wrote"
             raise ConfigError(f"{path} is not a bundle", why=why, fix=fix) from error
@@ -53,7 +55,7 @@ class Bundle:
             return cls(path, from_json(Manifest, text))
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+            where = ".".join(str(part)[:64] for part in first["loc"])
             raise ConfigError(f"{file} is damaged", why=f"{where}: {first['msg']}", fix="export again") from error
 
     def artifact_path(self, result: TargetResult) -> Path:
@@ -104,7 +106,7 @@ class Bundle:
 
 def listed_in(folder: Path) -> Iterator[tuple[str, str]]:
     """Name and digest of each file in the list of the bundle in ``folder``. Raises OSError, or ValueError for a broken line."""
-    for number, line in enumerate((folder / SUMS_NAME).read_bytes().split(b"\n")[:-1], start=1):
+    for number, line in enumerate(read(folder / SUMS_NAME, RECORD_BYTES).split(b"\n")[:-1], start=1):
         fields = _SUMS_LINE.fullmatch(os.fsdecode(line))
         if fields is None:
             raise ValueError(f"line {number} is not `<sha256>  <name>`")
@@ -120,7 +122,7 @@ class BundleWriter:
 
     def __init__(self, out: Path) -> None:
         self.out = _folder(out)
-        self._work = self._beside("tmp")
+        self._scratch: Scratch | None = None
         self._lock: IO[str] | None = None
 
     @property
@@ -135,6 +137,12 @@ class BundleWriter:
     def folder(self, name: str) -> Path:
         """The folder ``name`` (a target's, or one below) of the new bundle, made where missing."""
         return make_folder(self._work / safe_relative(name))
+
+    @property
+    def _work(self) -> Path:
+        """The new bundle while it grows."""
+        assert self._scratch is not None, "it is a context manager"
+        return self._scratch.path / _NEW
 
     def commit(self, manifest: Manifest) -> Bundle:
         """Writes ``manifest`` and the digests, and swaps the new bundle in. After an error or Ctrl-C the old one is back."""
@@ -152,34 +160,40 @@ class BundleWriter:
     def __enter__(self) -> Self:
         make_folder(self.out.parent)
         with writing(self.out):
-            self._lock = _lock(self._beside("lock"), self.out)
+            self._lock = _lock(self._lock_path, self.out)
         try:
             self._recover()
             self._check_out()
-            make_folder(self._work)
+            with writing(self.out):
+                self._scratch = Scratch(self.out.parent, self._prefix)
+                self._work.mkdir()
         except BaseException:
-            self._unlock()
+            self._leave()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            shutil.rmtree(self._work, ignore_errors=True)
-        finally:
-            self._unlock()
+        self._leave()
 
-    def _beside(self, kind: str) -> Path:
-        process = "" if kind == "lock" else f"-{os.getpid()}"
-        return self.out.with_name(f".{self.out.name}.{kind}{process}")
+    @property
+    def _prefix(self) -> str:
+        """Of the folder beside ``out`` in which the new bundle grows, and to which the old one moves."""
+        return f".{self.out.name}.tmp-"
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.out.with_name(f".{self.out.name}.lock")
 
     def _recover(self) -> None:
-        """Tidies up after an export that was killed. Whoever holds the lock knows that nobody else works on these."""
-        aside = sorted(self.out.parent.glob(f".{_literal(self.out.name)}.old-[0-9]*"))
-        if aside and not self.out.exists():
-            with writing(self.out):
-                aside.pop().rename(self.out)
-        for stale in [*aside, *self.out.parent.glob(f".{_literal(self.out.name)}.tmp-[0-9]*")]:
-            shutil.rmtree(stale, ignore_errors=True)
+        """Tidies up after exports that were killed: of this bundle, and of others beside it that had not begun to swap."""
+        for left in abandoned(self.out.parent, self._prefix):
+            if (left / _OLD).is_dir() and not self.out.exists():
+                with writing(self.out):
+                    (left / _OLD).rename(self.out)
+            remove_scratch(left)
+        for left in abandoned(self.out.parent, "."):
+            if not (left / _OLD).exists():
+                remove_scratch(left)
 
     def _check_out(self) -> None:
         with writing(self.out):
@@ -191,7 +205,7 @@ class BundleWriter:
             raise OutputError(f"{self.out} is not replaced", why=foreign, fix=fix)
 
     def _swap(self) -> None:
-        aside = self._beside("old")
+        aside = self._work.with_name(_OLD)
         replaced = self.out.exists()
         try:
             if replaced:
@@ -202,13 +216,17 @@ class BundleWriter:
                 aside.rename(self.out)
             raise
         sync(self.out.parent)
-        shutil.rmtree(aside, ignore_errors=True)
 
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            self._beside("lock").unlink(missing_ok=True)
-            self._lock.close()
-            self._lock = None
+    def _leave(self) -> None:
+        try:
+            if self._scratch is not None:
+                self._scratch.close()
+                self._scratch = None
+        finally:
+            if self._lock is not None:
+                self._lock_path.unlink(missing_ok=True)
+                self._lock.close()
+                self._lock = None
 
 
 def _folder(out: Path) -> Path:
@@ -230,10 +248,10 @@ def _folder(out: Path) -> Path:
 def _not_ours(folder: Path) -> str:
     """What ``folder`` holds that no export wrote: it would be lost with the rest; empty where there is nothing."""
     try:
-        manifest = json.loads((folder / MANIFEST_NAME).read_bytes())
+        manifest = json.loads(read(folder / MANIFEST_NAME, RECORD_BYTES))
     except FileNotFoundError:
         return f"it holds files, but no {MANIFEST_NAME}: edgeopt did not write it"
-    except (ValueError, RecursionError):
+    except (NotRead, ValueError, RecursionError):
         manifest = None
     if not isinstance(manifest, dict) or not {"schema_version", "edgeopt_version", "results"} <= set(manifest):
         return f"its {MANIFEST_NAME} is something else's: edgeopt did not write it"
@@ -256,10 +274,12 @@ def _check_version(file: Path, text: bytes) -> None:
         version = json.loads(text)["schema_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{file} is damaged", why="it is not JSON with a schema_version", fix="export again") from error
-    if not isinstance(version, int) or version > MANIFEST_SCHEMA_VERSION:
+    if type(version) is not int or version < 1:
+        raise ConfigError(f"{file} is damaged", why=f"its schema version is {shown(version)}", fix="export again")
+    if version > MANIFEST_SCHEMA_VERSION:
         raise ConfigError(
             f"{file} was written by a newer edgeopt",
-            why=f"its schema version is {version}, this edgeopt reads up to {MANIFEST_SCHEMA_VERSION}",
+            why=f"its schema version is {shown(version)}, this edgeopt reads up to {MANIFEST_SCHEMA_VERSION}",
             fix="pip install --upgrade edgeopt, or export again with this version",
         )
 
@@ -287,7 +307,3 @@ def _lock(path: Path, out: Path) -> IO[str]:
             file.close()
             raise
         file.close()
-
-
-def _literal(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)

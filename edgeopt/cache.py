@@ -12,8 +12,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -23,11 +21,13 @@ from typing import Any
 
 from edgeopt.errors import OutputError
 from edgeopt.files import cache_folder, copy_tree, files_below, safe_relative, sha256_of, size_of
+from edgeopt.scratch import Scratch, clear, scratch
 
 _LAYOUT = "v1"
 _FILES = "files"
 _DIGESTS = "digests.json"
 _VALUE = "value.json"
+_BUILDING, _TRASH, _ENTRY = ".building-", ".trash-", "entry"
 _DEFAULT_MAX_BYTES = 10 * 1024**3
 _IN_USE_S = 3600.0
 """An entry touched so lately may be in use by an export that still runs, and a folder being built may be as old as this."""
@@ -106,11 +106,13 @@ class Cache:
         block is kept as ``warning`` and the entry is given up. Any other exception passes through.
         """
         if not self.enabled:
-            with tempfile.TemporaryDirectory() as nowhere:
-                yield Path(nowhere)
+            with scratch() as nowhere:
+                yield nowhere
             return
-        work = self._folder / f".building-{os.getpid()}-{secrets.token_hex(4)}"
+        building: Scratch | None = None
         try:
+            building = Scratch(self._folder, _BUILDING)
+            work = building.path / _ENTRY
             (work / _FILES).mkdir(parents=True)
             yield work / _FILES
             (work / _DIGESTS).write_text(json.dumps(_digests(work / _FILES)))
@@ -118,7 +120,8 @@ class Cache:
         except (OSError, OutputError) as error:
             self._warn(f"the cache {self._folder.parent} cannot be written: {error}")
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            if building is not None:
+                building.close()
 
     def link(self, key: str, name: str, destination: Path) -> bool:
         """Copies the file or folder ``name`` of the entry to ``destination``; whether it was there.
@@ -152,6 +155,8 @@ class Cache:
         try:
             self._folder = (root or default_root()).absolute() / _LAYOUT
             self._folder.mkdir(parents=True, exist_ok=True)
+            for prefix in (_BUILDING, _TRASH):
+                clear(self._folder, prefix)
             with tempfile.TemporaryFile(dir=self._folder):
                 pass
         except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
@@ -172,10 +177,12 @@ class Cache:
 
 def _discard(entry: Path) -> None:
     # Renamed first, so that nobody finds half of it.
-    trash = entry.with_name(f".trash-{os.getpid()}-{secrets.token_hex(4)}")
     with contextlib.suppress(OSError):
-        entry.rename(trash)
-        shutil.rmtree(trash, ignore_errors=True)
+        trash = Scratch(entry.parent, _TRASH)
+        try:
+            entry.rename(trash.path / _ENTRY)
+        finally:
+            trash.close()
 
 
 def _digests(folder: Path) -> dict[str, str]:

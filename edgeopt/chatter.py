@@ -5,19 +5,50 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
+
+from edgeopt.files import writing
 
 
 @contextmanager
 def diverted(log: Path) -> Iterator[None]:
-    """Inside, Python's warnings and what loggers would print to stdout or stderr are appended to ``log``."""
-    with log.open("a", encoding="utf-8") as file, ExitStack() as stack:
+    """Inside, Python's warnings and what loggers would print to stdout or stderr are appended to ``log``.
+
+    Raises OutputError where there can be no such file.
+    """
+    with _opened(log) as file, ExitStack() as stack:
         stack.enter_context(_warnings_to(file))
         stack.enter_context(_last_resort_to(file))
         stack.enter_context(_handlers_to(file))
         yield
+
+
+class _Log(TextIOWrapper):
+    """A file that may be cut off where the disk is full: nothing that is asked for depends on it."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+            super().flush()
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+
+@contextmanager
+def _opened(log: Path) -> Iterator[TextIO]:
+    with writing(log):
+        file = _Log(log.open("ab"), encoding="utf-8")
+    try:
+        yield file
+    finally:
+        with suppress(OSError):
+            file.close()
 
 
 @contextmanager

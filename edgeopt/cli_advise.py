@@ -154,19 +154,19 @@ def _scanned(model: "Model", captured: "Captured", seconds: float, tell: Callabl
 
 def _latency(model: "Model", target: str, listen: "Listener") -> "Callable[[nn.Module], float]":
     """Exports a module for the target and times the artifact here, as every export does."""
-    import tempfile
     from dataclasses import replace
 
     from edgeopt.errors import TargetFailed
     from edgeopt.options import Options
     from edgeopt.pipeline import export
+    from edgeopt.scratch import scratch
     from edgeopt.targets import loader
 
     name = loader.load(target).name
 
     def measured(module: "nn.Module") -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            options = Options(out=Path(folder, "bundle"), targets=(target,))
+        with scratch() as folder:
+            options = Options(out=folder / "bundle", targets=(target,))
             bundle = export(replace(model, module=module, evaluate=None), options, listen)
         results = [result for result in bundle.manifest.results if result.target == name]
         times = [result.latency.median_ms for result in results if result.latency is not None]

@@ -9,7 +9,7 @@ import typer
 from edgeopt.cli_report import Debug, exit_code_of, leave_threads, reported
 
 if TYPE_CHECKING:
-    from edgeopt.bench.run import Request
+    from edgeopt.bench.run import Benchmark, Request
     from edgeopt.bench.types import BenchSettings, DeviceRun
     from edgeopt.core import TensorSpec
     from edgeopt.devices.device import Device
@@ -94,8 +94,10 @@ def bench(
             sustained_seconds=seconds_of(sustained), timeout_s=seconds_of(timeout), wait_s=seconds_of(wait),
             lock_clocks=lock_clocks, fail_on_fallback=fail_on_fallback, operators=operators,
         )  # fmt: skip
-        found, folders = _run(_request(artifact, device or ["local"], target or [], evaluate, out, settings))
-        _show(found, folders, form, samples)
+        found, benchmark = _run(_request(artifact, device or ["local"], target or [], evaluate, out, settings))
+        _show(found, benchmark.folders, form, samples)
+        if benchmark.unwritten:
+            raise benchmark.unwritten[0]
         raise typer.Exit(_exit_code(found))
 
 
@@ -240,19 +242,24 @@ def _request(
     function = load_evaluate(evaluate) if evaluate else None
     return Request(
         artifacts=load(artifact), devices=specs, settings=settings, out=out, ask=ask, targets=tuple(targets),
-        evaluate=function, specs=_inputs(artifact),
+        evaluate=function, specs=_inputs(artifact) if evaluate else (),
     )  # fmt: skip
 
 
 def _inputs(artifact: Path) -> "tuple[TensorSpec, ...]":
     """The model's inputs as a bundle says them; none for a bare artifact."""
     from edgeopt.bench.artifacts import is_bundle
+    from edgeopt.bench.interface import check_interface
     from edgeopt.bundle import Bundle
 
-    return Bundle.load(artifact).manifest.model.inputs if is_bundle(artifact) else ()
+    if not is_bundle(artifact):
+        return ()
+    inputs = Bundle.load(artifact).manifest.model.inputs
+    check_interface(f"the manifest of {artifact}", inputs, ())
+    return inputs
 
 
-def _run(request: "Request") -> "tuple[tuple[DeviceRun, ...], list[Path]]":
+def _run(request: "Request") -> "tuple[tuple[DeviceRun, ...], Benchmark]":
     from dataclasses import replace
 
     from edgeopt.bench.run import Benchmark
@@ -261,7 +268,7 @@ def _run(request: "Request") -> "tuple[tuple[DeviceRun, ...], list[Path]]":
     with progress() as listen:
         benchmark = Benchmark(replace(request, listen=listen))
         try:
-            return benchmark.run(), benchmark.folders
+            return benchmark.run(), benchmark
         except KeyboardInterrupt as stop:
             if benchmark.left_behind:
                 leave_threads(exit_code_of(stop))

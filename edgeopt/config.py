@@ -1,7 +1,6 @@
 """``edgeopt.toml``: everything the command line can say, kept in a file. What the command line says goes before it."""
 
 import re
-import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from edgeopt.core import data_class, from_data
 from edgeopt.errors import ConfigError, UsageError, did_you_mean
 from edgeopt.model import DEFAULT_NAME
 from edgeopt.options import Options
+from edgeopt.untrusted import read_text, shown, toml
 
 _Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 
@@ -66,18 +66,16 @@ def from_arguments(arguments: dict[str, Any]) -> Settings:
 def read(path: Path) -> Settings:
     """Settings from ``path``; relative paths in it are relative to it. Raises ConfigError that names the file and the key."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = toml(read_text(path), str(path))
     except FileNotFoundError as error:
         raise ConfigError(f"there is no configuration file {path}", fix="check the path after --config") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read", why=str(error), fix="give a readable UTF-8 file") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML", why=str(error), fix="correct that line") from error
     known = [field.name for field in fields(Settings)]
     for key in data:
         if key not in known:
             fix = did_you_mean(key, known) or f"the keys are {', '.join(known)}"
-            raise ConfigError(f"{path} has an unknown key {key!r}", fix=fix)
+            raise ConfigError(f"{path} has an unknown key {shown(key)}", fix=fix)
     try:
         return _relative_to(path.parent, from_data(Settings, data))
     except ValidationError as error:
@@ -94,7 +92,7 @@ def _problem(error: ValidationError) -> tuple[str, str]:
     first = error.errors()[0]
     key, *inner = (str(part) for part in first["loc"])
     place = f"entry {int(inner[0]) + 1}: " if inner and inner[0].isdigit() else ""
-    return key, f"{place}{first['msg']}, found {first['input']!r}"
+    return key, f"{place}{first['msg']}, found {shown(first['input'])}"
 
 
 def _relative_to(folder: Path, settings: Settings) -> Settings:

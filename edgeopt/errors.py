@@ -211,6 +211,8 @@ class BadAnswer(DeviceError):
 
 
 INTERRUPTED_EXIT_CODE = 130
+_LONGEST_NAME = 200
+"""Of what is compared with known names, which takes the square of its length."""
 
 WORST_FIRST: tuple[type[EdgeoptError], ...] = (
     # There is an artifact or an answer, and it is wrong: somebody might ship it.
@@ -242,5 +244,5 @@ def _rank(kind: type[EdgeoptError]) -> int:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``did you mean 'x'?`` with the nearest of ``known``, or an empty string where none is near."""
-    nearest = get_close_matches(name, sorted(set(known)), n=1)
+    nearest = get_close_matches(name, sorted(set(known)), n=1) if len(name) <= _LONGEST_NAME else ()
     return f"did you mean {nearest[0]!r}?" if nearest else ""

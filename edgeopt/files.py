@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from edgeopt.errors import OutputError
+from edgeopt.untrusted import opened
 
 _CAUSES = {
     errno.ENOSPC: ("the disk is full", "free some space on that disk, or write to another one"),
@@ -168,7 +169,7 @@ def safe_relative(path: str) -> PurePosixPath:
 
 
 def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

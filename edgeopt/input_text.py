@@ -1,15 +1,19 @@
 """Inputs given as text: ``1x3x224x224:float32``, ``ids=1x128:int64``, ``scalar:float32``."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeopt.errors import InputError, UsageError, did_you_mean
+from edgeopt.untrusted import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DTYPES = ("float32", "float16", "int64", "int32", "uint8", "int8", "bool")
+LARGEST_INPUT = 2**31
+"""Elements of one input: an example of its shape is made to trace with."""
 EXAMPLE = "write it as 1x3x224x224:float32, or ids=1x128:int64 where the model has several inputs"
 
 _SPEC = re.compile(r"(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)=)?(?P<shape>scalar|[0-9]{1,9}(?:x[0-9]{1,9})*)(?::(?P<dtype>\w+))?")
@@ -32,14 +36,14 @@ def parse_input(text: str) -> InputSpec:
     """The input that ``text`` describes; float32 where it gives no dtype. Raises UsageError with an example."""
     match = _SPEC.fullmatch(text)
     if match is None:
-        raise UsageError(f"--input {text!r} cannot be read", fix=EXAMPLE)
+        raise UsageError(f"--input {shown(text)} cannot be read", fix=EXAMPLE)
     dtype = match["dtype"] or "float32"
     if dtype not in DTYPES:
         why = did_you_mean(dtype, DTYPES) or f"the dtypes are {', '.join(DTYPES)}"
-        raise UsageError(f"--input {text!r} has an unknown dtype {dtype!r}", why=why, fix=EXAMPLE)
+        raise UsageError(f"--input {shown(text)} has an unknown dtype {shown(dtype)}", why=why, fix=EXAMPLE)
     shape = () if match["shape"] == "scalar" else tuple(map(int, match["shape"].split("x")))
     if 0 in shape:
-        raise UsageError(f"--input {text!r} has an empty dimension", why="sizes begin at 1", fix=EXAMPLE)
+        raise UsageError(f"--input {shown(text)} has an empty dimension", why="sizes begin at 1", fix=EXAMPLE)
     return InputSpec(name=match["name"], shape=shape, dtype=dtype)
 
 
@@ -60,6 +64,9 @@ def generate(specs: tuple[InputSpec, ...]) -> "dict[str, Tensor] | tuple[Tensor,
 def _tensor(spec: InputSpec, seed: int) -> "Tensor":
     import torch
 
+    if math.prod(spec.shape) > LARGEST_INPUT:
+        why, fix = "edgeopt takes 2**31 elements at most", "give the shape of one real call"
+        raise InputError(f"--input {shown(str(spec))} cannot be made", why=why, fix=fix)
     dtype: Any = getattr(torch, spec.dtype)
     generator = torch.Generator().manual_seed(seed)
     try:

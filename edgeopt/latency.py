@@ -39,6 +39,7 @@ from edgeopt.options import DEFAULT_TIMEOUT_S, Listener, ignore
 from edgeopt.programs import Programs
 from edgeopt.progress import event
 from edgeopt.report.prompt import ask
+from edgeopt.scratch import scratch
 from edgeopt.targets import loader
 from edgeopt.targets.schema import TargetProfile
 from edgeopt.worker.client import WorkerHost
@@ -108,8 +109,7 @@ def _measured(
     *, inside: bool,
 ) -> dict[str, float]:  # fmt: skip
     """Median ms of each part, by ``call``. ``inside``: as it runs inside a network."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with scratch() as folder:
         with WorkerHost((*PRELOAD_ALWAYS, *PRELOAD.get(form, ()))) as host:
             artifacts = {}
             for number, (call, part) in enumerate(parts.items(), 1):

@@ -1,6 +1,5 @@
 """The work of one export: capture, calibrate, quantize, convert, verify, time. Data goes one way; nothing is printed."""
 
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from edgeopt.options import Listener, Options
 from edgeopt.programs import Programs
 from edgeopt.progress import event, reading
 from edgeopt.reference_file import References
+from edgeopt.scratch import scratch
 from edgeopt.targets.schema import TargetProfile
 from edgeopt.worker.client import WorkerHost
 from edgeopt.workshop import Made, Workshop, failed_result
@@ -44,13 +44,13 @@ def make(
     """Fills ``writer``'s folders; the manifest to commit, and the cache's key of each artifact by its path in the bundle."""
     formats = dict.fromkeys(fmt for profile in profiles for fmt in profile.formats)
     preload = (*PRELOAD_ALWAYS, *(module for fmt in formats for module in PRELOAD.get(fmt, ())))
-    with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder, WorkerHost(preload) as host:
+    with scratch() as folder, WorkerHost(preload) as host:
         listen(event("model", "capture"))
         captured = capture(model)
         jobs = jobs_of(profiles, options.io_float)
         shop = Workshop(
             captured=captured,
-            programs=Programs(captured, Path(folder)),
+            programs=Programs(captured, folder),
             host=host,
             writer=writer,
             cache=cache,
@@ -59,7 +59,7 @@ def make(
             evaluate=model.evaluate,
             model_accuracy=_model_accuracy(model, captured, listen),
         )
-        results = _make_all(shop, model, jobs, Path(folder))
+        results = _make_all(shop, model, jobs, folder)
         results = _time_all(shop, results)
         return _manifest(model, shop, results), shop.keys
 

@@ -1,9 +1,7 @@
 """The two things edgeopt does with a model: plan and export. What never changed is not done again; torch comes in late."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeopt import registry
@@ -11,9 +9,11 @@ from edgeopt.bundle import Bundle, BundleWriter
 from edgeopt.cache import Cache
 from edgeopt.chatter import diverted
 from edgeopt.core import TWIN, Plan
+from edgeopt.errors import ConfigError
 from edgeopt.model import Model
 from edgeopt.options import Listener, Options, ignore
 from edgeopt.progress import event
+from edgeopt.scratch import scratch
 from edgeopt.targets import loader
 from edgeopt.targets.schema import TargetProfile
 
@@ -22,12 +22,23 @@ if TYPE_CHECKING:
 
 
 def profiles_of(options: Options) -> list[TargetProfile]:
-    """The profiles asked for, and always the fp32 twins. Raises MissingExtra before any work is done."""
+    """The profiles asked for, and always the fp32 twins. Raises MissingExtra and ConfigError before any work is done."""
     wanted = options.targets or loader.names()
     profiles = [loader.load(name) for name in dict.fromkeys((TWIN, *wanted))]
+    _refuse_one_name_twice(profiles)
     for fmt in dict.fromkeys(fmt for profile in profiles for fmt in profile.formats):
         registry.converter(fmt)
     return profiles
+
+
+def _refuse_one_name_twice(profiles: list[TargetProfile]) -> None:
+    """They would be made into one folder. Disks of macOS and Windows take large and small letters for the same."""
+    seen: set[str] = set()
+    for profile in profiles:
+        if (name := profile.name.casefold()) in seen:
+            why = "each target is a folder of the bundle"
+            raise ConfigError(f"two targets are called {profile.name!r}", why=why, fix="rename one, or ask for one of them")
+        seen.add(name)
 
 
 def plan(
@@ -41,7 +52,7 @@ def plan(
     from edgeopt.capture import capture
     from edgeopt.jobs import DENSE, chosen, jobs_of, plan_of
 
-    with tempfile.TemporaryDirectory() as folder, diverted(Path(folder) / "chatter.log"), _one_torch_thread():
+    with scratch() as folder, diverted(folder / "chatter.log"), _one_torch_thread():
         if captured is None:
             listen(event("model", "capture"))
             captured = capture(model)

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeopt.errors import EdgeoptError, ModelError
+from edgeopt.input_text import LARGEST_INPUT
 from edgeopt.program_guard import guarded
 from edgeopt.user_code import summary
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-LARGEST_INPUT = 2**31
-"""Elements of one input: examples of its shape are made to trace with."""
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _SAVE_AGAIN = "save it again with torch.export.save, tensors only, in this version of torch"
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from edgeopt.capture import Captured, name_inputs
 from edgeopt.compress.palettized import palettize
 from edgeopt.compress.sparsity import sparse24
 from edgeopt.errors import ConversionError, NotApplicable
+from edgeopt.files import writing
 from edgeopt.jobs import Chosen, Job, chosen_by
 from edgeopt.kinds import HEAVY
 from edgeopt.quantize.annotate import quantize
@@ -92,7 +94,10 @@ class Programs:
     def _save(self, program: ExportedProgram) -> Path:
         self._count += 1
         path = self.folder / f"program_{self._count}.pt2"
-        torch.export.save(program, path)
+        archive = BytesIO()  # into a file on a full disk torch would end this process
+        torch.export.save(program, archive)
+        with writing(path):
+            path.write_bytes(archive.getbuffer())
         return path
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgeopt.converters.interface import Array
+from edgeopt.files import writing
 
 Samples = list[tuple[Array, ...]]
 
@@ -28,7 +29,7 @@ class References:
         for kind in ("samples", "outputs", "unlike", "unlike_outputs"):
             for i, sample in enumerate(getattr(self, kind)):
                 arrays |= {f"{kind}/{i}/{j}": array for j, array in enumerate(sample)}
-        with path.open("wb") as file:
+        with writing(path), path.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod

@@ -4,7 +4,6 @@ Another package adds targets through the entry points ``edgeopt.targets``: the e
 value is a module whose folder holds ``NAME.toml`` (``my-target = "my_package.targets"``).
 """
 
-import tomllib
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -13,13 +12,16 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from edgeopt.core import from_data
+from edgeopt.bundle import LOG_FOLDER, MANIFEST_NAME, SUMS_NAME
+from edgeopt.core import TWIN, from_data
 from edgeopt.errors import ConfigError, UnknownName, did_you_mean
 from edgeopt.targets.schema import TargetProfile
+from edgeopt.untrusted import read_text, shown, toml
 
 ENTRY_POINTS = "edgeopt.targets"
 _PACKAGE = "edgeopt.targets"
 _SUFFIX = ".toml"
+_LONGEST_KEY, _MOST_PROBLEMS = 60, 10
 
 
 def names() -> tuple[str, ...]:
@@ -34,7 +36,7 @@ def load(name_or_path: str) -> TargetProfile:
     """
     if name_or_path.endswith(_SUFFIX):
         path = Path(name_or_path)
-        return _parse(_read(path, str(path)), path.stem, str(path))
+        return _new(_parse(_read(path, str(path)), path.stem, str(path)), str(path))
     if name_or_path in _built_in():
         resource = files(_PACKAGE).joinpath(name_or_path + _SUFFIX)
         return _parse(_read(resource, resource.name), name_or_path, resource.name)
@@ -63,12 +65,24 @@ def _load_entry(entry: EntryPoint) -> TargetProfile:
             fix="reinstall that package, or report this to its authors",
         ) from error
     label = f"{entry.value}/{entry.name}{_SUFFIX}"
-    return _parse(_read(resource, label), entry.name, label)
+    return _new(_parse(_read(resource, label), entry.name, label), label)
+
+
+def _new(profile: TargetProfile, label: str) -> TargetProfile:
+    """``profile``, which is not one of edgeopt's own. Raises ConfigError where its name has a meaning already."""
+    name = profile.name.casefold()  # disks of macOS and Windows take large and small letters for the same
+    if name == TWIN:
+        why = "everything is compared with the target of that name, which is always made"
+    elif name in (own.casefold() for own in (LOG_FOLDER, MANIFEST_NAME, SUMS_NAME)):
+        why = "a bundle has a file or folder of its own of that name"
+    else:
+        return profile
+    raise ConfigError(f"{label} cannot be called {profile.name!r}", why=why, fix="give it another name, and its file too")
 
 
 def _read(source: Traversable, label: str) -> str:
     try:
-        return source.read_text(encoding="utf-8")
+        return read_text(source) if isinstance(source, Path) else source.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"there is no target file {label!r}", fix="check the path") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -78,11 +92,7 @@ def _read(source: Traversable, label: str) -> str:
 
 def _parse(text: str, stem: str, label: str) -> TargetProfile:
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{label} is not TOML", why=str(error), fix="correct that line") from error
-    try:
-        profile = from_data(TargetProfile, data)
+        profile = from_data(TargetProfile, toml(text, label))
     except ValidationError as error:
         why, fix = _explain(error)
         raise ConfigError(f"{label} does not fit the schema of a target", why=why, fix=fix) from error
@@ -98,26 +108,31 @@ def _parse(text: str, stem: str, label: str) -> TargetProfile:
 
 
 def _explain(error: ValidationError) -> tuple[str, str]:
-    """Every problem pydantic found, in the words of the file; the fix for the first one."""
+    """The problems that pydantic found, in the words of the file; the fix for the first one."""
     whys, fixes = [], []
     # A misspelt key is reported as missing too: the unknown key comes first, its fix mends both.
-    for problem in sorted(error.errors(), key=lambda problem: problem["type"] == "missing"):
-        key = ".".join(str(part) for part in problem["loc"])
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] == "missing")
+    for problem in problems[:_MOST_PROBLEMS]:
+        key = ".".join(str(part)[:_LONGEST_KEY] for part in problem["loc"])
         if problem["type"] == "unexpected_keyword_argument":
-            whys.append(f"unknown key {key!r}")
+            whys.append(f"unknown key {shown(key)}")
             fixes.append(_nearest_key(problem["loc"]))
         elif problem["type"] == "missing":
             whys.append(f"the key {key!r} is missing")
             fixes.append(f"add {key}")
         elif problem["type"] == "literal_error":
             expected = problem["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            whys.append(f"{key}: {problem['input']!r} is not one of {', '.join(expected)}")
+            whys.append(f"{key}: {shown(problem['input'])} is not one of {', '.join(expected)}")
             fixes.append(did_you_mean(str(problem["input"]), expected) or f"correct {key}")
+        elif not key:  # of the whole, such as two keys that do not go together
+            whys.append(problem["msg"].removeprefix("Value error, "))
+            fixes.append("correct it")
         else:
-            found = "" if isinstance(problem["input"], dict) else f", found {problem['input']!r}"
+            found = "" if isinstance(problem["input"], dict) else f", found {shown(problem['input'])}"
             whys.append(f"{key}: {problem['msg']}{found}")
             fixes.append(f"correct {key}")
-    return "; ".join(whys), fixes[0]
+    more = f"; and {len(problems) - len(whys)} more" if len(problems) > len(whys) else ""
+    return "; ".join(whys) + more, fixes[0]
 
 
 def _nearest_key(location: tuple[int | str, ...]) -> str:

@@ -1,7 +1,9 @@
 """What a target's TOML may say. Every setting has a source; an unknown key is an error that names the nearest known one."""
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from edgeopt.core import Format, QuantScheme, data_class
 
@@ -11,6 +13,15 @@ OperatorKind = Literal[
     "group_norm", "batch_norm", "max_pool", "avg_pool", "adaptive_avg_pool", "mean", "concat", "reshape", "transpose",
     "slice", "pad", "gather", "resize_nearest", "resize_bilinear", "attention", "sum", "exp", "rsqrt", "pow",
 ]  # fmt: skip
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""It is the name of a folder in the bundle, and stands in tables, logs and command lines."""
+_Text = Annotated[str, Field(max_length=2000)]
+_Count = Annotated[int, Field(ge=1, le=1 << 20)]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_ZeroPoint = Annotated[int, Field(ge=-128, le=255)]
 
 
 @data_class
@@ -25,11 +36,11 @@ class IoSettings:
 class Limits:
     """What the runtime or the device cannot go beyond; None is no limit."""
 
-    opset: int | None = None
-    minimum_os: str | None = None
-    specification_version: int | None = None
-    max_rank: int | None = None
-    max_depthwise_kernel: int | None = None
+    opset: Annotated[int, Field(ge=7, le=100)] | None = None
+    minimum_os: _Text | None = None
+    specification_version: Annotated[int, Field(ge=1, le=1000)] | None = None
+    max_rank: _Count | None = None
+    max_depthwise_kernel: _Count | None = None
     """Greatest side of a depthwise kernel that the runtime's integer kernels are fast with; larger ones stay in float."""
     dynamic_shapes: bool = False
 
@@ -52,9 +63,9 @@ class OperatorSettings:
     opened: tuple[Literal["hardswish", "silu"], ...] = ()
     fused: tuple[OperatorKind, ...] = ()
     shared_range: tuple[OperatorKind, ...] = ()
-    fixed_output: dict[OperatorKind, tuple[float, int]] = field(default_factory=dict)
+    fixed_output: dict[OperatorKind, tuple[_Scale, _ZeroPoint]] = field(default_factory=dict)
     float_output: tuple[OperatorKind, ...] = ()
-    table: str | None = None
+    table: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}\.toml$")] | None = None
     cpu: tuple[str, ...] = ()
 
 
@@ -62,10 +73,10 @@ class OperatorSettings:
 class Costs:
     """Relative costs that decide whether a light operator between float ones is worth its Q/DQ; per element or per MAC."""
 
-    quantize: float = 1.0
-    dequantize: float = 1.0
-    element_gain: float = 0.5
-    mac_gain: float = 0.1
+    quantize: _Cost = 1.0
+    dequantize: _Cost = 1.0
+    element_gain: _Cost = 0.5
+    mac_gain: _Cost = 0.1
 
 
 @data_class
@@ -73,9 +84,9 @@ class Sparsity:
     """N:M pattern along the reduction axis, and the layers in which it can pay."""
 
     pattern: Literal["2:4"]
-    min_input_channels: int
-    min_output_channels: int
-    channel_multiple: int
+    min_input_channels: _Count
+    min_output_channels: _Count
+    channel_multiple: _Count
 
 
 @data_class
@@ -85,32 +96,34 @@ class Checks:
     0 dB against the model is what silence has, and an output of nothing but zeros; 3 dB is half as much noise as signal.
     """
 
-    program_sqnr_db: float = 20.0
-    float_sqnr_db: float = 3.0
+    program_sqnr_db: _Number = 20.0
+    float_sqnr_db: _Number = 3.0
 
 
 @data_class
 class TargetProfile:
     """One hardware and runtime, as ``targets/NAME.toml`` describes it. ``schemes`` stand in order of preference."""
 
-    name: str
-    summary: str
+    name: Name
+    summary: _Text
     formats: tuple[Format, ...]
-    runtime: str
-    schemes: tuple[QuantScheme, ...]
+    runtime: _Text
+    schemes: Annotated[tuple[QuantScheme, ...], Field(max_length=16)]
     sources: dict[str, str]
     status: Literal["current", "legacy"] = "current"
-    status_note: str = ""
+    status_note: _Text = ""
     runtime_options: dict[str, str | int | bool] = field(default_factory=dict)
     io: IoSettings = field(default_factory=IoSettings)
     limits: Limits = field(default_factory=Limits)
     operators: OperatorSettings = field(default_factory=OperatorSettings)
     costs: Costs = field(default_factory=Costs)
     sparsity: Sparsity | None = None
-    channel_multiple: int = 8
+    channel_multiple: _Count = 8
     """What the kernels compute at once along the channels: counts between two multiples cost as much as the upper one."""
     checks: Checks = field(default_factory=Checks)
 
     def __post_init__(self) -> None:
+        if twice := next((one for one in self.formats if self.formats.count(one) > 1), None):
+            raise ValueError(f"formats names {twice} twice")
         if any(scheme.palette_bits for scheme in self.schemes) and self.formats != ("coreml",):
             raise ValueError("only Core ML stores palettes: the formats of a target with the weights lut4 or lut6 are [coreml]")

@@ -99,7 +99,7 @@ def test_a_swap_that_fails_half_way_puts_the_old_bundle_back(
     rename = Path.rename
 
     def fail_once(self: Path, target: Path) -> Path:
-        if ".tmp-" in self.name:
+        if self.name == "new":
             raise fault
         return rename(self, target)
 
@@ -204,17 +204,51 @@ def test_an_export_that_was_killed_is_tidied_up_by_the_next(tmp_path: Path) -> N
         [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "b")], env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert len(os.listdir(tmp_path)) == 3
+    (tmp_path / ".b.tmp-mine").mkdir()
+    (tmp_path / ".b.tmp-mine" / "thesis.txt").write_text("mine")
     assert Bundle.load(tmp_path / "b").verify() == ()
     export(tmp_path / "b")
-    assert os.listdir(tmp_path) == ["b"]
+    assert sorted(os.listdir(tmp_path)) == [".b.tmp-mine", "b"]
+    assert (tmp_path / ".b.tmp-mine" / "thesis.txt").read_text() == "mine"
 
 
-def test_an_export_killed_between_its_two_renames_is_undone_by_the_next(tmp_path: Path) -> None:
-    export(tmp_path / "b[1]", "old")
-    (tmp_path / "b[1]").rename(tmp_path / ".b[1].old-123")
-    with BundleWriter(tmp_path / "b[1]"):
+KILLED_IN_A_SWAP = """
+    import os, signal, sys
+    from pathlib import Path
+    from edgeopt import bundle
+    from tests.test_bundle import export
+    rename = Path.rename
+    def killed(self, target):
+        if self.name == "new":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(self, target)
+    Path.rename = killed
+    export(Path(sys.argv[1]))
+"""
+
+
+def killed_in_a_swap(out: Path) -> None:
+    code = textwrap.dedent(KILLED_IN_A_SWAP)
+    subprocess.run([sys.executable, "-c", code, str(out)], env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.parametrize("name", ["b", "b[1]"])
+def test_an_export_killed_between_its_two_renames_is_undone_by_the_next(name: str, tmp_path: Path) -> None:
+    export(tmp_path / name, "old")
+    killed_in_a_swap(tmp_path / name)
+    assert not (tmp_path / name).exists()
+    with BundleWriter(tmp_path / name):
         pass
-    assert (tmp_path / "b[1]" / "arm-ort" / "model.onnx").read_text() == "old"
+    assert (tmp_path / name / "arm-ort" / "model.onnx").read_text() == "old"
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_an_export_to_another_folder_clears_what_is_not_somebody_s_only_bundle(tmp_path: Path) -> None:
+    export(tmp_path / "b", "old")
+    killed_in_a_swap(tmp_path / "b")
+    export(tmp_path / "c")
+    export(tmp_path / "b", "new")
+    assert sorted(os.listdir(tmp_path)) == ["b", "c"]
 
 
 def test_somebody_else_s_hidden_folder_beside_it_stays(tmp_path: Path) -> None:

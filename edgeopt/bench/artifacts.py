@@ -4,13 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgeopt.bench.external_data import external_files
+from edgeopt.bench.interface import check_interface
 from edgeopt.bench.types import Subject
 from edgeopt.bundle import MANIFEST_NAME, Bundle
-from edgeopt.core import TWIN, Format, TensorSpec
+from edgeopt.core import TWIN, Artifact, Format, TargetResult, TensorSpec
 from edgeopt.devices.known import DeviceSpec
-from edgeopt.errors import ConfigError, ReferenceNotFound, UnknownName, did_you_mean
+from edgeopt.errors import ConfigError, EdgeoptError, ReferenceNotFound, UnknownName, did_you_mean
 from edgeopt.files import sha256_of, sha256_of_all, size_of
 from edgeopt.targets.loader import name_of
+from edgeopt.untrusted import check_artifact, shown
 
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite", ".mlpackage": "coreml", ".pt2": "pt2"}
 
@@ -19,13 +21,15 @@ class Runnable:
     """An artifact with its file and its interface: ``inputs`` and ``outputs`` are its own, with scale and zero point.
 
     ``beside``: files in the same folder, or below it, that go with it, relative to the folder; the subject's digest is of all.
+    ``failure``: why it cannot be run, where the bundle's others can; nothing is known of its file then.
     """
 
     def __init__(
         self, subject: Subject, path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...],
-        beside: tuple[str, ...] = (),
+        beside: tuple[str, ...] = (), failure: EdgeoptError | None = None,
     ) -> None:  # fmt: skip
         self.subject, self.path, self.inputs, self.outputs, self.beside = subject, path, inputs, outputs, beside
+        self.failure = failure
 
     @property
     def name(self) -> str:
@@ -36,7 +40,8 @@ class Runnable:
 def load(path: Path) -> list[Runnable]:
     """Every artifact of the bundle in the folder ``path``, or the bare artifact ``path``. What failed in export is left out.
 
-    Raises ReferenceNotFound, or ConfigError where the bundle's files are not those of its manifest.
+    An artifact of a bundle that cannot be run has its failure; where that is so of all, the first one's is raised. Raises
+    ReferenceNotFound, or ConfigError where the bundle or the bare file cannot be read.
     """
     if is_bundle(path):
         return _of_bundle(Bundle.load(path))
@@ -74,8 +79,9 @@ def selected(found: list[Runnable], targets: tuple[str, ...], device: DeviceSpec
     if wanted and not targets:
         formats = {one.subject.format for one in chosen}
         chosen = [one for one in found if one in chosen or (one.subject.target == TWIN and one.subject.format in formats)]
-    unique = {(one.subject.sha256, one.subject.format): one for one in reversed(chosen)}
-    return [one for one in chosen if unique[one.subject.sha256, one.subject.format] is one]
+    whole = [one for one in chosen if one.failure is None]  # the digest of another is what its manifest says
+    unique = {(one.subject.sha256, one.subject.format): one for one in reversed(whole)}
+    return [one for one in chosen if one.failure is not None or unique[one.subject.sha256, one.subject.format] is one]
 
 
 def _of_bundle(bundle: Bundle) -> list[Runnable]:
@@ -84,28 +90,59 @@ def _of_bundle(bundle: Bundle) -> list[Runnable]:
         artifact = result.artifact
         if result.status not in ("ok", "unverified") or artifact is None:
             continue
-        path = bundle.artifact_path(result)
-        if not path.exists() or _sha256(path) != artifact.sha256:
-            why = "its SHA-256 is another" if path.exists() else "the file is missing"
-            raise ConfigError(f"{path} is not what the manifest says", why=why, fix="export again, or copy the whole bundle")
         subject = Subject(
-            path=str(path), target=result.target, format=result.format, sha256=artifact.sha256, bytes=artifact.bytes,
+            path=artifact.path, target=result.target, format=result.format, sha256=artifact.sha256, bytes=artifact.bytes,
             scheme=result.plan.scheme.describe() if result.plan else "", calibrated=result.calibrated,
         )  # fmt: skip
-        one = Runnable(subject, path, artifact.inputs, artifact.outputs)
-        # The export's own name for them: where there are none, a bundle needs no ONNX library to be read.
-        found.append(_with_weights(one) if path.with_name(f"{path.name}.data").exists() else one)
+        try:
+            found.append(_whole(bundle, result, artifact, subject))
+        except EdgeoptError as error:
+            found.append(Runnable(subject, bundle.path, artifact.inputs, artifact.outputs, failure=error))
     if not found:
         raise ConfigError(f"{bundle.path} has no artifact that could be run", fix="look at its manifest: every target failed")
+    failures = [one.failure for one in found if one.failure is not None]
+    if len(failures) == len(found):
+        raise failures[0]
     return found
+
+
+def _whole(bundle: Bundle, result: TargetResult, artifact: Artifact, subject: Subject) -> Runnable:
+    """The artifact of ``result``, whose file is the manifest's. Raises ConfigError, ConversionError where it is not."""
+    path = bundle.artifact_path(result)
+    if not path.exists():
+        raise _not_the_manifests(path, "the file is missing")
+    try:
+        check_artifact(path)
+        size = size_of(path)
+    except OSError as error:
+        raise _not_the_manifests(path, error.strerror or str(error)) from error
+    if SUFFIXES.get(path.suffix) != result.format or path.is_dir() != (result.format == "coreml"):
+        raise _not_the_manifests(path, f"{'a folder' if path.is_dir() else 'a file'} of that name is no {result.format}")
+    if size != artifact.bytes:  # before all of it is read
+        raise _not_the_manifests(path, f"it has {size} bytes instead of {shown(artifact.bytes)}")
+    if _sha256(path) != artifact.sha256:
+        raise _not_the_manifests(path, "its SHA-256 is another")
+    check_interface(f"the manifest's entry for {path}", artifact.inputs, artifact.outputs)
+    one = Runnable(replace(subject, path=str(path)), path, artifact.inputs, artifact.outputs)
+    # The export's own name for them: where there are none, a bundle needs no ONNX library to be read.
+    return _with_weights(one) if path.with_name(f"{path.name}.data").exists() else one
+
+
+def _not_the_manifests(path: Path, why: str) -> ConfigError:
+    return ConfigError(f"{path} is not what the manifest says", why=why, fix="export again, or copy the whole bundle")
 
 
 def _bare(path: Path) -> Runnable:
     from edgeopt import registry
     from edgeopt.targets import loader
 
+    try:
+        check_artifact(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     fmt, digest = SUFFIXES[path.suffix], _sha256(path)
     inputs, outputs, _ = registry.converter(fmt).inspect(path, loader.load(TWIN))
+    check_interface(str(path), inputs, outputs)
     subject = Subject(path=str(path), target="", format=fmt, sha256=digest, bytes=size_of(path))
     return _with_weights(Runnable(subject, path, inputs, outputs))
 
@@ -126,5 +163,9 @@ def _sha256(path: Path, names: tuple[str, ...] = ()) -> str:
     try:
         return sha256_of_all(path, names) if names else sha256_of(path)
     except OSError as error:
-        fix = "make it readable, or export again"
-        raise ConfigError(f"{path} cannot be read", why=error.strerror or str(error), fix=fix) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    fix = "make it readable, or export again"
+    return ConfigError(f"{path} cannot be read", why=error.strerror or str(error), fix=fix)

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeopt.converters import onnx_file
 from edgeopt.errors import ConfigError
 from edgeopt.files import safe_relative
+from edgeopt.untrusted import shown
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -16,11 +18,10 @@ _FIX = "save it again with its weights beside it: onnx.save_model(model, path, s
 def external_files(path: Path) -> tuple[str, ...]:
     """The files that the ONNX file ``path`` names, relative to its folder, with ``/``, sorted; none for most models.
 
-    Raises ConfigError for one that is not there, or that is not inside that folder, where a link leads outside too.
+    Raises ConfigError for one that is not there, or that is not inside that folder, where a link leads outside too;
+    ConversionError where ``path`` is no ONNX file.
     """
-    import onnx
-
-    model = onnx.load(str(path), load_external_data=False)
+    model = onnx_file.read(path)
     return tuple(sorted({_checked(path, location) for location in _locations(model)}))
 
 
@@ -39,7 +40,7 @@ def _checked(path: Path, location: str) -> str:
 
 
 def _outside(path: Path, location: str) -> ConfigError:
-    return ConfigError(f"{path} has weights outside its folder", why=f"in {location!r}", fix=_FIX)
+    return ConfigError(f"{path} has weights outside its folder", why=f"in {shown(location)}", fix=_FIX)
 
 
 def _locations(message: "Message") -> Iterator[str]:
@@ -48,7 +49,7 @@ def _locations(message: "Message") -> Iterator[str]:
     from google.protobuf.message import Message
 
     if isinstance(message, onnx.TensorProto) and onnx.external_data_helper.uses_external_data(message):
-        yield next((entry.value for entry in message.external_data if entry.key == "location"), "")
+        yield next((onnx_file.text(entry.value) for entry in message.external_data if entry.key == "location"), "")
     for field, value in message.ListFields():
         if field.message_type is not None:
             for inner in (value,) if isinstance(value, Message) else value:

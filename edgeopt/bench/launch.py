@@ -3,10 +3,8 @@
 import hashlib
 import json
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from edgeopt.devices.runner_archive import archive
 from edgeopt.devices.session import Session, text
 from edgeopt.errors import BadAnswer, EdgeoptError
 from edgeopt.evaluation import DTYPES
+from edgeopt.scratch import scratch
 
 JOB_SCHEMA = 1
 OUTPUTS = "out"
@@ -133,8 +132,8 @@ class PythonPlace:
 
     def _runner_path(self) -> str:
         if not self._runner:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder, "runner.zip")
+            with scratch() as folder:
+                path = folder / "runner.zip"
                 path.write_bytes(archive())
                 self._runner = self.session.push(path)
         return self._runner

@@ -2,11 +2,11 @@
 
 import threading
 import traceback
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from edgeopt import __version__, registry
 from edgeopt.bench import judge
@@ -16,6 +16,7 @@ from edgeopt.bench.clocks import lock_clocks
 from edgeopt.bench.computed import Computed
 from edgeopt.bench.events import MissingRuntime
 from edgeopt.bench.inputs import Array, model_specs, synthetic
+from edgeopt.bench.kept_lines import KeptLines
 from edgeopt.bench.launch import PythonPlace
 from edgeopt.bench.native_place import NativePlace
 from edgeopt.bench.place import OnLine, Place
@@ -28,7 +29,8 @@ from edgeopt.devices.device import Device
 from edgeopt.devices.facts import DeviceFacts, read_facts
 from edgeopt.devices.known import DeviceSpec
 from edgeopt.devices.session import Session
-from edgeopt.errors import DeviceError, EdgeoptError, LinkLost
+from edgeopt.errors import DeviceError, EdgeoptError, LinkLost, OutputError
+from edgeopt.files import write_atomic
 from edgeopt.model import Evaluate, Predict
 from edgeopt.options import Phase
 from edgeopt.progress import event
@@ -63,7 +65,9 @@ class OnDevice:
 
     def __post_init__(self) -> None:
         self._warnings += [self.spec.changed] if self.spec.changed else []
-        self._configurations = [Configuration(one, n) for one in self.artifacts for n in self.request.settings.threads]
+        self._configurations = [
+            Configuration(one, n, failure=one.failure) for one in self.artifacts for n in self.request.settings.threads
+        ]
 
     def run(self, folder: Path) -> DeviceRun:
         """Everything; never raises for what the device does. Lines that runs print are kept in ``folder`` as they come."""
@@ -105,18 +109,26 @@ class OnDevice:
     def _failure(self, folder: Path) -> EdgeoptError | None:
         """Fills the results; why that ended early, or None."""
         try:
-            with (folder / LINES_NAME).open("w", encoding="utf-8") as lines:
-                self._connected(folder, lines)
+            with closing(KeptLines(folder / LINES_NAME)) as lines:
+                try:
+                    self._connected(folder, lines)
+                finally:
+                    self._warnings += [f"{self.spec.name}: {lines.lost}"] if lines.lost else []
         except EdgeoptError as error:
             return error
         except Exception as error:  # a fault of ours, or of another package's kind of device, is not the other devices'
-            (folder / FAULT_NAME).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            why = f"{type(error).__name__}: {error}"[:500]
-            fix = f"{folder / FAULT_NAME} says where: report it"
-            return DeviceError(f"edgeopt failed on {self.spec.name}", why=why, fix=fix)
+            return self._fault(folder, error)
         return None
 
-    def _connected(self, folder: Path, lines: TextIO) -> None:
+    def _fault(self, folder: Path, error: Exception) -> DeviceError:
+        fix = f"{folder / FAULT_NAME} says where: report it"
+        try:
+            write_atomic(folder / FAULT_NAME, "".join(traceback.format_exception(error)))
+        except OutputError as full:
+            fix = f"report it; where it happened could not be written: {full.why}"
+        return DeviceError(f"edgeopt failed on {self.spec.name}", why=f"{type(error).__name__}: {error}"[:500], fix=fix)
+
+    def _connected(self, folder: Path, lines: KeptLines) -> None:
         name, settings = self.spec.name, self.request.settings
         self._tell(name, "connect", self.spec.url)
         with ExitStack() as stack:
@@ -128,7 +140,7 @@ class OnDevice:
             self._facts = facts = read_facts(transport, device.root)
             waiting = lambda holder: self._tell(name, "wait", f"in use by {holder}")  # noqa: E731
             self._session = session = stack.enter_context(device.session(wait_s=settings.wait_s, on_wait=waiting))
-            place = self._place(session, facts, _keeping(lines))
+            place = self._place(session, facts, lines.keep)
             if settings.lock_clocks:
                 self._warnings += lock_clocks(session, facts)
             self._push(place)
@@ -169,6 +181,9 @@ class OnDevice:
         for artifact in self.artifacts:
             if self.stop.is_set():
                 return
+            if artifact.failure is not None:
+                self._tell(self._subject(artifact.name), "failed", artifact.failure.what)
+                continue
             self._tell(self._subject(artifact.name), "push")
             try:
                 place.path_of(artifact)
@@ -193,6 +208,8 @@ class OnDevice:
                     operators = self._operators(place, configuration)
         except LinkLost:
             raise
+        except OutputError as error:  # no room for the log of what would have computed the same here
+            self._warnings.append(f"{self.spec.name}: outputs of {configuration.runnable.name} are not compared: {error.why}")
         except EdgeoptError as error:
             configuration.failure = None if self.stop.is_set() else error
         return judge.result(configuration, self.request.settings, agreement=compared, accuracy=accuracy, operators=operators)
@@ -249,7 +266,7 @@ class OnDevice:
 
     def _runs_here(self, runnable: Runnable) -> Runnable | None:
         """The artifact itself where this computer has its runtime, else a fp32 twin that stands in for it."""
-        twins = [one for one in self.request.artifacts if one.subject.target == TWIN]
+        twins = [one for one in self.request.artifacts if one.subject.target == TWIN and one.failure is None]
         return next((one for one in (runnable, *twins) if registry.converter(one.subject.format).runs_here), None)
 
     def _measuring(self, configuration: str, how: str) -> None:
@@ -270,14 +287,6 @@ def _ended(configuration: Configuration, failure: EdgeoptError | None, stopped: 
     elif configuration.failure is None:
         configuration.failure = failure
     return configuration
-
-
-def _keeping(lines: TextIO) -> OnLine:
-    def keep(line: str) -> None:
-        lines.write(line + "\n")
-        lines.flush()
-
-    return keep
 
 
 def _now() -> str:

@@ -5,7 +5,6 @@ NativePlace (native_place.py)   LiteRT's and ONNX Runtime's own benchmark progra
 """
 
 import tarfile
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from edgeopt.devices.base import OnBytes
 from edgeopt.devices.environment import Environment
 from edgeopt.devices.session import Session, failed
 from edgeopt.errors import EdgeoptError
+from edgeopt.scratch import scratch
 
 START_S = 120.0
 """For a slow board to start Python and import a runtime, beyond what the runs themselves may take."""
@@ -106,8 +106,8 @@ class Shelf:
 
     def _packed(self, runnable: Runnable) -> str:
         name = f"artifact-{runnable.subject.sha256[:16]}{runnable.path.suffix}"
-        with tempfile.TemporaryDirectory() as folder:
-            packed = Path(folder, "package.tar")
+        with scratch() as folder:
+            packed = folder / "package.tar"
             with tarfile.open(packed, "w") as tar:
                 tar.add(runnable.path, arcname=name, filter=_anonymous)
             stored = self._plain(packed)

@@ -4,18 +4,20 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from edgeopt.bench.artifacts import Runnable, selected
 from edgeopt.bench.computed import Computed
-from edgeopt.bench.on_device import OnDevice
+from edgeopt.bench.kept_lines import drop
+from edgeopt.bench.on_device import HOST_LOG, LINES_NAME, OnDevice
 from edgeopt.bench.types import BenchSettings, DeviceRun
 from edgeopt.core import TensorSpec, to_json
 from edgeopt.devices.base import Ask
 from edgeopt.devices.known import DeviceSpec
+from edgeopt.errors import OutputError
 from edgeopt.files import make_folder, write_atomic
 from edgeopt.model import Evaluate
 from edgeopt.options import Listener, ignore
@@ -58,8 +60,8 @@ class Benchmark:
     def run(self) -> tuple[DeviceRun, ...]:
         """Runs on every device; each result is written as soon as its device is done. In the order of the devices asked for.
 
-        A device that fails is a result with its reason. KeyboardInterrupt is passed on when the devices are cleared and what
-        they measured so far is written.
+        A device that fails is a result with its reason; ``unwritten`` has what could not be written. KeyboardInterrupt is
+        passed on when the devices are cleared and what they measured so far is written.
         """
         request = self.request
         chosen = [(device, selected(list(request.artifacts), request.targets, device)) for device in request.devices]
@@ -77,6 +79,11 @@ class Benchmark:
                 self.stop()
                 raise
         return tuple(one.result() for one in self._working)
+
+    @property
+    def unwritten(self) -> list[OutputError]:
+        """Why results are not in their folders, for each that is not: what was measured is in what :meth:`run` gives alone."""
+        return [one.unwritten for one in self._working if one.unwritten is not None]
 
     @property
     def left_behind(self) -> bool:
@@ -109,6 +116,7 @@ class _Working(threading.Thread):
     def __init__(self, job: OnDevice, folder: Path) -> None:
         super().__init__(name=f"device {job.spec.name}", daemon=True)
         self.job = job
+        self.unwritten: OutputError | None = None
         self._folder = folder
         self._over = threading.Event()
         self._keeping = threading.Lock()
@@ -143,12 +151,26 @@ class _Working(threading.Thread):
             found = find()
             with self._keeping:  # the first result counts: a thread that was left behind has been answered for
                 if self._found is None:
-                    write_atomic(self._folder / RESULT_NAME, to_json(found))
+                    self._write(found)
                     self._found = found
-        except BaseException as error:  # such as no room for the result: whoever asks for it is told
+        except BaseException as error:  # whoever asks for the result is told
             self._error = error
         finally:
             self._over.set()
+
+    def _write(self, found: DeviceRun) -> None:
+        """The result, where there is room for it: if need be, in the place of what says the same at greater length."""
+        try:
+            write_atomic(self._folder / RESULT_NAME, to_json(found))
+        except OutputError:
+            for name in (LINES_NAME, HOST_LOG):
+                drop(self._folder / name)
+            try:
+                write_atomic(self._folder / RESULT_NAME, to_json(found))
+            except OutputError as error:
+                self.unwritten = error
+                with suppress(OSError):
+                    self._folder.rmdir()
 
 
 def _folders(request: Request) -> list[Path]:

@@ -27,6 +27,7 @@ from edgeopt.core import data_class, from_json, to_json
 from edgeopt.errors import CompressionError
 from edgeopt.files import write_atomic
 from edgeopt.model import Batch
+from edgeopt.untrusted import RECORD_BYTES, read
 
 Measure = Callable[[nn.Module, Batch], float]
 """Milliseconds of one call of a module on an example, where the table is for."""
@@ -58,7 +59,7 @@ class LatencyTable:
     def load(cls, path: Path) -> "LatencyTable":
         """Raises CompressionError where ``path`` holds no table."""
         try:
-            return from_json(cls, path.read_bytes())
+            return from_json(cls, read(path, RECORD_BYTES))
         except (OSError, ValidationError) as error:
             why = error.strerror if isinstance(error, OSError) else f"{error.error_count()} values do not fit"
             raise CompressionError(f"{path} is no latency table", why=why or "", fix="measure it again") from error

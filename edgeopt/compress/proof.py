@@ -10,8 +10,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +26,7 @@ from edgeopt.compress.modes import evaluating
 from edgeopt.compress.technique import Compressed, Context
 from edgeopt.errors import CompressionError, EdgeoptError, InputError
 from edgeopt.model import Batch
+from edgeopt.scratch import scratch
 from edgeopt.user_code import cause, summary
 
 MOST_TRAINED = 500_000_000
@@ -100,8 +99,8 @@ def _prove_equal(module: nn.Module, result: Compressed, example: Batch) -> None:
 
 
 def _prove_saved(module: nn.Module, smaller: nn.Module, example: Batch, technique: str) -> None:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "module.pt"
+    with scratch() as folder:
+        path = folder / "module.pt"
         try:
             store.save(module, path)
         except EdgeoptError:  # made of lambdas or local classes: the user's own module cannot be saved either

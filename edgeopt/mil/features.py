@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from edgeopt.core import TensorSpec
 from edgeopt.errors import ConversionError
@@ -11,6 +11,7 @@ from edgeopt.errors import ConversionError
 _DTYPES = {65552: "float16", 65568: "float32", 65600: "float64", 131104: "int32", 131080: "int8"}
 _COLORS = {10: (1, "uint8"), 20: (3, "uint8"), 30: (3, "uint8"), 40: (1, "float16")}
 
+T = TypeVar("T")
 Sizes = tuple[range, ...]
 """By dimension, the sizes that it may have."""
 
@@ -71,11 +72,11 @@ def _array(name: str, array: Any, optional: bool) -> Feature:
         shapes = tuple(_exactly(each.shape) for each in array.enumeratedShapes.shapes)
     given = array.WhichOneof("defaultOptionalValue")
     default = (float(getattr(array, given)) if given else 0.0) if optional else None
-    return Feature(TensorSpec(name=name, shape=shape, dtype=_DTYPES[array.dataType]), shapes, default)
+    return Feature(TensorSpec(name=name, shape=shape, dtype=_known(_DTYPES, array.dataType, name)), shapes, default)
 
 
 def _image(name: str, image: Any) -> Feature:
-    channels, dtype = _COLORS[image.colorSpace]
+    channels, dtype = _known(_COLORS, image.colorSpace, name)
     kind = image.WhichOneof("SizeFlexibility")
     sizes: list[Sizes] = [_exactly((image.height, image.width))]
     if kind == "imageSizeRange":
@@ -84,6 +85,13 @@ def _image(name: str, image: Any) -> Feature:
         sizes = [_exactly((each.height, each.width)) for each in image.enumeratedSizes.sizes]
     spec = TensorSpec(name=name, shape=(1, channels, int(image.height), int(image.width)), dtype=dtype)
     return Feature(spec, tuple(_exactly((1, channels)) + each for each in sizes))
+
+
+def _known(table: dict[int, T], number: int, name: str) -> T:
+    if number not in table:
+        why = f"its type is number {number}, the numbers here are {', '.join(map(str, table))}"
+        raise ConversionError(f"{name} of the package is of an unknown type", why=why, fix="run the package on a Mac")
+    return table[number]
 
 
 def _exactly(shape: Any) -> Sizes:

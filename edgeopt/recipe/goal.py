@@ -14,6 +14,7 @@ from edgeopt.errors import TargetFailed
 from edgeopt.files import make_folder, write_atomic
 from edgeopt.recipe.outcome import Goal, Measured
 from edgeopt.recipe.subject import Subject, digest
+from edgeopt.untrusted import RECORD_BYTES, read
 
 
 def reached(
@@ -58,7 +59,7 @@ class Times:
 
     def __post_init__(self) -> None:
         try:
-            kept = from_json(_Kept, self.path.read_bytes())
+            kept = from_json(_Kept, read(self.path, RECORD_BYTES))
         except (OSError, ValidationError):
             return
         if kept.key == self.key:

@@ -31,16 +31,18 @@ from edgeopt.recipe.measure import latency_ms, measure, over_budget
 from edgeopt.recipe.outcome import Goal, Measured, Outcome, StepOutcome
 from edgeopt.recipe.schema import Recipe, Step
 from edgeopt.recipe.subject import Subject, load, owns
-from edgeopt.recipe.workspace import COMPRESSED, ORIGINAL, Remembered, Workspace, keep_of, name_of
+from edgeopt.recipe.workspace import COMPRESSED, ORIGINAL, Remembered, Workspace, keep_of, name_of, refuse_foreign
 from edgeopt.user_code import cause
 
 
 def compress(recipe: Recipe, out: Path, listen: Listener = ignore, resume: bool = True) -> Outcome:
     """Runs ``recipe`` in the folder ``out``; with ``resume``, steps that are done already and unchanged are taken from there.
 
-    Raises what loading and the user's code raise; what was done until then stays in ``out``, and the next run goes on there.
+    Raises OutputError where ``out`` holds somebody else's files of those names, and what loading and the user's code raise;
+    what was done until then stays in ``out``, and the next run goes on there.
     """
     make_folder(out)
+    refuse_foreign(out)
     with diverted(out / "edgeopt.log"):
         return _Run(load(recipe), out, listen, resume).go()
 

@@ -1,6 +1,5 @@
 """``recipe.toml``: what to compress, how, and what it may cost. Paths in it are relative to its folder."""
 
-import tomllib
 from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,10 +8,13 @@ from pydantic import Field, Strict, StrictStr, ValidationError
 
 from edgeopt.core import data_class, from_data
 from edgeopt.errors import ConfigError, did_you_mean
+from edgeopt.untrusted import read_text, shown, toml
 
 _Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 _Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Count = Annotated[int, Strict(), Field(ge=0)]
+_Epochs = Annotated[int, Strict(), Field(ge=0, le=1_000_000)]
+_Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
+MOST_STEPS = 100
 
 
 @data_class
@@ -44,7 +46,7 @@ class Step:
     """
 
     technique: StrictStr
-    epochs: _Count = 0
+    epochs: _Epochs = 0
     learning_rate: _Rate | None = None
     latency: _Share | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -75,7 +77,7 @@ class Recipe:
     max_bytes: Annotated[int, Strict(), Field(ge=1)] | None = None
     max_latency_ms: _Rate | None = None
     out: StrictStr | None = None
-    seed: _Count = 0
+    seed: _Seed = 0
     training: Training = field(default_factory=Training)
     steps: tuple[Step, ...] = ()
     export: Export | None = None
@@ -86,14 +88,12 @@ class Recipe:
 def read(path: Path) -> Recipe:
     """The recipe in ``path``. Raises ConfigError that names the file, the step and the key."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = toml(read_text(path), str(path))
     except FileNotFoundError as error:
         fix = "check the path after --recipe, or let `edgeopt advise MODEL --target T --write recipe.toml` make one"
         raise ConfigError(f"there is no recipe {path}", fix=fix) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read", why=str(error), fix="give a readable UTF-8 file") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML", why=str(error), fix="correct that line") from error
     return _recipe(path, data)
 
 
@@ -103,9 +103,12 @@ def _recipe(path: Path, data: dict[str, Any]) -> Recipe:
     for key in data:
         if key not in known:
             fix = did_you_mean(key, known) or f"the keys are {', '.join(known)}"
-            raise ConfigError(f"{path} has an unknown key {key!r}", fix=fix)
+            raise ConfigError(f"{path} has an unknown key {shown(key)}", fix=fix)
     if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
         raise ConfigError(f"{path} has no steps", fix='add [[step]] with technique = "channels", for example')
+    if len(steps) > MOST_STEPS:
+        why = "each is trained, measured and kept in a folder of its own"
+        raise ConfigError(f"{path} has {len(steps)} steps", why=why, fix=f"write {MOST_STEPS} at most")
     try:
         recipe = from_data(Recipe, data | {"steps": [_split(step) for step in steps]})
     except ValidationError as error:

@@ -10,6 +10,7 @@ DIR/steps/2-channels/         what a step left: module.pt, step.json, the target
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -22,11 +23,13 @@ from torch import nn
 from edgeopt.compress import store
 from edgeopt.compress.technique import Keep, Record
 from edgeopt.core import data_class, from_json, to_json
-from edgeopt.errors import EdgeoptError
+from edgeopt.errors import EdgeoptError, OutputError
 from edgeopt.files import make_folder, write_atomic
 from edgeopt.recipe.outcome import Goal, Measured, StepOutcome
+from edgeopt.untrusted import RECORD_BYTES, read
 
 _OURS = "edgeopt.compress."
+STEPS, FIRST = "steps", "0-original"
 MODULE, STEP, ORIGINAL, COMPRESSED = "module.pt", "step.json", "original.json", "compressed.json"
 
 
@@ -45,6 +48,16 @@ class Remembered:
     keep: str = ""
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Raises OutputError where ``folder`` holds what a run would replace, and no run has written it: a recipe may name any."""
+    if (folder / STEPS / FIRST).is_dir():
+        return
+    for name in (STEPS, "outcome.json", "accuracy.svg", "model.pt2"):
+        if os.path.lexists(folder / name):
+            why = f"it holds {name!r}, which no run of a recipe wrote"
+            raise OutputError(f"{folder} is not written to", why=why, fix="choose another folder with --out")
+
+
 @dataclass(slots=True)
 class Workspace:
     """``key`` of the whole start, or None where it cannot be told whether something changed: then nothing is resumed.
@@ -59,7 +72,7 @@ class Workspace:
 
     def step_folder(self, number: int, technique: str) -> Path:
         """Where a step leaves its files; made where missing."""
-        return make_folder(self.folder / "steps" / f"{number}-{technique}")
+        return make_folder(self.folder / STEPS / f"{number}-{technique}")
 
     def advance(self, *facts: str) -> None:
         """Takes what the next step consists of into the key."""
@@ -73,7 +86,7 @@ class Workspace:
     def recall(self, folder: Path, name: str = STEP) -> Remembered | None:
         """What is known of the current step; None where it has to be done."""
         try:
-            found = from_json(Remembered, (folder / name).read_bytes())
+            found = from_json(Remembered, read(folder / name, RECORD_BYTES))
         except (OSError, ValidationError):
             return None
         return found if self.current is not None and found.key == self.current else None

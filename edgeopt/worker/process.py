@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeopt.scratch import PREFIX, Scratch
 from edgeopt.worker.host import command, kill_group
 
 _SHUTDOWN_S = 2.0
@@ -41,7 +42,9 @@ class HostProcess:
     def __init__(self, *, preload: Sequence[str], threads: int, fork_refused: str) -> None:
         path = [str(Path(entry).absolute()) for entry in sys.path]
         self._settings = {"preload": list(preload), "fork_refused": fork_refused, "path": path}
-        self._environment = _environment(threads)
+        self._scratch = Scratch(Path(tempfile.gettempdir()), PREFIX)
+        """Where libraries leave what they make, and do not clear where they are killed."""
+        self._environment = _environment(threads) | {"TMPDIR": str(self._scratch.path)}
         self._control, self._theirs = socket.socketpair()
         self._sending = threading.Lock()
         self._changed = threading.Condition()
@@ -106,6 +109,7 @@ class HostProcess:
         self._thread.join()
         self._control.close()
         self._output.close()
+        self._scratch.close()
 
     def _send(self, message: dict[str, int], descriptors: list[int]) -> None:
         with self._sending:

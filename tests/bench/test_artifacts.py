@@ -53,7 +53,10 @@ def test_a_bundle_gives_every_artifact_that_was_made(tmp_path: Path) -> None:
     assert (found[0].path, found[0].inputs) == (bundle / "arm-ort" / "model.onnx", (X,))
 
 
-@pytest.mark.parametrize(("damage", "why"), [("changed", "its SHA-256 is another"), ("", "the file is missing")])
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [("Artifact", "its SHA-256 is another"), ("changed", "it has 7 bytes instead of 8"), ("", "the file is missing")],
+)
 def test_an_artifact_that_is_not_the_manifests_is_refused(tmp_path: Path, damage: str, why: str) -> None:
     bundle = written(tmp_path / "b", made(tmp_path / "b", "arm-ort"))
     artifact = bundle / "arm-ort" / "model.onnx"

@@ -5,12 +5,21 @@ import logging
 import sys
 import warnings
 
-from tests.fuzz.hunt import FORMATS, hunt
-
 
 def main() -> int:
+    if "--parsers" in sys.argv:
+        from tests.fuzz.parsers.__main__ import main as parsers
+
+        return parsers([each for each in sys.argv[1:] if each != "--parsers"])
+    return networks()
+
+
+def networks() -> int:
+    from tests.fuzz.hunt import FORMATS, hunt
+
     parser = argparse.ArgumentParser(
-        prog="scripts/fuzz", description="Exports random networks and compares them with themselves."
+        prog="scripts/fuzz",
+        description="Exports random networks and compares them with themselves; with --parsers: mutated files, see there.",
     )
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0, help="of the first network; the next has the next one")

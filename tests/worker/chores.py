@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,10 @@ def echo(request: dict[str, Any]) -> dict[str, Any]:
     print("to standard error", file=sys.stderr)
     os.system("echo from a program it started")
     return request
+
+
+def leave_a_folder(request: dict[str, Any]) -> dict[str, Any]:
+    return {"left": tempfile.mkdtemp()}
 
 
 def where(request: dict[str, Any]) -> dict[str, Any]:
