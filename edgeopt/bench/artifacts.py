@@ -8,7 +8,7 @@ from edgeopt.bench.types import Subject
 from edgeopt.bundle import MANIFEST_NAME, Bundle
 from edgeopt.core import TWIN, Format, TensorSpec
 from edgeopt.devices.known import DeviceSpec
-from edgeopt.errors import ConfigError, ReferenceNotFound, UnknownName, did_you_mean
+from edgeopt.errors import ConfigError, MissingExtra, ReferenceNotFound, UnknownName, did_you_mean
 from edgeopt.files import sha256_of, sha256_of_all, size_of
 
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite", ".mlpackage": "coreml", ".pt2": "pt2"}
@@ -100,10 +100,16 @@ def _of_bundle(bundle: Bundle) -> list[Runnable]:
 
 def _bare(path: Path) -> Runnable:
     from edgeopt import registry
+    from edgeopt.chatter import dropped
     from edgeopt.targets import loader
 
     fmt, digest = SUFFIXES[path.suffix], _sha256(path)
-    inputs, outputs, _ = registry.converter(fmt).inspect(path, loader.load(TWIN))
+    try:
+        with dropped():
+            inputs, outputs, _ = registry.converter(fmt).inspect(path, loader.load(TWIN))
+    except MissingExtra as missing:
+        fix = f"{missing.fix}, or give the bundle that it is from: that says itself what its artifacts take"
+        raise MissingExtra(f"{path} cannot be read here", why=missing.why, fix=fix) from missing
     subject = Subject(path=str(path), target="", format=fmt, sha256=digest, bytes=size_of(path))
     return _with_weights(Runnable(subject, path, inputs, outputs))
 
