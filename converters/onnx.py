@@ -66,14 +66,15 @@ class OnnxConverter:
 
     def inspect(self, path: Path, profile: TargetProfile) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], Structure]:
         """As the interface says; a dimension that is not fixed is -1."""
-        graph = onnx_file.read(path).graph
+        model = onnx_file.read(path)
+        graph = model.graph
         counts = Counter(text(node.op_type) for node in _nodes(graph))
         structure = Structure(
             operators=dict(sorted(counts.items())),
             quantize=counts["QuantizeLinear"] + counts["DynamicQuantizeLinear"],
             dequantize=counts["DequantizeLinear"],
             transpose=counts["Transpose"],
-            unsupported=unsupported(_described(graph), profile),
+            unsupported=unsupported(_described(model), profile),
         )
         initializers = {tensor.name for tensor in graph.initializer}
         inputs = tuple(_spec(value) for value in graph.input if value.name not in initializers)
@@ -198,10 +199,10 @@ def _nodes(graph: "onnx.GraphProto") -> Iterator["onnx.NodeProto"]:
                 yield from _nodes(inner)
 
 
-def _described(graph: "onnx.GraphProto") -> Iterator[Operator]:
+def _described(model: "onnx.ModelProto") -> Iterator[Operator]:
     """Nodes as a device's table sees them; values of unknown type or rank pass."""
-    import onnx
-
+    graph = model.graph
+    opsets = {_domain(text(one.domain)): one.version for one in model.opset_import}
     known: dict[str, tuple[str, int]] = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
         known[value.name] = (dtype_name(value.type.tensor_type.elem_type), len(value.type.tensor_type.shape.dim))
@@ -210,7 +211,27 @@ def _described(graph: "onnx.GraphProto") -> Iterator[Operator]:
     for node in _nodes(graph):
         dtype, _ = known.get(node.input[0] if node.input else "", ("", 0))
         ranks = [known[name][1] for name in (*node.input, *node.output) if name in known]
-        yield Operator(name=text(node.op_type), dtype=dtype, rank=max(ranks, default=0), version=onnx.defs.onnx_opset_version())
+        version = _version(node, opsets.get(_domain(text(node.domain)), 1))
+        yield Operator(name=text(node.op_type), dtype=dtype, rank=max(ranks, default=0), version=version)
+
+
+def _domain(name: str) -> str:
+    """ONNX's own operators have two names for their domain."""
+    return "" if name == "ai.onnx" else name
+
+
+def _version(node: "onnx.NodeProto", opset: int) -> int:
+    """The operator's own version in ``opset``: that of the opset which last changed it.
+
+    Of operators that ONNX does not define, such as a runtime's own, the version of their domain is all that the file tells.
+    """
+    import onnx
+
+    known = max(1, min(opset, onnx.defs.onnx_opset_version()))
+    try:
+        return int(onnx.defs.get_schema(text(node.op_type), known, _domain(text(node.domain))).since_version)
+    except onnx.defs.SchemaError:
+        return opset
 
 
 def _spec(value: "onnx.ValueInfoProto") -> TensorSpec:

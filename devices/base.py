@@ -1,4 +1,4 @@
-"""What a kind of device must do: five raw operations on its shell and its files. Everything else is built on them once.
+"""What a kind of device must do: four operations on its shell and files (run, send, fetch, close). All else is built on those.
 
     Transport (local, ssh, adb)  -->  Device (verified push, sessions, facts)  -->  bench
 

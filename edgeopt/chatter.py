@@ -1,11 +1,12 @@
 """Keeps third-party chatter (warnings, log lines, banners) off the terminal: it goes to a file that a person can read later."""
 
 import logging
+import os
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,6 +25,11 @@ def diverted(log: Path) -> Iterator[None]:
         stack.enter_context(_last_resort_to(file))
         stack.enter_context(_handlers_to(file))
         yield
+
+
+def dropped() -> AbstractContextManager[None]:
+    """Inside, the same goes nowhere: around imports, of which there is no log yet."""
+    return diverted(Path(os.devnull))
 
 
 class _Log(TextIOWrapper):

@@ -1,9 +1,7 @@
 """The command line: reads arguments, calls the pipeline, prints; every failure ends here as a message and an exit code."""
 
-import os
 import signal
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,8 +59,10 @@ def export(
 ) -> None:  # fmt: skip
     """Make and prove an artifact for every target."""
     with reported(debug):
-        loaded, options = _request(context.params)
-        with _quiet():
+        loaded, options = _request(context.params, makes=True)
+        from edgeopt.chatter import dropped
+
+        with dropped():
             from edgeopt.pipeline import export as run
         from edgeopt.report.progress import progress
         from edgeopt.report.table import print_table
@@ -83,7 +83,9 @@ def plan(
     """Show what export would make, and why; make nothing."""
     with reported(debug):
         loaded, options = _request(context.params)
-        with _quiet():
+        from edgeopt.chatter import dropped
+
+        with dropped():
             from edgeopt.pipeline import plan as run
         from edgeopt.report.plan_view import print_plans
         from edgeopt.report.progress import progress
@@ -173,11 +175,15 @@ def _leave_terminal() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _request(arguments: dict[str, Any]) -> "tuple[Model, Options]":
-    """The loaded model and the options that the command line and the configuration file ask for."""
+def _request(arguments: dict[str, Any], *, makes: bool = False) -> "tuple[Model, Options]":
+    """The loaded model and the options that the command line and the configuration file ask for.
+
+    A wrong target is told at once, before the model is loaded, and where it ``makes`` something, one that cannot be made here.
+    """
     from edgeopt.config import from_arguments, read
     from edgeopt.errors import UsageError
     from edgeopt.references import load_model, parse_input
+    from edgeopt.selection import asked, select
 
     settings = from_arguments(arguments)
     if arguments["config"]:
@@ -185,26 +191,11 @@ def _request(arguments: dict[str, Any]) -> "tuple[Model, Options]":
     if settings.model is None:
         raise UsageError("no model is given", fix="edgeopt export file.py:name, or model = ... in the file after --config")
     inputs = tuple(map(parse_input, settings.inputs))
-    _refuse_unknown_targets(settings.targets)
+    (select if makes else asked)(settings.targets)
     model = load_model(settings.model, inputs=inputs, calibration=settings.calibration, evaluate=settings.evaluate)
     if settings.max_drop is not None and model.evaluate is None:
         raise UsageError("--max-drop has nothing to judge", why="the model has no evaluate", fix="add --evaluate file.py:name")
     return model, settings.options(model.name)
-
-
-def _refuse_unknown_targets(names: tuple[str, ...]) -> None:
-    """A wrong name is told at once, before the model is loaded."""
-    from edgeopt.targets import loader
-
-    for name in names:
-        loader.load(name)
-
-
-def _quiet() -> AbstractContextManager[None]:
-    """Drops what libraries say while they are imported: it concerns nobody, and no bundle with a log is there yet."""
-    from edgeopt.chatter import diverted
-
-    return diverted(Path(os.devnull))
 
 
 if __name__ == "__main__":

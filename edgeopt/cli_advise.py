@@ -1,8 +1,6 @@
 """``edgeopt advise``: which techniques would bring a model within its budgets on a target, and a recipe of them."""
 
-import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,6 +49,9 @@ def advise(
 ) -> None:  # fmt: skip
     """Say which techniques, in which order, bring a model within a size or latency."""
     with reported(debug):
+        from edgeopt import extras
+
+        extras.require("compress", "edgeopt advise cannot work here")
         from edgeopt.compress.planner.advice import Budgets
         from edgeopt.quantities import bytes_of, milliseconds_of
 
@@ -108,9 +109,10 @@ def _loaded(
 def _advice(
     model: "Model", target: str, profile: "TargetProfile", budgets: "Budgets", seconds: float | None, *, trains: bool
 ) -> "Advice":
+    from edgeopt.chatter import dropped
     from edgeopt.report.progress import progress
 
-    with progress() as listen, _quiet():
+    with progress() as listen, dropped():
         from edgeopt.capture import capture
         from edgeopt.compress.advise import advise as run
         from edgeopt.options import Event
@@ -228,10 +230,3 @@ def _training(model: str) -> dict[str, str]:
 
     stepwise = found("train_step") | found("batches")
     return stepwise if len(stepwise) == 2 else found("fit")
-
-
-def _quiet() -> AbstractContextManager[None]:
-    """Drops what libraries say while they are imported and while models are traced: it concerns nobody."""
-    from edgeopt.chatter import diverted
-
-    return diverted(Path(os.devnull))

@@ -1,6 +1,8 @@
 """The commands that deal with devices: ``edgeopt bench`` and ``edgeopt devices``."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,7 +78,7 @@ def bench(
     layers: Layers = None, out: Out = Path("runs"), form: Format = "table", samples: Samples = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Measure artifacts on devices."""
-    with reported(debug):
+    with _for_devices(debug):
         if layers is not None:
             _check_alone(context)
             return _layers(str(artifact), device or ["local"], target or [], threads or [1], layers)
@@ -99,6 +101,16 @@ def bench(
         if benchmark.unwritten:
             raise benchmark.unwritten[0]
         raise typer.Exit(_exit_code(found))
+
+
+@contextmanager
+def _for_devices(debug: bool) -> Iterator[None]:
+    """As ``reported``, for what needs the extra ``devices``: where that is missing, it is told before anything else."""
+    with reported(debug):
+        from edgeopt import extras
+
+        extras.require("devices", "nothing can be measured on devices here")
+        yield
 
 
 def _check_alone(context: typer.Context) -> None:
@@ -125,6 +137,9 @@ def _layers(model: str, devices: list[str], targets: list[str], threads: list[in
             raise UsageError(f"--layers needs one --{name}", why=why, fix=f"give --{name} once")
     from edgeopt.chatter import diverted
     from edgeopt.files import make_folder
+    from edgeopt.selection import select
+
+    select(targets)  # a target that cannot be made here is told before anything is measured
     from edgeopt.report.layers_view import print_layers
     from edgeopt.report.progress import progress
 
@@ -153,7 +168,7 @@ def devices(context: typer.Context, debug: Debug = False) -> None:
     """List every known device: reachable, what it is, what is installed there."""
     if context.invoked_subcommand is not None:
         return
-    with reported(debug):
+    with _for_devices(debug):
         from edgeopt.bench.inventory import inventory
         from edgeopt.devices.known import known
         from edgeopt.report.devices_view import print_devices
@@ -171,7 +186,7 @@ def add(
     debug: Debug = False,
 ) -> None:
     """Give a device a name in devices.toml."""
-    with reported(debug):
+    with _for_devices(debug):
         from edgeopt.devices import known
         from edgeopt.registry import check_url
         from edgeopt.targets import loader
@@ -190,7 +205,7 @@ def setup(
     debug: Debug = False,
 ) -> None:
     """Put the runtimes on a device; it needs no internet, this computer does."""
-    with reported(debug):
+    with _for_devices(debug):
         from edgeopt.devices.setup import setup as run
         from edgeopt.report.text import plain
 
@@ -210,7 +225,7 @@ def setup(
 @devices_app.command()
 def clean(device: Annotated[str, typer.Argument(metavar="NAME|URL")], debug: Debug = False) -> None:
     """Remove everything of edgeopt's from a device: stored artifacts and runtimes."""
-    with reported(debug):
+    with _for_devices(debug):
         spec, connected = _connect(device)
         with connected:
             connected.clean()

@@ -29,6 +29,7 @@ class Terminated(KeyboardInterrupt):
 @contextmanager
 def reported(debug: bool) -> Iterator[None]:
     """Ends the program with a message and the right exit code for whatever is raised inside."""
+    from edgeopt import extras
     from edgeopt.errors import EdgeoptError
 
     try:
@@ -44,6 +45,8 @@ def reported(debug: bool) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code:
             raise  # a library's own end, such as rich's when the reader has gone
+        if isinstance(error, ModuleNotFoundError):  # a part of an extra may have been uninstalled
+            error = extras.missing_for(error) or error
         _tell(error, debug)  # sys.exit(0), in the user's code: nothing that was asked for is there
         raise typer.Exit(error.exit_code if isinstance(error, EdgeoptError) else 1) from None
 

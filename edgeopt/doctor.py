@@ -6,13 +6,14 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution, requires, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from edgeopt import extras
 from edgeopt.cache import default_root
 from edgeopt.devices.adb_server import is_running
 from edgeopt.devices.native_job import WHERE
@@ -20,14 +21,15 @@ from edgeopt.devices.native_job import WHERE
 GIB = 2**30
 _ENOUGH_MEMORY_GIB = 4
 _ENOUGH_DISK_GIB = 2
-_DISTRIBUTION = "edgeopt"
-_EXTRAS = {
+PURPOSES = {
     "torch": "capturing and quantizing models",
     "onnx": "ONNX artifacts",
     "tflite": "TFLite artifacts",
     "coreml": "Core ML artifacts",
+    "compress": "compressing models, and advice on it",
     "devices": "benchmarks on devices",
 }
+"""What each extra is for; what it brings is read from the installed edgeopt's own metadata."""
 _INT8_FEATURES = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 """As /proc/cpuinfo spells them: x86 first, then ARM's dot product and int8 matrix instructions."""
 
@@ -46,40 +48,36 @@ class Check:
 def diagnose() -> tuple[Check, ...]:
     """Python, every extra's packages with the versions this release is tested with, this computer, and the ways to devices."""
     try:
-        distribution(_DISTRIBUTION)
+        distribution(extras.DISTRIBUTION)
     except PackageNotFoundError:
         fix = "pip install . in the folder that holds pyproject.toml"
-        return (Check(name=_DISTRIBUTION, ok=False, found="source code, not installed", needed_for="everything", fix=fix),)
+        return (
+            Check(name=extras.DISTRIBUTION, ok=False, found="source code, not installed", needed_for="everything", fix=fix),
+        )
     return (_python(), *_packages(), _cache(), _cpu(), _memory(), _disk(), *_devices())
 
 
 def _python() -> Check:
-    wanted = SpecifierSet(distribution(_DISTRIBUTION).metadata["Requires-Python"])
+    wanted = SpecifierSet(distribution(extras.DISTRIBUTION).metadata["Requires-Python"])
     found = platform.python_version()
     ok = wanted.contains(found, prereleases=True)
     return Check(name="python", ok=ok, found=found, needed_for="everything", fix="" if ok else f"install Python {wanted}")
 
 
 def _packages() -> Iterator[Check]:
-    parsed = [Requirement(text) for text in requires(_DISTRIBUTION) or ()]
-    for extra, purpose in _EXTRAS.items():
-        for requirement in parsed:
-            if requirement.name != _DISTRIBUTION and _belongs(requirement, extra):
+    for extra, purpose in PURPOSES.items():
+        for requirement in extras.own(extra):
+            if requirement.name != extras.DISTRIBUTION:
                 yield _package(requirement, extra, purpose)
 
 
-def _belongs(requirement: Requirement, extra: str) -> bool:
-    marker = requirement.marker
-    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
-
-
 def _package(requirement: Requirement, extra: str, purpose: str) -> Check:
-    install = f"pip install 'edgeopt[{extra}]'"
+    install = extras.command(extra)
     try:
         found = version(requirement.name)
     except PackageNotFoundError:
         return Check(name=requirement.name, ok=False, found="not installed", needed_for=purpose, fix=install)
-    if find_spec(requirement.name.replace("-", "_")) is None:
+    if find_spec(extras.module_of(requirement)) is None:
         fix = f"pip install --force-reinstall '{requirement.name}=={found}'"
         return Check(name=requirement.name, ok=False, found=f"{found}, but it has no module", needed_for=purpose, fix=fix)
     if requirement.specifier.contains(found, prereleases=True):

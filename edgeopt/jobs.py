@@ -10,6 +10,7 @@ from edgeopt.capture import Captured
 from edgeopt.compress.palettized import left_whole
 from edgeopt.compress.sparsity import sparse24
 from edgeopt.core import TWIN, Decision, Format, KeptFloat, Plan, QuantScheme, SparseLayer, to_data
+from edgeopt.errors import MissingExtra
 from edgeopt.quantize.graph import operators
 from edgeopt.quantize.opening import opened
 from edgeopt.quantize.planner import Quantization, decide
@@ -166,14 +167,23 @@ def _decisions(job: Job, layers: tuple[SparseLayer, ...]) -> tuple[Decision, ...
         found.append(_decision("opset", str(profile.limits.opset), sources.get("limits.opset", "")))
     if profile.limits.minimum_os is not None:
         found.append(_decision("minimum OS", profile.limits.minimum_os, sources.get("limits.minimum_os", "")))
-    if stand_in := registry.converter(job.format).stand_in:
-        found.append(_decision("verification", stand_in, "the format's own runtime does not exist for this system"))
+    found += _as_installed(job.format)
     if layers:
         pruned = sum(layer.pruned for layer in layers)
         found.append(_decision("sparsity 2:4", f"{pruned} of {len(layers)} layers", sources.get("sparsity.pattern", "")))
     if profile.status == "legacy":
         found.append(_decision("status", "legacy", profile.status_note))
     return tuple(found)
+
+
+def _as_installed(fmt: Format) -> list[Decision]:
+    """What this computer and what is installed on it make of the format."""
+    try:
+        stand_in = registry.converter(fmt).stand_in
+    except MissingExtra as missing:
+        return [_decision("made here", "no", f"{missing.why}; {missing.fix}")]
+    reason = "the format's own runtime does not exist for this system"
+    return [_decision("verification", stand_in, reason)] if stand_in else []
 
 
 def _decision(subject: str, choice: str, reason: str) -> Decision:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeopt.chatter import dropped
 from edgeopt.errors import EdgeoptError, ModelError
 from edgeopt.input_text import LARGEST_INPUT
 from edgeopt.program_guard import guarded
@@ -24,8 +25,9 @@ def load_program(path: Path, extra_files: dict[str, str] | None = None) -> "Expo
 
     Raises ModelError where it is not one, or holds anything but tensors and known operators (:mod:`edgeopt.program_guard`).
     """
-    import torch
-    import torchao  # noqa: F401  registers torch.ops.quantized_decomposed, which a file's graph may name
+    with dropped():
+        import torch
+        import torchao  # noqa: F401  registers torch.ops.quantized_decomposed, which a file's graph may name
 
     archive = guarded(path)
     try:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+from edgeopt import extras
 from edgeopt.errors import (
     CalibrationError,
     EdgeoptError,
@@ -145,6 +145,8 @@ def _raising_is_reported(source: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:  # a script that calls sys.exit on import must not end the tool silently
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            raise MissingExtra(f"{source} cannot be imported", why=cause(error), fix=extras.command("torch")) from error
         fix = f"python must be able to import {source} without an error"
         raise ModelError(f"{source} cannot be imported", why=cause(error), fix=fix) from error
 
@@ -157,8 +159,7 @@ def load_model(
     The reference leads to an nn.Module, to an edgeopt.Model, to a function or class that gives one of them without
     arguments, or to a .pt2 file. Raises InputError where neither the model nor ``inputs`` say what it takes.
     """
-    if find_spec("torch") is None:
-        raise MissingExtra("torch is not installed", why="it runs the model", fix="pip install 'edgeopt[torch]'")
+    extras.require("torch", f"the model {reference} cannot be run here")
     model = _as_model(reference, resolve(reference))
     if inputs:
         model = replace(model, example_inputs=generate(inputs))

@@ -8,9 +8,9 @@ Other packages add to it through entry points: a format's name and a class witho
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from edgeopt import extras
 from edgeopt.errors import ConfigError, MissingExtra, UnknownName, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,30 +23,17 @@ DEVICE_ENTRY_POINTS = "edgeopt.devices"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """Where a thing is (``module:attribute``), the extra that installs it, and the modules that this extra must bring."""
+    """Where a thing is (``module:attribute``), and the extra that installs what it needs."""
 
     location: str
     extra: str = ""
-    requires: tuple[str, ...] = ()
 
 
 _CONVERTERS = {
-    "onnx": Entry(
-        location="edgeopt.converters.onnx:OnnxConverter",
-        extra="onnx",
-        requires=("torch", "torchao", "onnx", "onnxscript", "onnxruntime"),
-    ),
-    "tflite": Entry(
-        location="edgeopt.converters.tflite:TfliteConverter",
-        extra="tflite",
-        requires=("torch", "torchao", "litert_torch", "ai_edge_litert"),
-    ),
-    "coreml": Entry(
-        location="edgeopt.converters.coreml:CoremlConverter",
-        extra="coreml",
-        requires=("torch", "torchao", "coremltools"),
-    ),
-    "pt2": Entry(location="edgeopt.converters.pt2:Pt2Converter", extra="torch", requires=("torch", "torchao")),
+    "onnx": Entry(location="edgeopt.converters.onnx:OnnxConverter", extra="onnx"),
+    "tflite": Entry(location="edgeopt.converters.tflite:TfliteConverter", extra="tflite"),
+    "coreml": Entry(location="edgeopt.converters.coreml:CoremlConverter", extra="coreml"),
+    "pt2": Entry(location="edgeopt.converters.pt2:Pt2Converter", extra="torch"),
 }
 
 LOCAL = "local"
@@ -54,7 +41,7 @@ LOCAL = "local"
 _DEVICES = {
     LOCAL: Entry(location="edgeopt.devices.local:connect"),
     "ssh": Entry(location="edgeopt.devices.ssh:connect"),
-    "adb": Entry(location="edgeopt.devices.adb:connect", extra="devices", requires=("adb_shell", "adbutils")),
+    "adb": Entry(location="edgeopt.devices.adb:connect", extra="devices"),
 }
 
 
@@ -69,16 +56,23 @@ def converter(format_name: str) -> "Converter":
     Raises UnknownName with the known formats, MissingExtra with the command that installs what is missing, ConfigError where
     another package's entry point leads nowhere.
     """
-    known = _converters()
-    if format_name not in known:
-        why = f"known formats: {', '.join(sorted(known))}"
-        fix = did_you_mean(format_name, known) or "use one of these"
-        raise UnknownName(f"there is no format {format_name!r}", why=why, fix=fix)
-    entry = known[format_name]
-    thing = _Thing(format_name, "format", "made")
+    thing, entry = _format(format_name)
     _require(thing, entry)
     instance: Converter = _load(thing, entry)()
     return instance
+
+
+def check_format(format_name: str) -> None:
+    """Raises UnknownName and MissingExtra as :func:`converter` does, and imports nothing."""
+    _require(*_format(format_name))
+
+
+def _format(name: str) -> "tuple[_Thing, Entry]":
+    known = _converters()
+    if name not in known:
+        why = f"known formats: {', '.join(sorted(known))}"
+        raise UnknownName(f"there is no format {name!r}", why=why, fix=did_you_mean(name, known) or "use one of these")
+    return _Thing(name, "format", "made"), known[name]
 
 
 def schemes() -> tuple[str, ...]:
@@ -141,9 +135,12 @@ def _offered(group: str) -> dict[str, Entry]:
 
 
 def _require(thing: _Thing, entry: Entry) -> None:
-    missing = [name for name in entry.requires if find_spec(name) is None]
-    if missing:
-        raise _missing(thing, entry, f"not installed: {', '.join(missing)}")
+    if entry.extra:
+        extras.require(entry.extra, _impossible(thing))
+
+
+def _impossible(thing: _Thing) -> str:
+    return f"{thing} cannot be {thing.done} here"
 
 
 def _load(thing: _Thing, entry: Entry) -> Any:
@@ -152,14 +149,10 @@ def _load(thing: _Thing, entry: Entry) -> Any:
         return getattr(import_module(module), attribute)
     except ImportError as error:
         if entry.extra and not (error.name or "").startswith("edgeopt"):
-            raise _missing(thing, entry, str(error)) from error
+            raise MissingExtra(_impossible(thing), why=str(error), fix=extras.command(entry.extra)) from error
         raise _broken(thing, entry, error) from error
     except AttributeError as error:
         raise _broken(thing, entry, error) from error
-
-
-def _missing(thing: _Thing, entry: Entry, why: str) -> MissingExtra:
-    return MissingExtra(f"{thing} cannot be {thing.done} here", why=why, fix=f"pip install 'edgeopt[{entry.extra}]'")
 
 
 def _broken(thing: _Thing, entry: Entry, error: Exception) -> ConfigError:

@@ -114,7 +114,7 @@ def test_text_from_outside_cannot_steer_the_terminal(net: str) -> None:
 
 
 def test_something_unexpected_is_one_line_with_the_way_to_see_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    def boom(_: object) -> None:
+    def boom(*_: object, **__: object) -> None:
         raise RuntimeError("boom")
 
     monkeypatch.setattr(cli, "_request", boom)

@@ -3,12 +3,16 @@
 import socket
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
-from edgeopt import doctor
+from edgeopt import doctor, extras
+
+ROOT = Path(__file__).parents[1]
 
 
 def by_name() -> dict[str, doctor.Check]:
@@ -17,9 +21,17 @@ def by_name() -> dict[str, doctor.Check]:
 
 def test_every_extra_is_covered_and_found_where_it_is_installed() -> None:
     checks = by_name()
-    for name in ("python", "torch", "torchao", "onnx", "onnxruntime", "litert-torch", "ai-edge-litert", "coremltools"):
-        assert checks[name].ok, checks[name]
-    assert {"cache", "cpu", "memory", "disk"} <= set(checks)
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for extra in declared.keys() - {"all", "examples", "test"}:
+        for requirement in map(Requirement, declared[extra]):
+            assert requirement.name == "edgeopt" or checks[requirement.name].ok, requirement
+    assert {"python", "cache", "cpu", "memory", "disk"} <= set(checks)
+
+
+def test_every_extra_has_a_purpose_and_every_package_of_it_a_module_of_its_name() -> None:
+    assert set(doctor.PURPOSES) == set(extras.names()) - {"all", "examples", "test"}
+    for extra in doctor.PURPOSES:
+        assert extras.missing(extra) == (), extra
 
 
 def test_what_is_missing_comes_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

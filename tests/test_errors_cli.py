@@ -149,7 +149,7 @@ def test_a_full_disk_is_told(bad: Path) -> None:
 
 
 def test_a_missing_extra_says_the_command_that_installs_it(bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeopt.registry.find_spec", lambda name: None)
+    monkeypatch.setattr("edgeopt.extras.find_spec", lambda name: None)
     judge(export(bad, "good"), errors.MissingExtra, "pip install 'edgeopt[")
 
 

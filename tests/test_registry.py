@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeopt import registry
+from edgeopt import extras, registry
 from edgeopt.errors import ConfigError, MissingExtra, UnknownName
 
 CONVERTER = (
@@ -46,7 +46,7 @@ def test_an_unknown_format_lists_the_known_ones_and_the_nearest() -> None:
 
 
 def test_a_missing_package_gives_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(MissingExtra) as caught:
         registry.converter("onnx")
     assert "not installed: onnxscript" in str(caught.value)
@@ -86,7 +86,7 @@ def test_a_mistyped_kind_of_device_gets_the_nearest() -> None:
 
 
 def test_a_device_whose_library_is_missing_gives_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "find_spec", lambda name: None if name == "adbutils" else object())
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "adbutils" else object())
     with pytest.raises(MissingExtra) as caught:
         registry.transport("adb://pi")
     assert "the kind of device 'adb' cannot be reached here" in str(caught.value)

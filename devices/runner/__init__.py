@@ -4,7 +4,7 @@ Standard library only, Python 3.8 or newer, nothing of the rest of edgeopt: what
 it finds on the device. It reads its job (job.py) and writes what it finds as JSON lines (lines.py), each flushed at once, so
 that a killed run keeps what it measured::
 
-    job.py --> main.py --> runtimes/ (loads the artifact) --> measure.py | predict.py | operators.py --> lines.py
+    job.py --> main.py --> runtimes/ (loads the artifact) --> measure.py | predict.py --> lines.py
 
 ``edgeopt.devices.runner_archive`` packs this folder. The events, in the order in which they come (times in nanoseconds where a
 name ends in ``_ns``, memory in bytes; what the device does not tell is null):
@@ -24,6 +24,6 @@ name ends in ``_ns``, memory in bytes; what the device does not tell is null):
   (of the fallback, by kind)
 - ``prediction``: sample, ns, outputs (in mode ``predict``)
 - ``operators``: for each operator its kind, name, provider, runs and mean_ns (in mode ``operators``)
-- ``error``: kind (load, run, memory, missing_runtime, bad_job, fallback) and message; nothing follows it
+- ``error``: kind (load, run, memory, missing_runtime, bad_job, fallback, delegate) and message; nothing follows it
 - ``end``: the run is complete; only then is the exit code 0
 """

@@ -9,7 +9,7 @@ from edgeopt.bench.types import Subject
 from edgeopt.bundle import MANIFEST_NAME, Bundle
 from edgeopt.core import TWIN, Artifact, Format, TargetResult, TensorSpec
 from edgeopt.devices.known import DeviceSpec
-from edgeopt.errors import ConfigError, EdgeoptError, ReferenceNotFound, UnknownName, did_you_mean
+from edgeopt.errors import ConfigError, EdgeoptError, MissingExtra, ReferenceNotFound, UnknownName, did_you_mean
 from edgeopt.files import sha256_of, sha256_of_all, size_of
 from edgeopt.targets.loader import name_of
 from edgeopt.untrusted import check_artifact, shown
@@ -134,6 +134,7 @@ def _not_the_manifests(path: Path, why: str) -> ConfigError:
 
 def _bare(path: Path) -> Runnable:
     from edgeopt import registry
+    from edgeopt.chatter import dropped
     from edgeopt.targets import loader
 
     try:
@@ -141,7 +142,12 @@ def _bare(path: Path) -> Runnable:
     except OSError as error:
         raise _unreadable(path, error) from error
     fmt, digest = SUFFIXES[path.suffix], _sha256(path)
-    inputs, outputs, _ = registry.converter(fmt).inspect(path, loader.load(TWIN))
+    try:
+        with dropped():
+            inputs, outputs, _ = registry.converter(fmt).inspect(path, loader.load(TWIN))
+    except MissingExtra as missing:
+        fix = f"{missing.fix}, or give the bundle that it is from: that says itself what its artifacts take"
+        raise MissingExtra(f"{path} cannot be read here", why=missing.why, fix=fix) from missing
     check_interface(str(path), inputs, outputs)
     subject = Subject(path=str(path), target="", format=fmt, sha256=digest, bytes=size_of(path))
     return _with_weights(Runnable(subject, path, inputs, outputs))

@@ -167,7 +167,7 @@ def _failure(subject: str, kind: str, message: str) -> DeviceError:
         fix = "look at lines.jsonl in the run's folder; perhaps this version of the tool is not known yet"
         return BadAnswer(f"what {subject} printed makes no sense", why=message, fix=fix)
     if kind == "missing_runtime":
-        what = f"the runtime for {subject} is not installed there"
+        what = "its runtime is not installed there"  # the same words for every artifact: they are told once
         return MissingRuntime(
             what, why=message, fix="edgeopt devices setup NAME; a native tool must be for that system and processor"
         )

@@ -29,7 +29,7 @@ from edgeopt.devices.device import Device
 from edgeopt.devices.facts import DeviceFacts, read_facts
 from edgeopt.devices.known import DeviceSpec
 from edgeopt.devices.session import Session
-from edgeopt.errors import DeviceError, EdgeoptError, LinkLost, OutputError
+from edgeopt.errors import DeviceError, EdgeoptError, LinkLost, MissingExtra, OutputError
 from edgeopt.files import write_atomic
 from edgeopt.model import Evaluate, Predict
 from edgeopt.options import Phase
@@ -90,6 +90,11 @@ class OnDevice:
             comparisons=judge.comparisons(results, TWIN), error=type(failure).__name__ if failure else "",
             reason=failure.message() if failure else "", warnings=tuple(dict.fromkeys(warnings)),
         )  # fmt: skip
+
+    def check_host(self) -> None:
+        """Raises MissingExtra where ``evaluate``, which runs here too, would find no runtime for an artifact."""
+        for artifact in self.artifacts if self.request.evaluate is not None else ():
+            self._runs_here(artifact)
 
     def interrupt(self) -> None:
         """From another thread: clears the device, which ends what runs there."""
@@ -265,9 +270,24 @@ class OnDevice:
         return stoppable
 
     def _runs_here(self, runnable: Runnable) -> Runnable | None:
-        """The artifact itself where this computer has its runtime, else a fp32 twin that stands in for it."""
+        """The artifact itself where this computer has its runtime, else a fp32 twin that stands in for it.
+
+        A runtime that is not installed here is a warning, since times need none; MissingExtra where ``evaluate`` needs it.
+        """
         twins = [one for one in self.request.artifacts if one.subject.target == TWIN and one.failure is None]
-        return next((one for one in (runnable, *twins) if registry.converter(one.subject.format).runs_here), None)
+        missing: MissingExtra | None = None
+        for one in (runnable, *twins):
+            try:
+                if registry.converter(one.subject.format).runs_here:
+                    return one
+            except MissingExtra as error:
+                missing = missing or error
+        if missing is not None and self.request.evaluate is not None:
+            raise MissingExtra("--evaluate cannot be run here", why=missing.why, fix=missing.fix) from missing
+        if missing is not None:
+            what = f"{runnable.subject.format} outputs are not compared with this computer's"
+            self._warnings.append(f"{what}: {missing.why}; {missing.fix}")
+        return None
 
     def _measuring(self, configuration: str, how: str) -> None:
         self._tell(self._subject(configuration), "measure", how)

@@ -60,13 +60,16 @@ class Benchmark:
     def run(self) -> tuple[DeviceRun, ...]:
         """Runs on every device; each result is written as soon as its device is done. In the order of the devices asked for.
 
-        A device that fails is a result with its reason; ``unwritten`` has what could not be written. KeyboardInterrupt is
+        MissingExtra is raised before, where evaluate cannot run here. A device that fails is a result with its reason;
+        ``unwritten`` has what could not be written. KeyboardInterrupt is
         passed on when the devices are cleared and what they measured so far is written.
         """
         request = self.request
         chosen = [(device, selected(list(request.artifacts), request.targets, device)) for device in request.devices]
         computed = Computed()
         jobs = [OnDevice(request, device, found, self._host, self._stop, computed) for device, found in chosen]
+        for job in jobs:
+            job.check_host()
         self.folders = _folders(request)
         self._working = [_Working(job, folder) for job, folder in zip(jobs, self.folders, strict=True)]
         with closing(self._host):

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from dahuffman import HuffmanCodec
 from torch import Tensor
 
 CUTS = 1024
@@ -133,6 +132,8 @@ def packed(indices: Tensor, values: int, tables: int, item_size: int) -> Packed:
 
 def _huffman_bits(counts: list[int]) -> int:
     """Bits of all numbers together. ``eof`` is a symbol that exists: dahuffman would add one of its own."""
+    from dahuffman import HuffmanCodec  # of the extra compress: palettes are exported without it
+
     codec = HuffmanCodec.from_frequencies(dict(enumerate(counts)), concat=list, eof=0)
     lengths = {symbol: bits for symbol, (bits, _) in codec.get_code_table().items()}
     return sum(count * lengths[symbol] for symbol, count in enumerate(counts))

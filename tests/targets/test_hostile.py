@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeopt.errors import ConfigError
-from edgeopt.options import Options
-from edgeopt.pipeline import profiles_of
+from edgeopt.selection import asked
 from edgeopt.targets import loader
 from edgeopt.untrusted import SETTINGS_BYTES
 
@@ -47,7 +46,7 @@ def test_two_targets_of_one_name_are_refused(tmp_path: Path) -> None:
     assert loader.load(str(tmp_path / "arm-ort.toml")).name == "arm-ort"
     for other in ("arm-ort", str(tmp_path / "Arm-Ort.toml")):
         with pytest.raises(ConfigError, match="two targets are called"):
-            profiles_of(Options(out=tmp_path / "b", targets=(str(tmp_path / "arm-ort.toml"), other)))
+            asked((str(tmp_path / "arm-ort.toml"), other))
 
 
 @pytest.mark.parametrize(
