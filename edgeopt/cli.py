@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeopt import __version__, cli_advise, cli_bench, cli_recipe
-from edgeopt.cli_report import Debug, Terminated, exit_code_for, reported
+from edgeopt import __version__, cli_advise, cli_bench, cli_completion, cli_recipe
+from edgeopt.cli_report import Debug, Terminated, exit_code_for, refused_installation, reported
 
 if TYPE_CHECKING:
     from edgeopt.model import Model
     from edgeopt.options import Options
 
+PROGRAM = "edgeopt"
+
 app = typer.Typer(
     help="From a trained PyTorch model to proven artifacts for real devices.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: importing rich would take longer than everything else
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -29,7 +30,13 @@ ModelArgument = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="file.py:name, package.module:name or a .pt2 file.", show_default=False)
 ]
 Targets = Annotated[
-    list[str] | None, typer.Option("--target", metavar="NAME", help="A target or its TOML file; repeatable.  [default: all]")
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="A target or its TOML file; repeatable.  [default: all]",
+        autocompletion=cli_completion.targets,
+    ),
 ]
 Calibration = Annotated[str | None, typer.Option(metavar="REF", help="Batches, or a function that yields them.")]
 Evaluate = Annotated[str | None, typer.Option(metavar="REF", help="evaluate(predict) -> {name: number}, higher is better.")]
@@ -96,7 +103,10 @@ def plan(
 @app.command("targets")
 def show_targets(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Show this target's settings.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="Show this target's settings.", show_default=False, autocompletion=cli_completion.targets
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -148,7 +158,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character must not end the run
-    app()
+    try:
+        app(prog_name=PROGRAM)  # also as python -m edgeopt.cli: the shells' completion knows it by this name
+    except (OSError, UnicodeError) as error:  # of --install-completion: a command reports its own
+        sys.exit(refused_installation(error))
 
 
 def _terminate(*_: Any) -> None:

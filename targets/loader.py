@@ -15,16 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from edgeopt.core import from_data
 from edgeopt.errors import ConfigError, UnknownName, did_you_mean
+from edgeopt.targets.names import ENTRY_POINTS, PACKAGE, SUFFIX, built_in, names
 from edgeopt.targets.schema import TargetProfile
 
-ENTRY_POINTS = "edgeopt.targets"
-_PACKAGE = "edgeopt.targets"
-_SUFFIX = ".toml"
-
-
-def names() -> tuple[str, ...]:
-    """Every target known by name, sorted: the built-in ones and those of other packages."""
-    return tuple(sorted({*_built_in(), *(entry.name for entry in entry_points(group=ENTRY_POINTS))}))
+__all__ = ["ENTRY_POINTS", "load", "names"]
 
 
 def load(name_or_path: str) -> TargetProfile:
@@ -32,11 +26,11 @@ def load(name_or_path: str) -> TargetProfile:
 
     Raises UnknownName for a name nobody offers, ConfigError for a file that cannot be read or does not fit the schema.
     """
-    if name_or_path.endswith(_SUFFIX):
+    if name_or_path.endswith(SUFFIX):
         path = Path(name_or_path)
         return _parse(_read(path, str(path)), path.stem, str(path))
-    if name_or_path in _built_in():
-        resource = files(_PACKAGE).joinpath(name_or_path + _SUFFIX)
+    if name_or_path in built_in():
+        resource = files(PACKAGE).joinpath(name_or_path + SUFFIX)
         return _parse(_read(resource, resource.name), name_or_path, resource.name)
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name == name_or_path:
@@ -44,20 +38,16 @@ def load(name_or_path: str) -> TargetProfile:
     raise _unknown(name_or_path)
 
 
-def _built_in() -> tuple[str, ...]:
-    return tuple(item.name.removesuffix(_SUFFIX) for item in files(_PACKAGE).iterdir() if item.name.endswith(_SUFFIX))
-
-
 def _load_entry(entry: EntryPoint) -> TargetProfile:
     try:
-        resource = files(entry.value).joinpath(entry.name + _SUFFIX)
+        resource = files(entry.value).joinpath(entry.name + SUFFIX)
     except (ImportError, TypeError) as error:
         raise ConfigError(
             f"target {entry.name!r} cannot be loaded from the package that offers it",
             why=f"{entry.value!r}: {error}",
             fix="reinstall that package, or report this to its authors",
         ) from error
-    label = f"{entry.value}/{entry.name}{_SUFFIX}"
+    label = f"{entry.value}/{entry.name}{SUFFIX}"
     return _parse(_read(resource, label), entry.name, label)
 
 
