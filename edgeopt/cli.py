@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeopt import __version__, cli_advise, cli_bench, cli_completion, cli_recipe
+from edgeopt import __version__, cli_advise, cli_bench, cli_completion, cli_init, cli_recipe
 from edgeopt.cli_report import Debug, Terminated, exit_code_for, refused_installation, reported
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ Out = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the bund
 FloatIo = Annotated[
     bool | None, typer.Option("--float-io/--no-float-io", help="Floats in and out where the target's default is integers.")
 ]
-Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest time for one target.  [default: 900]")]
+Timeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Longest time for one target, in seconds.  [default: 900]")
+]
 Jobs = Annotated[int | None, typer.Option(metavar="N", help="Targets made at the same time.  [default: 2]")]
 Cache = Annotated[
     bool | None, typer.Option("--cache/--no-cache", help="Take unchanged work from the cache.  [default: --cache]")
@@ -131,6 +133,7 @@ def show_doctor(debug: Debug = False) -> None:
         print_checks(diagnose())
 
 
+app.command()(cli_init.init)
 app.command()(cli_advise.advise)
 app.command()(cli_recipe.compress)
 app.command()(cli_bench.bench)
@@ -183,7 +186,11 @@ def _request(arguments: dict[str, Any]) -> "tuple[Model, Options]":
     _refuse_unknown_targets(settings.targets)
     model = load_model(settings.model, inputs=inputs, calibration=settings.calibration, evaluate=settings.evaluate)
     if settings.max_drop is not None and model.evaluate is None:
-        raise UsageError("--max-drop has nothing to judge", why="the model has no evaluate", fix="add --evaluate file.py:name")
+        why, fix = "the model has no evaluate", "add --evaluate file.py:name"
+        if "evaluate" in model.unfilled:
+            why, fix = "the model's evaluate is still a placeholder", "fill it in, then take @edgeopt.placeholder away"
+        raise UsageError("--max-drop has nothing to judge", why=why, fix=fix)
+    _warn_of_placeholders(model)
     return model, settings.options(model.name)
 
 
@@ -193,6 +200,15 @@ def _refuse_unknown_targets(names: tuple[str, ...]) -> None:
 
     for name in names:
         loader.load(name)
+
+
+def _warn_of_placeholders(model: "Model") -> None:
+    """Until they are filled in, nothing is calibrated or measured, whatever the figures below say."""
+    for name in model.unfilled:
+        function = {"calibration": "batches"}.get(name, name)
+        typer.echo(
+            f"warning: no {name}: the model's {function}() is marked with @edgeopt.placeholder, until it is filled in", err=True
+        )
 
 
 def _quiet() -> AbstractContextManager[None]:
