@@ -14,16 +14,24 @@ if TYPE_CHECKING:
     from edgeopt.api import export
     from edgeopt.bundle import Bundle
     from edgeopt.errors import EdgeoptError
-    from edgeopt.model import Model
+    from edgeopt.model import Model, placeholder
+    from edgeopt.references import load
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "EdgeoptError", "Model", "__version__", "export"]
+__all__ = ["Bundle", "EdgeoptError", "Model", "__version__", "export", "load", "placeholder"]
 
 # ONNX Runtime keeps a number of the device and a queue of uploads in the home of whoever loads it (1.29 and later): not in
 # this process, nor in one that edgeopt starts.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-_HOMES = {"export": "edgeopt.api", "Bundle": "edgeopt.bundle", "EdgeoptError": "edgeopt.errors", "Model": "edgeopt.model"}
+_HOMES = {
+    "export": "edgeopt.api",
+    "Bundle": "edgeopt.bundle",
+    "EdgeoptError": "edgeopt.errors",
+    "Model": "edgeopt.model",
+    "load": "edgeopt.references",
+    "placeholder": "edgeopt.model",
+}
 
 
 def __getattr__(name: str) -> Any:

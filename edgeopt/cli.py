@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeopt import __version__, cli_advise, cli_bench, cli_recipe
-from edgeopt.cli_report import Debug, Terminated, exit_code_for, reported
+from edgeopt import __version__, cli_advise, cli_bench, cli_completion, cli_init, cli_recipe
+from edgeopt.cli_report import Debug, Terminated, exit_code_for, refused_installation, reported
 
 if TYPE_CHECKING:
     from edgeopt.model import Model
     from edgeopt.options import Options
 
+PROGRAM = "edgeopt"
+
 app = typer.Typer(
     help="From a trained PyTorch model to proven artifacts for real devices.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: importing rich would take longer than everything else
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -27,7 +28,13 @@ ModelArgument = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="file.py:name, package.module:name or a .pt2 file.", show_default=False)
 ]
 Targets = Annotated[
-    list[str] | None, typer.Option("--target", metavar="NAME", help="A target or its TOML file; repeatable.  [default: all]")
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="A target or its TOML file; repeatable.  [default: all]",
+        autocompletion=cli_completion.targets,
+    ),
 ]
 Calibration = Annotated[str | None, typer.Option(metavar="REF", help="Batches, or a function that yields them.")]
 Evaluate = Annotated[str | None, typer.Option(metavar="REF", help="evaluate(predict) -> {name: number}, higher is better.")]
@@ -43,7 +50,9 @@ Out = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the bund
 FloatIo = Annotated[
     bool | None, typer.Option("--float-io/--no-float-io", help="Floats in and out where the target's default is integers.")
 ]
-Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest time for one target.  [default: 900]")]
+Timeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Longest time for one target, in seconds.  [default: 900]")
+]
 Jobs = Annotated[int | None, typer.Option(metavar="N", help="Targets made at the same time.  [default: 2]")]
 Cache = Annotated[
     bool | None, typer.Option("--cache/--no-cache", help="Take unchanged work from the cache.  [default: --cache]")
@@ -98,7 +107,10 @@ def plan(
 @app.command("targets")
 def show_targets(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Show this target's settings.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="Show this target's settings.", show_default=False, autocompletion=cli_completion.targets
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -123,6 +135,7 @@ def show_doctor(debug: Debug = False) -> None:
         print_checks(diagnose())
 
 
+app.command()(cli_init.init)
 app.command()(cli_advise.advise)
 app.command()(cli_recipe.compress)
 app.command()(cli_bench.bench)
@@ -150,7 +163,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character must not end the run
-    app()
+    try:
+        app(prog_name=PROGRAM)  # also as python -m edgeopt.cli: the shells' completion knows it by this name
+    except (OSError, UnicodeError) as error:  # of --install-completion: a command reports its own
+        sys.exit(refused_installation(error))
 
 
 def _end_on_signals() -> None:
@@ -194,8 +210,21 @@ def _request(arguments: dict[str, Any], *, makes: bool = False) -> "tuple[Model,
     (select if makes else asked)(settings.targets)
     model = load_model(settings.model, inputs=inputs, calibration=settings.calibration, evaluate=settings.evaluate)
     if settings.max_drop is not None and model.evaluate is None:
-        raise UsageError("--max-drop has nothing to judge", why="the model has no evaluate", fix="add --evaluate file.py:name")
+        why, fix = "the model has no evaluate", "add --evaluate file.py:name"
+        if "evaluate" in model.unfilled:
+            why, fix = "the model's evaluate is still a placeholder", "fill it in, then take @edgeopt.placeholder away"
+        raise UsageError("--max-drop has nothing to judge", why=why, fix=fix)
+    _warn_of_placeholders(model)
     return model, settings.options(model.name)
+
+
+def _warn_of_placeholders(model: "Model") -> None:
+    """Until they are filled in, nothing is calibrated or measured, whatever the figures below say."""
+    for name in model.unfilled:
+        function = {"calibration": "batches"}.get(name, name)
+        typer.echo(
+            f"warning: no {name}: the model's {function}() is marked with @edgeopt.placeholder, until it is filled in", err=True
+        )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeopt import cli_completion
 from edgeopt.cli_report import Debug, reported
 
 if TYPE_CHECKING:
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
 FORMATS = ("table", "json")
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="file.py:name or package.module:name, an nn.Module.")]
-Target = Annotated[str, typer.Option("--target", metavar="NAME", help="The target that has to gain, or its TOML file.")]
+Target = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="The target that has to gain, or its TOML file.",
+        autocompletion=cli_completion.targets,
+    ),
+]
 MaxSize = Annotated[str | None, typer.Option(metavar="SIZE", help="Of the target's artifact: 4MB, 500kB.")]
 MaxLatency = Annotated[str | None, typer.Option(metavar="TIME", help="Of the target's artifact on this computer: 20ms.")]
 MaxDrop = Annotated[float | None, typer.Option(metavar="X", min=0, help="What the first evaluated number may lose.")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeopt import cli_completion
 from edgeopt.cli_report import Debug, exit_code_of, leave_threads, reported
 
 if TYPE_CHECKING:
@@ -33,11 +34,21 @@ Artifact = Annotated[
 ]
 DeviceNames = Annotated[
     list[str] | None,
-    typer.Option("--device", metavar="NAME|URL", help="local, a name of devices.toml, ssh://..., adb://...  [default: local]"),
+    typer.Option(
+        "--device",
+        metavar="NAME|URL",
+        help="local, a name of devices.toml, ssh://..., adb://...  [default: local]",
+        autocompletion=cli_completion.devices,
+    ),
 ]
 Targets = Annotated[
     list[str] | None,
-    typer.Option("--target", metavar="NAME", help="Only these targets; repeatable.  [default: the device's own, or all]"),
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="Only these targets; repeatable.  [default: the device's own, or all]",
+        autocompletion=cli_completion.targets,
+    ),
 ]
 Threads = Annotated[list[int] | None, typer.Option("--threads", metavar="N", min=1, help="Repeatable.  [default: 1]")]
 Cpus = Annotated[str | None, typer.Option(metavar="LIST", help="Only these CPUs, such as 4-7 for the big cores.")]

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -77,6 +78,22 @@ def leave_threads(exit_code: int) -> None:
         os._exit(exit_code)
 
     atexit.register(end)
+
+
+def refused_installation(error: OSError | UnicodeError) -> int:
+    """Says why the shell's completion could not be installed; the exit code."""
+    from edgeopt.errors import OutputError
+    from edgeopt.files import output_error
+
+    file = Path(getattr(error, "filename", None) or Path.home())
+    if isinstance(error, OSError):
+        refused = output_error(file, error)
+        refused = OutputError(refused.what, why=refused.why, fix="edgeopt --show-completion prints what your shell has to read")
+    else:
+        why, fix = f"the shell's start file is not UTF-8: {error}", "edgeopt --show-completion prints what it has to read"
+        refused = OutputError("the completion cannot be installed", why=why, fix=fix)
+    _tell(refused, debug=False)
+    return refused.exit_code
 
 
 def _tell(error: BaseException, debug: bool) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,6 +14,22 @@ Predict = Callable[..., tuple[Any, ...]]
 Evaluate = Callable[[Predict], dict[str, float]]
 Calibration = Callable[[], Iterable[Batch]] | Iterable[Batch]
 DEFAULT_NAME = "model"
+_PLACEHOLDER = "__edgeopt_placeholder__"
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def placeholder(function: _Function) -> _Function:
+    """Marks ``batches`` or ``evaluate`` as not filled in yet: a :class:`Model` takes such a function as not given.
+
+    So what is made meanwhile is marked as uncalibrated, and no accuracy is told that random data gave.
+    """
+    setattr(function, _PLACEHOLDER, True)
+    return function
+
+
+def is_placeholder(value: object) -> bool:
+    """Whether ``value`` is a function that :func:`placeholder` marks."""
+    return getattr(value, _PLACEHOLDER, False) is True
 
 
 @dataclass(slots=True)
@@ -32,3 +48,14 @@ class Model:
     calibration: Calibration | None = None
     evaluate: Evaluate | None = None
     name: str = DEFAULT_NAME
+    unfilled: tuple[str, ...] = ()
+    """Which of ``calibration`` and ``evaluate`` were given as a placeholder, and so are None."""
+
+    def __post_init__(self) -> None:
+        for kind in ("calibration", "evaluate"):
+            given = getattr(self, kind)
+            if is_placeholder(given):
+                setattr(self, kind, None)
+                self.unfilled = tuple(dict.fromkeys((*self.unfilled, kind)))
+            elif given is not None:
+                self.unfilled = tuple(other for other in self.unfilled if other != kind)

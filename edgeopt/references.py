@@ -27,13 +27,16 @@ from edgeopt.errors import (
 )
 from edgeopt.input_text import EXAMPLE as INPUT_EXAMPLE
 from edgeopt.input_text import InputSpec, generate, parse_input
-from edgeopt.model import DEFAULT_NAME, Calibration, Evaluate, Model
+from edgeopt.model import DEFAULT_NAME, Batch, Calibration, Evaluate, Model, is_placeholder
 from edgeopt.program_file import load_program
 from edgeopt.user_code import cause
 
-__all__ = ["InputSpec", "load_evaluate", "load_model", "parse_input", "resolve", "stem"]
+__all__ = ["InputSpec", "load", "load_evaluate", "load_model", "parse_input", "resolve", "stem"]
 
 EXAMPLE = "write file.py:name, package.module:name or a .pt2 file"
+_EXAMPLE_INPUTS = "example_inputs"
+_UNFILLED = "it is marked with @edgeopt.placeholder: random data would pass for real"
+_FILL_IN = "fill it in and take that line away; or leave it out here"
 
 
 def resolve(reference: str) -> object:
@@ -160,7 +163,7 @@ def load_model(
     arguments, or to a .pt2 file. Raises InputError where neither the model nor ``inputs`` say what it takes.
     """
     extras.require("torch", f"the model {reference} cannot be run here")
-    model = _as_model(reference, resolve(reference))
+    model = load(reference)
     if inputs:
         model = replace(model, example_inputs=generate(inputs))
     if calibration:
@@ -173,6 +176,33 @@ def load_model(
     return model
 
 
+def load(reference: str) -> Model:
+    """The model that ``reference`` names, as :func:`load_model` takes it; its ``example_inputs`` may be None.
+
+    Where it is an nn.Module, its attribute (or method) ``example_inputs`` is looked for, then that name beside it in its file.
+    """
+    if find_spec("torch") is None:
+        raise MissingExtra("torch is not installed", why="it runs the model", fix="pip install 'edgeopt[torch]'")
+    model = _as_model(reference, resolve(reference))
+    if model.example_inputs is None and not reference.endswith(".pt2"):
+        model = replace(model, example_inputs=_own_inputs(reference, model))
+    return model
+
+
+def _own_inputs(reference: str, model: Model) -> Batch:
+    """What the user's code calls ``example_inputs``; None where nothing has that name."""
+    found = getattr(model.module, _EXAMPLE_INPUTS, None)
+    beside = f"{reference.rpartition(':')[0]}:{_EXAMPLE_INPUTS}"
+    if found is None:
+        try:
+            found = resolve(beside)
+        except ReferenceNotFound:
+            return None
+    return (
+        _called(beside, found, "it is called without arguments and must return one call's inputs") if callable(found) else found
+    )
+
+
 def _as_model(reference: str, found: object) -> Model:
     from torch import nn
 
@@ -181,7 +211,7 @@ def _as_model(reference: str, found: object) -> Model:
         args, kwargs = program.example_inputs or ((), {})
         return Model(program, kwargs or args or None, name=stem(reference))
     if not isinstance(found, nn.Module | Model) and callable(found):
-        found = _called(reference, found)
+        found = _called(reference, found, "it is called without arguments and must return the model")
     if isinstance(found, nn.Module):
         return Model(found, name=stem(reference))
     if isinstance(found, Model):
@@ -190,18 +220,19 @@ def _as_model(reference: str, found: object) -> Model:
     raise ModelError(f"{reference} is a {type(found).__name__}, not a model", fix=f"name {wanted}")
 
 
-def _called(reference: str, build: Callable[[], object]) -> object:
+def _called(reference: str, build: Callable[[], object], fix: str) -> object:
     try:
         return build()
     except EdgeoptError:
         raise
     except (Exception, SystemExit) as error:
-        fix = "it is called without arguments and must return the model"
         raise ModelError(f"{reference} raised", why=cause(error), fix=fix) from error
 
 
 def _data(reference: str) -> Calibration:
     found = resolve(reference)
+    if is_placeholder(found):
+        raise CalibrationError(f"{reference} is a placeholder", why=_UNFILLED, fix=_FILL_IN)
     if callable(found) or isinstance(found, Iterable):
         return found
     fix = "name a function that yields batches, or a list of them"
@@ -211,6 +242,8 @@ def _data(reference: str) -> Calibration:
 def load_evaluate(reference: str) -> Evaluate:
     """The function that ``reference`` names. Raises EvaluationError where it is none."""
     found = resolve(reference)
+    if is_placeholder(found):
+        raise EvaluationError(f"{reference} is a placeholder", why=_UNFILLED, fix=_FILL_IN)
     if callable(found):
         return found
     fix = "name a function evaluate(predict) -> dict[str, float]"

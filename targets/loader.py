@@ -15,18 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 from edgeopt.bundle import LOG_FOLDER, MANIFEST_NAME, SUMS_NAME
 from edgeopt.core import TWIN, from_data
 from edgeopt.errors import ConfigError, UnknownName, did_you_mean
+from edgeopt.targets.names import ENTRY_POINTS, PACKAGE, SUFFIX, built_in, names
 from edgeopt.targets.schema import TargetProfile
 from edgeopt.untrusted import read_text, shown, toml
 
-ENTRY_POINTS = "edgeopt.targets"
-_PACKAGE = "edgeopt.targets"
-_SUFFIX = ".toml"
+__all__ = ["ENTRY_POINTS", "load", "name_of", "names"]
 _LONGEST_KEY, _MOST_PROBLEMS = 60, 10
-
-
-def names() -> tuple[str, ...]:
-    """Every target known by name, sorted: the built-in ones and those of other packages."""
-    return tuple(sorted({*_built_in(), *(entry.name for entry in entry_points(group=ENTRY_POINTS))}))
 
 
 def load(name_or_path: str) -> TargetProfile:
@@ -34,11 +28,11 @@ def load(name_or_path: str) -> TargetProfile:
 
     Raises UnknownName for a name nobody offers, ConfigError for a file that cannot be read or does not fit the schema.
     """
-    if name_or_path.endswith(_SUFFIX):
+    if name_or_path.endswith(SUFFIX):
         path = Path(name_or_path)
         return _new(_parse(_read(path, str(path)), path.stem, str(path)), str(path))
-    if name_or_path in _built_in():
-        resource = files(_PACKAGE).joinpath(name_or_path + _SUFFIX)
+    if name_or_path in built_in():
+        resource = files(PACKAGE).joinpath(name_or_path + SUFFIX)
         return _parse(_read(resource, resource.name), name_or_path, resource.name)
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name == name_or_path:
@@ -48,23 +42,19 @@ def load(name_or_path: str) -> TargetProfile:
 
 def name_of(name_or_path: str) -> str:
     """The name of the target that :func:`load` gives: a file's is its own."""
-    return Path(name_or_path).stem if name_or_path.endswith(_SUFFIX) else name_or_path
-
-
-def _built_in() -> tuple[str, ...]:
-    return tuple(item.name.removesuffix(_SUFFIX) for item in files(_PACKAGE).iterdir() if item.name.endswith(_SUFFIX))
+    return Path(name_or_path).stem if name_or_path.endswith(SUFFIX) else name_or_path
 
 
 def _load_entry(entry: EntryPoint) -> TargetProfile:
     try:
-        resource = files(entry.value).joinpath(entry.name + _SUFFIX)
+        resource = files(entry.value).joinpath(entry.name + SUFFIX)
     except (ImportError, TypeError) as error:
         raise ConfigError(
             f"target {entry.name!r} cannot be loaded from the package that offers it",
             why=f"{entry.value!r}: {error}",
             fix="reinstall that package, or report this to its authors",
         ) from error
-    label = f"{entry.value}/{entry.name}{_SUFFIX}"
+    label = f"{entry.value}/{entry.name}{SUFFIX}"
     return _new(_parse(_read(resource, label), entry.name, label), label)
 
 

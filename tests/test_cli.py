@@ -34,7 +34,7 @@ def net(tmp_path: Path) -> str:
 
 def test_help_names_every_command() -> None:
     said = RUN.invoke(app, ["--help"]).output
-    assert all(command in said for command in ("export", "plan", "targets", "doctor", "--version"))
+    assert all(command in said for command in ("init", "export", "plan", "targets", "doctor", "--version"))
 
 
 def test_no_command_shows_the_help() -> None:
@@ -55,7 +55,7 @@ def test_version() -> None:
 
 def test_the_readme_s_options_and_commands_are_real() -> None:
     readme = (ROOT / "README.md").read_text()
-    alone = ("export", "plan", "targets", "doctor", "advise", "compress", "bench", "devices")
+    alone = ("init", "export", "plan", "targets", "doctor", "advise", "compress", "bench", "devices")
     commands = [[], *([name] for name in alone), *(["devices", name] for name in ("add", "setup", "clean"))]
     known = "".join(RUN.invoke(app, [*command, "--help"]).output for command in commands)
     said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", readme))

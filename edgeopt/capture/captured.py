@@ -78,6 +78,17 @@ def capture(model: Model) -> Captured:
     return Captured(proven, signature, example, specs, (*decisions, *_low_inside(witness), *more), witness, tuple(judged))
 
 
+def interface(model: Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Flat inputs and outputs of ``model``, as :func:`capture` finds them, from runs of the module alone.
+
+    Raises what :func:`capture` raises before it exports.
+    """
+    module, _ = own_copy(model.module)
+    signature, example, given = _interface(model, module)
+    _, tried, _, _ = _tried(Witness(module, signature.tree, tuple(value.dtype for value in given)), signature, example)
+    return signature.specs, tuple(map(spec_of, tried.names, tried.outputs))
+
+
 def _unforeseen(error: BaseException) -> CaptureError:
     fix = "leave out the layers around the operator that it names, and report the model"
     return CaptureError("the captured program cannot be made ready for the converters", why=cause(error), fix=fix)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeopt.capture import capture
+from edgeopt.capture import capture, name_inputs
 from edgeopt.compress.cluster import Cluster
 from edgeopt.compress.palettized import palettize
 from edgeopt.compress.technique import Context
@@ -105,3 +105,13 @@ def test_what_cannot_have_palettes_says_why() -> None:
     assert kept["thin"] == "4096 palettes of 16 values would take more room than its weights"
     assert torch.equal(after["weight"], before["weight"])
     assert torch.equal(after["thin.weight"], before["thin.weight"])
+
+
+def test_an_input_called_as_a_function_of_python_keeps_its_name() -> None:
+    captured = capture(Model(nn.Sequential(nn.Linear(64, 64), nn.ReLU()).eval(), (torch.randn(1, 64),)))
+    assert [spec.name for spec in captured.signature.specs] == ["input"]
+    small, _ = palettize(captured.program, GROUPED)
+    name_inputs(small, captured.signature.specs)
+    assert small.graph_signature.user_inputs == ("input",)
+    (output,) = small.module(check_guards=False)(torch.randn(1, 64))
+    assert output.shape == (1, 64)
