@@ -1,5 +1,6 @@
 """The command line: reads arguments, calls the pipeline, prints; every failure ends here as a message and an exit code."""
 
+import os
 import signal
 import sys
 from pathlib import Path

@@ -162,7 +162,6 @@ def load_model(
     The reference leads to an nn.Module, to an edgeopt.Model, to a function or class that gives one of them without
     arguments, or to a .pt2 file. Raises InputError where neither the model nor ``inputs`` say what it takes.
     """
-    extras.require("torch", f"the model {reference} cannot be run here")
     model = load(reference)
     if inputs:
         model = replace(model, example_inputs=generate(inputs))
@@ -181,8 +180,7 @@ def load(reference: str) -> Model:
 
     Where it is an nn.Module, its attribute (or method) ``example_inputs`` is looked for, then that name beside it in its file.
     """
-    if find_spec("torch") is None:
-        raise MissingExtra("torch is not installed", why="it runs the model", fix="pip install 'edgeopt[torch]'")
+    extras.require("torch", f"the model {reference} cannot be run here")
     model = _as_model(reference, resolve(reference))
     if model.example_inputs is None and not reference.endswith(".pt2"):
         model = replace(model, example_inputs=_own_inputs(reference, model))
