@@ -211,7 +211,7 @@ def add(
 
 @devices_app.command()
 def setup(
-    device: Annotated[str, typer.Argument(metavar="NAME|URL")],
+    device: Annotated[str, typer.Argument(metavar="NAME|URL", autocompletion=cli_completion.devices)],
     runtime: Runtimes = None,
     debug: Debug = False,
 ) -> None:
@@ -234,7 +234,9 @@ def setup(
 
 
 @devices_app.command()
-def clean(device: Annotated[str, typer.Argument(metavar="NAME|URL")], debug: Debug = False) -> None:
+def clean(
+    device: Annotated[str, typer.Argument(metavar="NAME|URL", autocompletion=cli_completion.devices)], debug: Debug = False
+) -> None:
     """Remove everything of edgeopt's from a device: stored artifacts and runtimes."""
     with _for_devices(debug):
         spec, connected = _connect(device)

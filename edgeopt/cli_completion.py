@@ -14,6 +14,8 @@ from pathlib import Path
 DEVICES_FILE = "devices.toml"
 """As :mod:`edgeopt.devices.known` has it, which takes too long to import between two keys."""
 LOCAL = "local"
+MOST_BYTES = 1 << 20
+"""Of a devices.toml: somebody writes it by hand."""
 
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PATH = re.compile(r"/?[\w.][\w.+@%,-]*(?:/[\w.+@%,-]*)*")
@@ -60,7 +62,7 @@ def _toml_files(incomplete: str) -> Iterator[str]:
 def _tables(file: Path) -> list[str]:
     """The names of the tables in ``file``; none where it is missing or cannot be read, which the command itself will tell."""
     try:
-        if not file.is_file():  # a pipe would wait for ever
+        if not file.is_file() or file.stat().st_size > MOST_BYTES:  # a pipe would wait for ever
             return []
         return [name for name, table in tomllib.loads(file.read_text(encoding="utf-8")).items() if isinstance(table, dict)]
     except (OSError, ValueError, RecursionError):

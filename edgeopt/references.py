@@ -189,7 +189,9 @@ def load(reference: str) -> Model:
 
 def _own_inputs(reference: str, model: Model) -> Batch:
     """What the user's code calls ``example_inputs``; None where nothing has that name."""
-    found = getattr(model.module, _EXAMPLE_INPUTS, None)
+    from torch import nn
+
+    found = getattr(model.module, _EXAMPLE_INPUTS, None) if isinstance(model.module, nn.Module) else None
     beside = f"{reference.rpartition(':')[0]}:{_EXAMPLE_INPUTS}"
     if found is None:
         try:

@@ -109,7 +109,9 @@ def test_any_beginning_has_an_answer_that_begins_with_it(text: str) -> None:
         assert all(name.startswith(text) for name in offered)
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"[", b"a = 1", b"x = " + b"[" * 5000, b"[pi5\n", None])
+@pytest.mark.parametrize(
+    "content", [b"\xff", b"[", b"a = 1", b"x = " + b"[" * 5000, b"[pi5\n", b"[pi5]\n" + b"#" * (1 << 20), None]
+)
 def test_a_devices_file_that_cannot_be_read_costs_its_names_and_says_nothing(
     folder: Path, capfd: pytest.CaptureFixture[str], content: bytes | None
 ) -> None:
@@ -132,6 +134,8 @@ def test_a_devices_file_that_cannot_be_read_costs_its_names_and_says_nothing(
         ("edgeopt bench bundle --target mi", ["mine.toml"]),
         ("edgeopt devices add pi6 ssh://x --target arm-o", ["arm-ort"]),
         ("edgeopt targets arm-o", ["arm-ort"]),
+        ("edgeopt devices setup p", ["phone-2", "pi5"]),
+        ("edgeopt devices clean pi", ["pi5"]),
         ("edgeopt exp", ["export"]),
         ("edgeopt export --max", ["--max-drop"]),
         ("edgeopt bench ", []),

@@ -14,8 +14,8 @@ from edgeopt.errors import InputError
 Array = NDArray[np.generic]
 _SEED = 0
 _DRAWN_AT_ONCE = 1 << 22
-_TOKENS = 100
-"""Integers that stand for themselves are indices most of the time: small ones fit every table."""
+_TOKENS = 2
+"""Integers that stand for themselves are indices most of the time: 0 and 1, as ``--input`` draws them, fit every table."""
 
 
 def synthetic(specs: tuple[TensorSpec, ...]) -> tuple[Array, ...]:

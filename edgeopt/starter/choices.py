@@ -19,7 +19,8 @@ class Choice:
 
 def choices() -> tuple[Choice, ...]:
     """Every known target. Raises MissingExtra where none can be made here."""
-    found, missing = [], []
+    found: list[Choice] = []
+    missing: list[MissingExtra] = []
     for name in loader.names():
         try:
             profile = loader.load(name)
@@ -27,13 +28,20 @@ def choices() -> tuple[Choice, ...]:
         except EdgeoptError as error:
             missing += [error] if isinstance(error, MissingExtra) else []
             found.append(Choice(name, error.what, error.fix))
-            continue
-        found.append(Choice(name, profile.summary, profile.status_note if profile.status == "legacy" else ""))
+        else:
+            found.append(Choice(name, profile.summary, profile.status_note if profile.status == "legacy" else ""))
     if missing and all(choice.without for choice in found):
         raise missing[0]
     return tuple(found)
 
 
 def _check_installed(profile: TargetProfile) -> None:
+    """Raises MissingExtra where none of the target's formats can be made."""
+    missing = []
     for fmt in profile.formats:
-        registry.converter(fmt)
+        try:
+            registry.converter(fmt)
+        except MissingExtra as error:
+            missing.append(error)
+    if len(missing) == len(profile.formats):
+        raise missing[0]

@@ -36,8 +36,8 @@ def start(reference: str, inputs: Sequence[str], meanings: Mapping[str, str], fo
     one cannot be written, and what an export of the model would raise.
     """
     _refuse_existing(folder)
-    found = choices()
     seen = look(reference, tuple(map(parse_input, inputs)), folder)
+    found = choices()
     config = config_text(seen, found, meanings, CODE_FILE, EXPORT)
     code = code_text(seen, CONFIG_FILE, EXPORT)
     _refuse_existing(folder)  # the model's own code has run meanwhile

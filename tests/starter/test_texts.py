@@ -105,6 +105,9 @@ def test_the_targets_are_those_for_which_everything_is_installed(monkeypatch: py
     missing = {"coreml"}
     left_out = {choice.name: choice.without for choice in choices() if choice.without}
     assert left_out["apple-ane"] == "pip install 'edgeopt[coreml]'"
+    missing = {"coreml", "tflite"}
+    made = [choice.name for choice in choices() if not choice.without]
+    assert "portable-fp32" in made and "arm-ort" in made and "arm-xnnpack" not in made
     missing = {"coreml", "onnx", "tflite"}
     with pytest.raises(MissingExtra):
         choices()
