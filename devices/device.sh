@@ -145,14 +145,16 @@ take() { # ID; somebody who died with the device in hand is cleared away first
     ln -s "$1" "$root/lock" 2> /dev/null && return 0
     holder=$(leads_to "$root/lock")
     is_stale "$holder" || return 1
-    breaker=$(leads_to "$root/breaking")
-    [ -z "$breaker" ] || is_running "${breaker%%,*}" "open ${breaker#*,}" || rm -f "$root/breaking"
-    ln -s "$$,$1" "$root/breaking" 2> /dev/null || return 1 # another one clears it just now
+    if ! ln -s "$$,$1" "$root/clearing" 2> /dev/null; then # another one clears it just now, unless that died too
+        other=$(leads_to "$root/clearing")
+        is_running "${other%%,*}" "open ${other#*,}" || rm -f "$root/clearing"
+        return 1
+    fi
     if [ "$(leads_to "$root/lock")" = "$holder" ]; then
         finish "$holder"
         rm -f "$root/lock"
     fi
-    rm -f "$root/breaking"
+    rm -f "$root/clearing"
     ln -s "$1" "$root/lock" 2> /dev/null
 }
 
@@ -260,7 +262,7 @@ close() { # ID; a reaper that sleeps would see only at its next look that nothin
 clean() { # ID; the shell goes on reading this file when it has no name any more
     failed=0
     for file in "$root"/* "$root"/.[!.]*; do
-        case $file in */sessions | */lock | */breaking) ;; *) rm -rf "$file" || failed=1 ;; esac
+        case $file in */sessions | */lock | */clearing) ;; *) rm -rf "$file" || failed=1 ;; esac
     done
     for file in "$root"/sessions/* "$root"/sessions/.[!.]*; do
         other=${file##*/}

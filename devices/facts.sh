@@ -109,7 +109,9 @@ limits() { # the shell's own are those of whatever the same login starts
 }
 
 python() {
-    path=$(command -v python3) && put python "$path" && put python_version "$(python3 -V)"
+    path=$(command -v python3) && version=$(python3 -V) || return # one that does not start is none
+    put python "$path"
+    put python_version "$version"
 }
 
 library() {

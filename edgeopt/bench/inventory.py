@@ -26,7 +26,7 @@ import sys
 try:
     from importlib.metadata import PackageNotFoundError, version
 except ImportError:
-    sys.exit("Python 3.8 or newer is needed")
+    sys.exit("%s is Python %d.%d, and 3.8 or newer is needed" % ((sys.executable,) + tuple(sys.version_info[:2])))
 for name in sys.argv[1:]:
     try:
         print("version", name, version(name))

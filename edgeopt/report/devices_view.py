@@ -38,6 +38,7 @@ def print_devices(rows: "Iterable[DeviceRow]", console: Console | None = None) -
     away = sum(row.facts is None for row in shown)
     paragraph(console, f"{counted(len(shown), 'device')}, {f'{away} not' if away else 'all'} reachable", style="bold")
     headed(console, "Failed", "bold red", failures)
+    headed(console, "Notes", "bold", {row.spec.changed: [one_line(row.spec.name)] for row in shown if row.spec.changed})
 
 
 def _name(row: "DeviceRow") -> Text:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import stat
 import subprocess
 import sys
 import threading
@@ -260,6 +259,15 @@ def test_a_quiet_run_keeps_its_session_as_long_as_we_are_here(device: Device) ->
         session.write("still-here", b"")
 
 
+def test_who_died_while_clearing_for_a_dead_session_is_in_nobody_s_way(device: Device) -> None:
+    assert device.ask("open", "dead", "somebody", "1000").exit_code == 0
+    os.kill(int(Path(device.root, "sessions", "dead", "reaper").read_text()), signal.SIGKILL)
+    Path(device.root, "clearing").symlink_to("999999,another")
+    with device.session(wait_s=10):
+        pass
+    assert left(device) == []
+
+
 @pytest.mark.parametrize("what", ["reboot", "reaper killed", "half gone"])
 def test_what_a_dead_session_left_belongs_to_nobody(device: Device, tmp_path: Path, what: str) -> None:
     governor = tmp_path / "governor"
@@ -284,56 +292,6 @@ def test_what_a_dead_session_left_belongs_to_nobody(device: Device, tmp_path: Pa
             os.kill(reaper, signal.SIGKILL)
 
 
-def test_clean_has_the_device_until_everything_is_deleted(
-    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slow = tmp_path / "rm"
-    wait = f"cd {tmp_path}; [ -e go ] || touch began; while [ ! -e go ]; do sleep 0.05; done"
-    slow.write_text(f'#!/bin/sh\n({wait})\nexec /bin/rm "$@"\n')
-    slow.chmod(0o755)
-    Path(device.root, "runtimes").mkdir()
-    with Device.connect("there", connect("local", refuse), root=device.root) as other:
-        with monkeypatch.context() as patch:
-            patch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-            cleaning = threading.Thread(target=device.clean)
-            cleaning.start()
-            assert eventually((tmp_path / "began").exists)
-        with pytest.raises(DeviceBusy, match=f"process {os.getpid()}"), other.session():
-            pytest.fail("it is just being cleaned")
-        threading.Timer(1.5, (tmp_path / "go").touch).start()
-        with other.session(wait_s=20) as session:
-            assert not cleaning.is_alive() or not Path(device.root, "runtimes").exists()
-            session.write("job.json", b"{}")
-        assert not Path(device.root, "runtimes").exists()
-        cleaning.join()
-        other.clean()
-    assert not Path(device.root).exists()
-
-
-def test_clean_clears_what_dead_sessions_left_too(device: Device, tmp_path: Path) -> None:
-    governor = tmp_path / "governor"
-    governor.write_text("schedutil")
-    assert device.ask("open", "dead", "somebody", "1000").exit_code == 0
-    device.ask("set", "dead", str(governor), "performance")
-    os.kill(int(Path(device.root, "sessions", "dead", "reaper").read_text()), signal.SIGKILL)
-    Path(device.root, "lock").unlink()
-    Path(device.root, "sessions", ".ended").mkdir()
-    device.clean()
-    assert governor.read_text() == "schedutil"
-    assert not Path(device.root).exists()
-
-
-def test_a_device_that_was_cleaned_after_connecting_gets_its_own_half_again(device: Device, tmp_path: Path) -> None:
-    with Device.connect("there", connect("local", refuse), root=device.root) as other:
-        other.clean()
-    assert not Path(device.root).exists()
-    (tmp_path / "model.onnx").write_bytes(b"weights")
-    with device.session() as session:
-        session.push(tmp_path / "model.onnx")
-    assert stat.S_IMODE(Path(device.root).stat().st_mode) == 0o700
-    assert left(device) == []
-
-
 def test_a_file_that_grows_is_a_sign_of_life(device: Device) -> None:
     """Over a slow link a beat waits behind what is being sent."""
     assert device.ask("open", "slow", "somebody", "2").exit_code == 0
@@ -354,15 +312,3 @@ def test_a_large_file_of_a_session_has_its_name_when_it_is_whole(device: Device)
         path = session.write("input-0.bin", content)
         assert Path(path).read_bytes() == content
         assert [file.name for file in Path(session.folder).iterdir()] == ["input-0.bin"]
-
-
-def test_a_folder_that_the_user_names_gets_a_folder_of_edgeopt_s_and_stays_as_it_is(tmp_path: Path) -> None:
-    """``clean`` removes edgeopt's alone, and no listing changes the mode of somebody's disk."""
-    disk = tmp_path / "disk"
-    disk.mkdir(mode=0o755)
-    (disk / "thesis.txt").write_text("mine")
-    with Device.connect("here", connect("local", refuse), root=str(disk)) as device:
-        assert device.root == str(disk / "edgeopt-device") and stat.S_IMODE(disk.stat().st_mode) == 0o755
-        assert stat.S_IMODE(Path(device.root).stat().st_mode) == 0o700
-        device.clean()
-    assert [path.name for path in disk.iterdir()] == ["thesis.txt"]
