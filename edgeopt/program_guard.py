@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.errors import ModelError
+from edgeopt.untrusted import opened
 
 MODEL = "models/model.json"
 SAMPLES = "data/sample_inputs/model.pt"
@@ -67,9 +68,10 @@ _LONGEST_EXPRESSION, _LARGEST_EXPONENT, _MOST_POWERS, _DEEPEST = 4096, 64, 3, 20
 def guarded(path: Path) -> io.BytesIO:
     """The archive at ``path`` with nothing but known members, for torch to read. Raises ModelError for any other."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
+            _refuse_overlaps(archive, path.stat().st_size)
             members = dict(_members(archive))
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise _refusal(f"{path} is no .pt2 archive", str(error)) from error
     try:
         for name, content in members.items():
@@ -85,6 +87,12 @@ def guarded(path: Path) -> io.BytesIO:
             archive.writestr(f"model/{name}", content)
     rewritten.seek(0)
     return rewritten
+
+
+def _refuse_overlaps(archive: zipfile.ZipFile, size: int) -> None:
+    """Members may be the same bytes of the file, a thousand times over: stored as they are, they have its size at most."""
+    if sum(info.file_size for info in archive.infolist()) > size:
+        raise _refusal("the .pt2 archive has more in it than bytes", "its members overlap, or are compressed")
 
 
 def _members(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from edgeopt.bench.external_data import external_files
+from edgeopt.bench.external_data import external_files, may_name_files
 from edgeopt.bench.interface import check_interface
 from edgeopt.bench.types import Subject
 from edgeopt.bundle import MANIFEST_NAME, Bundle
@@ -124,8 +124,8 @@ def _whole(bundle: Bundle, result: TargetResult, artifact: Artifact, subject: Su
         raise _not_the_manifests(path, "its SHA-256 is another")
     check_interface(f"the manifest's entry for {path}", artifact.inputs, artifact.outputs)
     one = Runnable(replace(subject, path=str(path)), path, artifact.inputs, artifact.outputs)
-    # The export's own name for them: where there are none, a bundle needs no ONNX library to be read.
-    return _with_weights(one) if path.with_name(f"{path.name}.data").exists() else one
+    # Where there are none, a bundle needs no ONNX library to be read.
+    return _with_weights(one) if result.format == "onnx" and may_name_files(path) else one
 
 
 def _not_the_manifests(path: Path, why: str) -> ConfigError:

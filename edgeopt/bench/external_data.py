@@ -1,5 +1,7 @@
 """Weights that an ONNX file keeps in other files beside it (ONNX's external data): which they are."""
 
+import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,11 +9,13 @@ from typing import TYPE_CHECKING
 from edgeopt.converters import onnx_file
 from edgeopt.errors import ConfigError
 from edgeopt.files import safe_relative
-from edgeopt.untrusted import shown
+from edgeopt.untrusted import opened, shown
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+_KEY = b"\x0a\x08location"
+"""onnx.proto: the field ``key`` of a StringStringEntryProto."""
 _FIX = "save it again with its weights beside it: onnx.save_model(model, path, save_as_external_data=True)"
 
 
@@ -23,6 +27,15 @@ def external_files(path: Path) -> tuple[str, ...]:
     """
     model = onnx_file.read(path)
     return tuple(sorted({_checked(path, location) for location in _locations(model)}))
+
+
+def may_name_files(path: Path) -> bool:
+    """Whether the bytes of ``path`` hold the key under which a tensor names its file; False is certain."""
+    with opened(path) as file:
+        if not os.fstat(file.fileno()).st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(_KEY) >= 0
 
 
 def _checked(path: Path, location: str) -> str:

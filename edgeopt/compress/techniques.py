@@ -5,6 +5,7 @@ from typing import Any
 
 from edgeopt.compress.technique import Technique
 from edgeopt.errors import UnknownName, did_you_mean
+from edgeopt.untrusted import shown
 
 TECHNIQUES = {
     "channels": "edgeopt.compress.channels:Channels",
@@ -24,7 +25,9 @@ def technique(name: str) -> type[Technique]:
     """The settings class of a technique. Raises UnknownName with the known ones."""
     if name not in TECHNIQUES:
         why = f"known techniques: {', '.join(TECHNIQUES)}"
-        raise UnknownName(f"there is no technique {name!r}", why=why, fix=did_you_mean(name, TECHNIQUES) or "use one of these")
+        raise UnknownName(
+            f"there is no technique {shown(name)}", why=why, fix=did_you_mean(name, TECHNIQUES) or "use one of these"
+        )
     module, _, attribute = TECHNIQUES[name].partition(":")
     found: Any = getattr(import_module(module), attribute)
     return found  # type: ignore[no-any-return]

@@ -18,7 +18,7 @@ from edgeopt.bench.events import Reader
 from edgeopt.bench.inputs import synthetic
 from edgeopt.bundle import MANIFEST_NAME, SUMS_NAME, Bundle
 from edgeopt.cache import Cache
-from edgeopt.devices import adb_direct, adb_link, adb_states, adb_sync, benchmark_model, known, perf_test
+from edgeopt.devices import adb_direct, adb_link, adb_packets, adb_states, adb_sync, benchmark_model, known, perf_test
 from edgeopt.devices.base import Finished
 from edgeopt.devices.environment import parse_environment
 from edgeopt.devices.facts import parse_facts
@@ -132,7 +132,8 @@ def facts(path: Path) -> None:
 
 def adb(path: Path) -> None:
     """A device that has written all it will ever say: greeting, a file that is fetched, the end."""
-    adb_direct.CONNECT_S = adb_direct.ALLOW_S = adb_link._CONSENT_S = adb_sync._STALL_S = 2.0
+    adb_packets._TICK_S, patience = 0.1, 0.5
+    adb_direct.CONNECT_S = adb_direct.ALLOW_S = adb_link._CONSENT_S = adb_sync._STALL_S = patience
     os.environ["HOME"] = str(path.parent)
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=_say, args=(server, path.read_bytes()), daemon=True).start()

@@ -27,7 +27,7 @@ VALUES = (
 )  # fmt: skip
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _STRING = re.compile(r'"[^"\n]*"')
-_LARGEST = 1 << 22
+_LARGEST = 1 << 20
 
 
 def mutant(content: bytes, rng: Random, text: bool) -> bytes:
@@ -37,7 +37,8 @@ def mutant(content: bytes, rng: Random, text: bool) -> bytes:
             content = _text(content.decode("utf-8", "surrogateescape"), rng).encode("utf-8", "surrogateescape")
         else:
             content = _bytes(content, rng)
-    return content[:_LARGEST]
+        content = content[:_LARGEST]
+    return content
 
 
 def _bytes(content: bytes, rng: Random) -> bytes:
