@@ -9,6 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
+import edgeopt.compress
 from edgeopt import cli, extras, pipeline, selection
 from edgeopt.core import TWIN
 from edgeopt.errors import MissingExtra, UnknownName
@@ -114,6 +115,15 @@ def test_where_no_format_is_installed_every_command_that_would_mend_it_is_named(
     with pytest.raises(MissingExtra, match="no target can be made here") as caught:
         selection.select(())
     assert all(f"pip install 'edgeopt[{extra}]'" in caught.value.fix for extra in ("onnx", "tflite", "coreml", "all"))
+
+
+def test_what_python_takes_from_an_extra_names_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "dahuffman", "coremltools")
+    with pytest.raises(MissingExtra, match=r"edgeopt\.compress\.Channels cannot be used here") as caught:
+        _ = edgeopt.compress.Channels
+    assert caught.value.fix == "pip install 'edgeopt[compress]'"
+    with pytest.raises(MissingExtra, match=r"edgeopt\.coreml cannot be used here"):
+        edgeopt.__getattr__("coreml")
 
 
 def test_an_unknown_target_is_one_whatever_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
