@@ -126,11 +126,11 @@ def lacking(arguments: Sequence[str], extra: str, folder: Path) -> set[str]:
     command = arguments[0]
     if command in ("bench", "devices"):
         return {"devices"} - have
-    if command in ("init", "plan"):
+    if command == "plan":
         return {"torch"} - have
     if command == "advise" or (command == "compress" and extra != "compress"):
         return {"compress"} - have
-    if command not in ("compress", "export"):
+    if command not in ("compress", "export", "init"):
         return set()
     targets = _targets(arguments, folder)
     if targets:
