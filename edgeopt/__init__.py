@@ -36,6 +36,9 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "coreml":
+        from edgeopt.extras import require
+
+        require("coreml", "edgeopt.coreml cannot be used here")
         return import_module("edgeopt.coreml")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)

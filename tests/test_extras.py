@@ -1,19 +1,25 @@
 """What an extra brings, and what is said where a part of it is missing."""
 
+import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
+import edgeopt.compress
 from edgeopt import cli, extras, pipeline, selection
 from edgeopt.core import TWIN
 from edgeopt.errors import MissingExtra, UnknownName
 from edgeopt.model import Model
 from edgeopt.options import Options
 from edgeopt.targets import loader
+from tests.imports_of import third_party
 
 RUN = CliRunner()
+ROOT = Path(__file__).parents[1]
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
@@ -111,6 +117,15 @@ def test_where_no_format_is_installed_every_command_that_would_mend_it_is_named(
     assert all(f"pip install 'edgeopt[{extra}]'" in caught.value.fix for extra in ("onnx", "tflite", "coreml", "all"))
 
 
+def test_what_python_takes_from_an_extra_names_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "dahuffman", "coremltools")
+    with pytest.raises(MissingExtra, match=r"edgeopt\.compress\.Channels cannot be used here") as caught:
+        _ = edgeopt.compress.Channels
+    assert caught.value.fix == "pip install 'edgeopt[compress]'"
+    with pytest.raises(MissingExtra, match=r"edgeopt\.coreml cannot be used here"):
+        edgeopt.__getattr__("coreml")
+
+
 def test_an_unknown_target_is_one_whatever_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "torch")
     with pytest.raises(UnknownName):
@@ -129,3 +144,36 @@ def test_a_plan_needs_no_format_s_own_packages_and_says_what_they_are(monkeypatc
         ("onnx", "not installed: onnx; pip install 'edgeopt[onnx]'"),
         ("tflite", "not installed: litert-torch; pip install 'edgeopt[tflite]'"),
     }
+
+
+def every(*folders: str, but: tuple[str, ...] = ()) -> list[str]:
+    files = (path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    names = (".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files)
+    return [name for name in names if not name.endswith(but or ("\0",))]
+
+
+COMPANIONS = {"onnx": {"onnx_ir"}, "tflite": {"flatbuffers"}, "devices": {"cryptography"}}
+"""Libraries that a package of the extra needs itself, and that are imported here too."""
+ENTRIES = {
+    "": ["edgeopt.cli", "edgeopt.api", "edgeopt.selection", *every("edgeopt/report", "edgeopt/targets")],
+    "torch": ["edgeopt.pipeline", "edgeopt.making", "edgeopt.tasks", *every("edgeopt/capture", "edgeopt/quantize")],
+    "onnx": ["edgeopt.converters.onnx", "edgeopt.converters.onnx_kernels", "edgeopt.converters.onnx_passes"],
+    "tflite": ["edgeopt.converters.tflite"],
+    "coreml": ["edgeopt.converters.coreml", *every("edgeopt/mil")],
+    "compress": every("edgeopt/compress", "edgeopt/recipe", but=("pattern_onnx", "pattern_tflite")),
+    "devices": every("edgeopt/bench", "edgeopt/devices", but=("runtimes", "runner")),
+}
+
+
+def declared(extra: str) -> set[str]:
+    """Modules of the packages that pyproject.toml has for ``extra``, and for the extras that it names."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = settings["optional-dependencies"][extra] if extra else settings["dependencies"]
+    inner = {name for one in map(Requirement, lines) for name in one.extras}
+    return {extras.module_of(one) for one in map(Requirement, lines)}.union(*map(declared, inner))
+
+
+@pytest.mark.parametrize("extra", ENTRIES)
+def test_what_an_extra_is_for_imports_nothing_that_it_does_not_bring(extra: str) -> None:
+    found = third_party(ENTRIES[extra], sys.stdlib_module_names)
+    assert found <= declared("") | declared(extra) | COMPANIONS.get(extra, set())

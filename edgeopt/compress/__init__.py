@@ -15,6 +15,8 @@ Beside these: students, search, sensitivity and pattern. What several of them sh
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from edgeopt import extras
+
 if TYPE_CHECKING:
     from edgeopt.compress.channels import Channels
     from edgeopt.compress.cluster import Cluster
@@ -43,5 +45,6 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
+        extras.require("compress", f"edgeopt.compress.{name} cannot be used here")
         return getattr(import_module(f"edgeopt.compress.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'edgeopt.compress' has no attribute {name!r}")

@@ -123,6 +123,10 @@ def _reply(connection: socket.socket, compute: Callable[[], list[memoryview]]) -
 
 
 def _describe(error: BaseException) -> dict[str, str]:
+    if isinstance(error, ModuleNotFoundError):  # a part of an extra may have been uninstalled
+        from edgeopt.extras import missing_for
+
+        error = missing_for(error) or error
     if isinstance(error, EdgeoptError):
         return {"edgeopt": type(error).__name__, "what": error.what, "why": error.why, "fix": error.fix}
     return {"type": type(error).__name__, "message": str(error)}

@@ -97,6 +97,10 @@ def value_error(request: dict[str, Any]) -> dict[str, Any]:
     raise ValueError("no such operator")
 
 
+def missing_module(request: dict[str, Any]) -> dict[str, Any]:
+    raise ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript")
+
+
 def exit_call(request: dict[str, Any]) -> dict[str, Any]:
     sys.exit("a library calls exit")
 

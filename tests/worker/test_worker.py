@@ -14,7 +14,15 @@ import numpy as np
 import psutil
 import pytest
 
-from edgeopt.errors import CalibrationError, ConversionError, OutputError, UnknownName, WorkerCrashed, WorkerTimeout
+from edgeopt.errors import (
+    CalibrationError,
+    ConversionError,
+    MissingExtra,
+    OutputError,
+    UnknownName,
+    WorkerCrashed,
+    WorkerTimeout,
+)
 from edgeopt.worker.client import WorkerHost
 
 CHORES = "tests.worker.chores:"
@@ -151,6 +159,12 @@ def test_any_other_exception_is_a_conversion_error_with_type_message_and_last_li
     assert "ValueError: no such operator" in caught.value.why
     assert caught.value.why.endswith("converting layer 7")
     assert "Traceback" in (tmp_path / "logs" / "task.log").read_text()
+
+
+def test_a_module_of_an_extra_that_is_missing_is_a_missing_extra(run: Run) -> None:
+    with pytest.raises(MissingExtra) as caught:
+        run("missing_module")
+    assert caught.value.fix == "pip install 'edgeopt[onnx]'"
 
 
 def test_a_library_that_calls_exit_fails_its_task(run: Run) -> None:
