@@ -18,7 +18,7 @@ from edgeopt.devices import sftp, ssh, ssh_client
 from edgeopt.devices.base import Transport
 from edgeopt.devices.ssh_command import Line, Marked
 from edgeopt.devices.ssh_config import CONFIG_VARIABLE
-from edgeopt.errors import DeviceError, DeviceTimeout
+from edgeopt.errors import BadAnswer, DeviceError, DeviceTimeout
 from tests.devices.contract import EXOTIC_ARGUMENTS, fetched, output_of
 from tests.devices.sshd import HOST, Proxy, Server, sshd
 
@@ -84,6 +84,11 @@ def test_a_user_without_a_shell_is_told_from_a_command_that_fails(tmp_path: Path
         pytest.raises(DeviceError, match="This account is not available"),
     ):
         transport.run(["test", "-f", "/etc/passwd"], timeout_s=10)
+
+
+def test_a_login_shell_that_says_that_all_went_well_is_not_believed(tmp_path: Path) -> None:
+    with with_login(tmp_path, "echo /root; exit 0") as transport, pytest.raises(BadAnswer, match="runs no command"):
+        transport.run(["pwd"], timeout_s=10)
 
 
 @pytest.mark.parametrize(
