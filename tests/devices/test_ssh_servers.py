@@ -164,7 +164,7 @@ def test_a_push_over_a_slow_link_takes_its_time_and_holds_nothing_up(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("bytes_per_s", "count"), [(16_000, 1_500_000), (1_000, 60_000)])
+@pytest.mark.parametrize(("bytes_per_s", "count"), [(16_000, 700_000), (1_000, 40_000)])
 def test_a_push_over_a_link_of_a_modem_arrives(tmp_path: Path, bytes_per_s: int, count: int) -> None:
     content = os.urandom(count)
     with sshd(tmp_path / "sshd") as server:
