@@ -28,7 +28,7 @@ from edgeopt.devices.ssh_config import parse_url, resolve
 from edgeopt.devices.ssh_mux import Ended, Session
 from edgeopt.devices.ssh_pool import Pool
 from edgeopt.devices.ssh_questions import Answers
-from edgeopt.errors import DeviceError, DeviceTimeout
+from edgeopt.errors import BadAnswer, DeviceError, DeviceTimeout
 
 STALL_S = 60.0
 """A device that answers, but takes no byte of a file for so long, has a disk that hangs."""
@@ -173,7 +173,8 @@ class SshTransport:
         noise = text(b"".join(stream.noise for stream in said)).strip()[-SAID_CHARACTERS:]
         why = f"it ended with exit code {exit_code} before the command: {shown(noise) if noise else 'it said nothing'}"
         fix = "give the user a shell there (chsh), and see that its start-up files (.bashrc, .cshrc) do not end it"
-        return DeviceError(f"the login shell of {self._pool.settings} runs no command", why=why, fix=fix)
+        kind = DeviceError if exit_code else BadAnswer  # it says that all went well
+        return kind(f"the login shell of {self._pool.settings} runs no command", why=why, fix=fix)
 
     def _not_written(self, remote: str, refused: sftp.Refused) -> DeviceError:
         if refused.code == sftp.Code.FAILURE and (free := self._free_bytes(remote)) is not None and free < LITTLE_BYTES:

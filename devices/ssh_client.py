@@ -165,7 +165,7 @@ class Connection:
                     with patience.of_the_user():
                         questions.answer()
                 if questions.nobody:
-                    raise ssh_said.not_authorized(self.settings, list(self._lines), questions.tried, "")
+                    raise ssh_said.not_authorized(self.settings, list(self._lines), questions.tried, questions.nobody)
                 if why := patience.over():
                     raise ssh_said.no_answer(self.settings, why)
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 _PREFIX = "edgeopt-ssh-"
 _OWNER = "owner"
+_NOEXEC = getattr(os, "ST_NOEXEC", 0)
+"""Linux tells it, macOS does not."""
 _YOUNG_S = 60.0
 """A folder younger than this may belong to a process that has not locked it yet."""
-_PLAIN = re.compile(r"[A-Za-z0-9/._-]{1,60}\Z")
+_PLAIN = re.compile(r"/[A-Za-z0-9/._-]{1,50}\Z")
 """Names of sockets have at most 103 bytes, and the client would take some characters for tokens."""
 
 
@@ -21,8 +23,7 @@ class PrivateFolder:
     """``path``, which only this user may enter. Closing it removes it."""
 
     def __init__(self) -> None:
-        base = Path(tempfile.gettempdir())
-        base = base if _PLAIN.match(str(base)) else Path("/tmp")
+        base = _base()
         _sweep(base)
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
         self._lock = os.open(self.path / _OWNER, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -32,6 +33,13 @@ class PrivateFolder:
         """Once."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def _base() -> Path:
+    """The first place whose name is short, and from which a program may be run: /tmp is mounted noexec on some computers."""
+    named = tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", str(Path.home())
+    usable = [Path(name) for name in named if _PLAIN.match(name) and os.access(name, os.W_OK | os.X_OK)]
+    return next((base for base in usable if not os.statvfs(base).f_flag & _NOEXEC), usable[0] if usable else Path("/tmp"))
 
 
 def _sweep(base: Path) -> None:

@@ -59,8 +59,8 @@ class Questions:
         """Why there is no passphrase for a key."""
         self.about_key = ""
         """What the client asked about a host's key, all of its lines."""
-        self.nobody = False
-        """A password was wanted, and there is nobody to ask."""
+        self.nobody = ""
+        """Which server, as the client calls it, wanted a password or the like although there is nobody to ask."""
         self._program = folder / "askpass"
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -108,7 +108,8 @@ class Questions:
         title, tried, keep = self._described(question)
         known = question in self._answers.kept and question not in self._given
         if not known and self._answers.ask is None and not _PASSPHRASE.match(question):
-            self.nobody = True
+            asking = _PASSWORD.match(question) or _ASKED_BY.match(question)
+            self.nobody = asking[1] if asking else "the server"
             return None
         self.tried += [tried] if tried != ANSWERS or tried not in self.tried else []
         if known:

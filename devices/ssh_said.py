@@ -67,8 +67,9 @@ def why_lost(lines: Sequence[str], dead_s: float) -> str:
 def failure(settings: Settings, lines: Sequence[str], tried: Sequence[str]) -> DeviceError | ConfigError:
     """What the client meant with ``lines`` when it ended before it was connected; ``tried``: what the user was asked for."""
     said = plain(lines)
-    if any(_DENIED.match(line) for line in lines) or "Too many authentication failures" in said:
-        return not_authorized(settings, lines, tried, "")
+    denied = _search(_DENIED, lines)
+    if denied or "Too many authentication failures" in said:
+        return not_authorized(settings, lines, tried, (denied and denied[1]) or "")
     if found := _search(_NO_NAME, lines):
         why, fix = f"no address is known for {found[1]!r}: {found[2]}", "check the name, or give the address"
         return Unreachable(f"{settings} cannot be reached", why=why, fix=fix)
@@ -91,21 +92,20 @@ def no_answer(settings: Settings, why: str) -> Unreachable:
     return Unreachable(f"{settings} does not answer as an SSH server does", why=why or "it hung up", fix=fix)
 
 
-def not_authorized(settings: Settings, lines: Sequence[str], tried: Sequence[str], why: str) -> NotAuthorized:
-    """With what was tried, and with the command that gives the server a key."""
+def not_authorized(settings: Settings, lines: Sequence[str], tried: Sequence[str], server: str) -> NotAuthorized:
+    """With what was tried, and with the command that gives ``server`` (``user@host``; a jump host, or the device) a key."""
     offered = [f"{found[1]} ({found[2]})" for line in lines if (found := _OFFERED.match(line))]
     unreadable = [f"{found[1]} (unreadable: {found[2]})" for line in lines if (found := _UNREADABLE.match(line))]
     everything = [*dict.fromkeys(offered), *dict.fromkeys(unreadable), *_once_but_passwords(tried)]
     methods = [found[1] for line in lines if (found := _METHODS.match(line))]
     accepted = ", ".join(sorted(methods[-1].split(","))) if methods else "nothing"
     many = any("Too many authentication failures" in line for line in lines)
-    why = why or ("the server ended the attempt: too many authentication failures" if many else "")
+    why = "the server ended the attempt: too many authentication failures" if many else ""
     parts = (why, f"tried: {', '.join(everything) or 'nothing, since there is no key here'}", f"the server accepts: {accepted}")
     place, what = f"{settings.user}@{settings.host}", f"{settings} lets nobody in with what there is here"
     port = "" if settings.port == DEFAULT_PORT else f"-p {settings.port} "
-    denied = _search(_DENIED, lines)
-    if denied and denied[1] and denied[1].lower() != f"{settings.user}@{settings.called}".lower():
-        place, port, what = denied[1], "", f"{denied[1]}, on the way to {settings}, lets nobody in with what there is here"
+    if "@" in server and server.lower() != f"{settings.user}@{settings.called}".lower():
+        place, port, what = server, "", f"{server}, on the way to {settings}, lets nobody in with what there is here"
     fix = f"add a public key to ~/.ssh/authorized_keys there (ssh-copy-id {port}{place}), or name the right key in"
     fix += " ~/.ssh/config (IdentityFile)"
     if many and len(offered) >= MANY_KEYS:

@@ -166,6 +166,9 @@ def _devices() -> Iterator[Check]:
 
 
 def _ssh() -> Check:
+    if shutil.which("ssh") is None:
+        found = "no `ssh` on the PATH: apt install openssh-client (Debian) brings it"
+        return Check(name="ssh", ok=True, found=found, needed_for="devices over SSH (ssh://...)")
     keys = sorted(path.stem for path in (Path.home() / ".ssh").glob("id_*.pub"))
     agent = ["an agent"] if Path(os.environ.get("SSH_AUTH_SOCK", "")).is_socket() else []
     nothing = "no keys: passwords are asked for; ssh-keygen -t ed25519 and ssh-copy-id USER@HOST end that"

@@ -87,6 +87,11 @@ def test_the_ways_to_devices_are_told_and_none_is_a_fault(tmp_path: Path, monkey
     assert all(checks[name].ok for name in ("adb server", "ssh", "benchmark_model", "onnxruntime_perf_test"))
 
 
+def test_ssh_without_a_client_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "openssh-client" in by_name()["ssh"].found
+
+
 def test_ssh_keys_and_agent_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ssh").mkdir()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeopt.devices import sftp
 from edgeopt.devices.sftp import READ, Refused, Sftp
 from edgeopt.errors import BadAnswer, LinkLost
 
@@ -135,3 +136,42 @@ def test_a_server_that_sends_more_than_was_asked_for_is_refused() -> None:
 def test_a_packet_of_gigabytes_is_refused_before_it_is_read() -> None:
     with pytest.raises(BadAnswer, match="a packet of 4294967295 bytes"):
         Sftp(Script(b"\xff" * 10))
+
+
+class Slow(Server):
+    """A link that carries so many bytes a second, behind a buffer without end: every byte waits for those before it."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        super().__init__(b"", lambda count: 0, 10**6, 0)
+        self._bytes_per_s, self.now, self._free_at = bytes_per_s, 0.0, 0.0
+        self._at: list[float] = []
+        self.longest = 0.0
+
+    def write(self, data: bytes) -> None:
+        self._free_at = max(self._free_at, self.now) + len(data) / self._bytes_per_s
+        self.longest = max(self.longest, self._free_at - self.now)
+        before = len(self._waiting)
+        super().write(data)
+        self._at += [self._free_at] * (len(self._waiting) - before)
+
+    def ready(self) -> bool:
+        return bool(self._at) and self._at[0] <= self.now
+
+    def read(self, count: int) -> bytes:
+        if len(self._out) < count:
+            self.now = max(self.now, self._at.pop(0))
+        return super().read(count)
+
+
+@pytest.mark.parametrize(("bytes_per_s", "seconds", "most_s"), [(16_000, 60, 2.0), (200_000, 20, 2.0), (100_000_000, 0.2, 0.1)])
+def test_what_is_on_the_way_is_what_the_link_carries_in_a_moment(
+    monkeypatch: pytest.MonkeyPatch, bytes_per_s: float, seconds: float, most_s: float
+) -> None:
+    """Signs of life over the same connection wait behind it."""
+    server = Slow(bytes_per_s)
+    monkeypatch.setattr(sftp.time, "monotonic", lambda: server.now)
+    files = Sftp(server)
+    handle = files.open("file", READ)
+    files.write(handle, io.BytesIO(bytes(int(bytes_per_s * seconds))), 0, None)
+    assert server.longest < most_s
+    assert server.now < 1.2 * seconds  # the link is busy nearly all of the time

@@ -69,7 +69,7 @@ def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
 def test_a_process_that_is_killed_leaves_no_client_and_no_folder(server: Server, tmp_path: Path, how: signal.Signals) -> None:
     private = tmp_path / "private"
     private.mkdir()
-    # A name of 60 characters at most: longer ones have their sockets below /tmp.
+    # A name of 51 characters at most: longer ones have their sockets below /tmp.
     short = Path("/tmp") / f"edgeopt-test-{os.getpid()}"
     short.symlink_to(private)
     try:
@@ -99,6 +99,24 @@ def test_a_folder_whose_owner_is_gone_is_removed_by_the_next_and_others_stay(
     assert living.path.stat().st_mode & 0o777 == 0o700
     living.close()
     assert not living.path.exists()
+
+
+def test_a_folder_for_temporary_files_from_which_nothing_may_be_run_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = Path("/tmp") / f"edgeopt-noexec-{os.getpid()}"
+    short.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec", "none", str(short)], capture_output=True)
+    try:
+        if mounted.returncode:
+            pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
+        monkeypatch.setattr(ssh_folder.tempfile, "gettempdir", lambda: str(short))
+        folder = ssh_folder.PrivateFolder()
+        assert short not in folder.path.parents
+        folder.close()
+    finally:
+        subprocess.run(["umount", str(short)], capture_output=True)
+        short.rmdir()
 
 
 def test_what_the_configuration_says_for_sessions_by_hand_does_not_interfere(

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from edgeopt.devices import ssh, ssh_client, ssh_config
 from edgeopt.devices.ssh_config import CONFIG_VARIABLE, Address, parse_url, resolve
-from edgeopt.errors import ConfigError, DeviceError, HostKeyRefused, LinkLost, Unreachable, UsageError
-from tests.devices.sshd import HOST, Proxy, Server, free_port, sshd
+from edgeopt.errors import ConfigError, DeviceError, HostKeyRefused, LinkLost, NotAuthorized, Unreachable, UsageError
+from tests.devices.sshd import HOST, Proxy, Server, free_port, make_key, sshd
 
 URLS = [
     ("ssh://pi", Address(host="pi")),
@@ -174,6 +174,31 @@ def test_the_jump_hosts_key_is_verified_too(
     use(monkeypatch, server, tmp_path / "config", *lines, known=server.known_lines())
     with pytest.raises(HostKeyRefused, match=str(jump.port)):
         ssh.connect("ssh://device")
+
+
+def test_a_jump_host_asks_for_its_own_passphrase_and_is_named_where_it_lets_nobody_in(
+    server: Server, jump: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = make_key(tmp_path / "locked", passphrase="open sesame")
+    with jump.authorized.open("a") as authorized:
+        authorized.write(locked.with_suffix(".pub").read_text())
+    for key in (locked, make_key(tmp_path / "wrong")):
+        lines = ["Host device", f"  HostName {HOST}", f"  Port {server.port}", f"  IdentityFile {server.key}"]
+        lines += [f"  ProxyJump localhost:{jump.port}", "Host localhost", f"  IdentityFile {key}"]
+        known = server.known_lines() + jump.known_lines(f"[localhost]:{jump.port}")
+        monkeypatch.setenv(CONFIG_VARIABLE, str(server.client_config(tmp_path / "config", *lines, known=known, key=False)))
+        asked: list[str] = []
+
+        def answer(question: str, asked: list[str] = asked) -> str:
+            asked.append(question)
+            return "open sesame"
+
+        if key == locked:
+            ssh.connect("ssh://device", answer).close()
+            assert asked == [f"passphrase of the key {locked}"]
+        else:
+            with pytest.raises(NotAuthorized, match="localhost, on the way to"):
+                ssh.connect("ssh://device")
 
 
 def test_a_device_that_the_jump_host_cannot_reach_is_unreachable(

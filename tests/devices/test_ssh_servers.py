@@ -18,7 +18,7 @@ from edgeopt.devices import sftp, ssh, ssh_client
 from edgeopt.devices.base import Transport
 from edgeopt.devices.ssh_command import Line, Marked
 from edgeopt.devices.ssh_config import CONFIG_VARIABLE
-from edgeopt.errors import DeviceError, DeviceTimeout
+from edgeopt.errors import BadAnswer, DeviceError, DeviceTimeout
 from tests.devices.contract import EXOTIC_ARGUMENTS, fetched, output_of
 from tests.devices.sshd import HOST, Proxy, Server, sshd
 
@@ -84,6 +84,11 @@ def test_a_user_without_a_shell_is_told_from_a_command_that_fails(tmp_path: Path
         pytest.raises(DeviceError, match="This account is not available"),
     ):
         transport.run(["test", "-f", "/etc/passwd"], timeout_s=10)
+
+
+def test_a_login_shell_that_says_that_all_went_well_is_not_believed(tmp_path: Path) -> None:
+    with with_login(tmp_path, "echo /root; exit 0") as transport, pytest.raises(BadAnswer, match="runs no command"):
+        transport.run(["pwd"], timeout_s=10)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +164,7 @@ def test_a_push_over_a_slow_link_takes_its_time_and_holds_nothing_up(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("bytes_per_s", "count"), [(16_000, 1_500_000), (1_000, 60_000)])
+@pytest.mark.parametrize(("bytes_per_s", "count"), [(16_000, 700_000), (1_000, 40_000)])
 def test_a_push_over_a_link_of_a_modem_arrives(tmp_path: Path, bytes_per_s: int, count: int) -> None:
     content = os.urandom(count)
     with sshd(tmp_path / "sshd") as server:
