@@ -175,9 +175,12 @@ def test_what_no_extra_alone_is_enough_for_works_with_all_of_them(settled: dict[
 
 @pytest.fixture(scope="module")
 def made(settled: dict[str, Newcomer]) -> Path:
-    """The bundle of the README's first command, made where only ``onnx`` is installed."""
-    check(settled["onnx"].edgeopt(*newcomer.commands("Use it")[0]), set())
-    return settled["onnx"].folder / BUNDLE
+    """The README's bundle of every target, made where only ``onnx`` is installed."""
+    maker = settled["onnx"]
+    (command,) = (arguments for arguments in newcomer.commands("Use it") if BUNDLE in arguments)
+    if not (maker.folder / BUNDLE).exists():
+        check(maker.edgeopt(*command), set())
+    return maker.folder / BUNDLE
 
 
 def made_is_what_the_extra_is_for(me: Newcomer, extra: str) -> None:
