@@ -8,11 +8,11 @@ from contextlib import suppress
 from itertools import count
 
 from edgeopt.devices.adb_packets import Packet, PacketSocket
-from edgeopt.devices.adb_streams import DEAD_S, PROBE, PROBE_S, lost, nonsense
+from edgeopt.devices.adb_streams import DEAD_S, FAST_S, FIRST_BLOCK, LEAST_BLOCK, PROBE, PROBE_S, SLOW_S, lost, nonsense
 from edgeopt.errors import DeviceError, LinkLost
 
-_FIRST_BLOCK, _LEAST_BLOCK = 64 * 1024, 16 * 1024
-_FAST_S, _SLOW_S = 0.5, 5.0
+_FIRST_BLOCK, _LEAST_BLOCK = FIRST_BLOCK, LEAST_BLOCK
+_FAST_S, _SLOW_S = FAST_S, SLOW_S
 _MAX_UNREAD = 4 * 1024 * 1024
 _CONSENT_S = 120.0
 """A device that is there, but does not open a stream or take a packet for so long, never will."""

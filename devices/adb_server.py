@@ -11,14 +11,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edgeopt.devices.adb_states import Listed, parse_devices, state_error
-from edgeopt.devices.adb_streams import DEAD_S, PROBE, PROBE_S, lost
+from edgeopt.devices.adb_streams import DEAD_S, FAST_S, FIRST_BLOCK, LEAST_BLOCK, PROBE, PROBE_S, SLOW_S, lost
 from edgeopt.errors import DeviceError, LinkLost, Unreachable, did_you_mean
 
 if TYPE_CHECKING:
     from adbutils import AdbConnection
 
 _ASK_S = 10.0
-_BLOCK = 512 * 1024
+_BLOCK, _WINDOW = 512 * 1024, 4 * 1024 * 1024
+"""The most that is handed over at once, and that is under way: each question costs some 20 ms."""
 _MAX_SERVICE = 0xFFFF
 """The server's protocol gives a length in four hexadecimal digits."""
 
@@ -83,13 +84,22 @@ class ServerConnection:
 
 
 class SocketStream:
-    """A stream as the server gives it: a socket that only this service's bytes go through."""
+    """A stream as the server gives it: a socket that only this service's bytes go through.
 
-    block = _BLOCK
+    The server takes whatever it is given and passes it on as one packet of up to a megabyte, behind which everything else
+    waits, questions whether the device is there included. So no more is under way than a window: then the device is asked,
+    whose answer comes behind it.
+    """
 
     def __init__(self, connection: ServerConnection, link: "AdbConnection") -> None:
         self._connection, self._link, self._socket, self._cut = connection, link, link.conn, False
         self._socket.setblocking(False)
+        self._under_way, self._window = 0, FIRST_BLOCK
+
+    @property
+    def block(self) -> int:
+        """See Stream."""
+        return min(self._window, _BLOCK)
 
     def read(self, timeout_s: float) -> bytes:
         """See Stream."""
@@ -106,6 +116,9 @@ class SocketStream:
     def write(self, data: bytes) -> None:
         """See Stream."""
         view = memoryview(data)
+        if self._under_way and self._under_way + len(view) > self._window:
+            self._catch_up()
+        self._under_way += len(view)
         while view:
             self._wait(select.POLLOUT, float("inf"))
             try:
@@ -118,6 +131,17 @@ class SocketStream:
                 return  # the device has closed the stream; what it said before can still be read
             except OSError as error:
                 raise lost(self._connection.url, str(error)) from error
+
+    def _catch_up(self) -> None:
+        """Waits until the device has what it was sent; the window grows while it is fast."""
+        start = time.monotonic()
+        self._connection.check_alive(DEAD_S)
+        took = time.monotonic() - start
+        if took < FAST_S:
+            self._window = min(self._window * 2, _WINDOW)
+        elif took > SLOW_S:
+            self._window = max(self._window // 4, LEAST_BLOCK)
+        self._under_way = 0
 
     def pending(self) -> bool:
         """See Stream."""

@@ -49,7 +49,7 @@ class Listed:
 
 _USABLE = ("device", "host")
 _LINE = re.compile(
-    r"(?P<serial>\(no serial number\)|[^\s*](?:.*?\S)?)[ \t]+"
+    r"(?P<serial>\(no serial number\)|[^\s*](?:.*?\S)??)[ \t]+"
     r"(?P<state>no permissions(?: \([^()]*\))?(?:; see \[[^\]\s]*\])?|[a-z]+)"
     r"(?P<properties>(?:[ \t]+[a-z_]+:\S*)*)[ \t]*"
 )

@@ -8,6 +8,10 @@ DEAD_S = 28.0
 """A device from which nothing came for so long, although it was asked, is gone."""
 PROBE_S = 10.0
 """Silence after which a device is asked whether it is still there. A quiet command is no dead link."""
+FIRST_BLOCK, LEAST_BLOCK = 64 * 1024, 16 * 1024
+"""Bytes that a stream hands over at once at first, and at least."""
+FAST_S, SLOW_S = 0.5, 5.0
+"""A device that takes a block in less gets larger ones, one that needs longer smaller ones: silence never lasts long."""
 PROBE = "edgeopt-probe:"
 """A service that no daemon has: it says so at once, and starts no process that would disturb a measurement."""
 

@@ -3,7 +3,9 @@
 import getpass
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -11,6 +13,7 @@ from edgeopt.devices.adb import connect as connect_adb
 from edgeopt.devices.base import Transport
 from edgeopt.devices.device import Device
 from edgeopt.devices.ssh import connect as connect_ssh
+from tests.devices.adb_client import private_server
 from tests.devices.adb_fixtures import home, nobody  # noqa: F401  the fixture
 from tests.devices.adbd import Adbd
 from tests.devices.sshd import HOST, Proxy, sshd
@@ -21,12 +24,18 @@ SILENCE_S = 15
 BYTES = 30 * BYTES_PER_S
 
 
-@pytest.fixture(params=["ssh", "adb"])
+@pytest.fixture(params=["ssh", "adb", "adb server"])
 def slow(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transport]:
     """A connection that is slow from its first byte of content on."""
-    if request.param == "adb":
-        with Adbd() as adbd:
-            transport = connect_adb(f"adb://{adbd.address}", nobody)
+    if request.param != "ssh":
+        with Adbd() as adbd, ExitStack() as stack:
+            if request.param == "adb":
+                transport = connect_adb(f"adb://{adbd.address}", nobody)
+            else:
+                client = stack.enter_context(private_server(tmp_path))
+                monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(client.port))
+                client.attach(adbd.address)
+                transport = connect_adb(f"adb://{quote(adbd.address)}", nobody)
             adbd.faults.bytes_per_second = BYTES_PER_S
             yield transport
             adbd.faults.bytes_per_second = None
