@@ -13,7 +13,7 @@ from edgeopt.errors import ConfigError
 from edgeopt.model import Model
 from edgeopt.options import Listener, Options, ignore
 from edgeopt.progress import event
-from edgeopt.scratch import scratch
+from edgeopt.scratch import clear_temporary, scratch
 from edgeopt.targets import loader
 from edgeopt.targets.schema import TargetProfile
 
@@ -72,6 +72,7 @@ def export(model: Model, options: Options, listen: Listener = ignore) -> Bundle:
     EvaluationError on the float model, OutputError) is raised before anything is written, and the old bundle stays.
     """
     profiles = profiles_of(options)
+    clear_temporary()
     with (
         BundleWriter(options.out) as writer,
         diverted(writer.log_folder / "edgeopt.log"),
