@@ -22,6 +22,7 @@ from typing import Any
 from edgeopt.errors import OutputError
 from edgeopt.files import cache_folder, copy_tree, files_below, safe_relative, sha256_of, size_of
 from edgeopt.scratch import Scratch, clear, scratch
+from edgeopt.untrusted import RECORD_BYTES, read
 
 _LAYOUT = "v1"
 _FILES = "files"
@@ -86,14 +87,14 @@ class Cache:
             return None
         entry = self._folder / key
         try:
-            digests = json.loads((entry / _DIGESTS).read_bytes())
+            digests = json.loads(read(entry / _DIGESTS, RECORD_BYTES))
             if digests == _digests(entry / _FILES):
                 os.utime(entry)
                 return entry / _FILES
         except FileNotFoundError:
             if not entry.exists():
                 return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self._warn(f"the cache entry {entry} cannot be read: {error}")
         _discard(entry)
         return None
@@ -136,9 +137,13 @@ class Cache:
         return True
 
     def get_json(self, key: str) -> Any | None:
-        """The value put under ``key``, or None."""
+        """The value put under ``key``, or None, also where what stands there is no value."""
         folder = self.get(key)
-        return None if folder is None else json.loads((folder / _VALUE).read_bytes())
+        try:
+            return None if folder is None else json.loads(read(folder / _VALUE, RECORD_BYTES))
+        except (OSError, ValueError, RecursionError) as error:
+            self._warn(f"the cache entry {self._folder / key} cannot be read: {error}")
+            return None
 
     def put_json(self, key: str, value: Any) -> None:
         """Keeps ``value``, JSON data, under ``key``."""

@@ -13,7 +13,7 @@
     │   └── NotFiniteError   15   NaN or infinity in weights, activations or data
     ├── CalibrationError     16   the calibration data is empty or unusable
     ├── EvaluationError      17   the user's evaluate function raised or returned no numbers
-    ├── OutputError          20   the bundle cannot be written
+    ├── OutputError          20   a bundle, or what was measured, cannot be written
     ├── TargetFailed         30   at least one target failed; the others are written
     │   ├── WorkerCrashed    31   a worker died (signal, out of memory)
     │   ├── WorkerTimeout    32   a worker ran longer than --timeout

@@ -13,6 +13,7 @@ from edgeopt.core import Plan
 from edgeopt.model import Model
 from edgeopt.options import Listener, Options, ignore
 from edgeopt.progress import event
+from edgeopt.scratch import clear_temporary
 from edgeopt.selection import asked, select
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def export(model: Model, options: Options, listen: Listener = ignore) -> Bundle:
     profiles = selection.profiles
     for fmt in dict.fromkeys(fmt for profile in profiles for fmt in profile.formats):
         registry.converter(fmt)  # one that is installed and broken is told before any work is done
+    clear_temporary()
     with (
         BundleWriter(options.out) as writer,
         diverted(writer.log_folder / "edgeopt.log"),

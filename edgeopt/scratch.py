@@ -17,7 +17,7 @@ from edgeopt.files import writing
 MARK = ".edgeopt-scratch"
 PREFIX = "edgeopt-"
 """Of those in the system's temporary folder."""
-_cleared: set[str] = set()
+_cleared: set[Path] = set()
 
 
 class Scratch:
@@ -45,16 +45,22 @@ def scratch() -> Iterator[Path]:
 
     Raises OutputError where it cannot be made.
     """
-    parent = Path(tempfile.gettempdir())
-    if str(parent) not in _cleared:
-        _cleared.add(str(parent))
-        clear(parent, PREFIX)
+    parent = clear_temporary()
     with writing(parent):
         found = Scratch(parent, PREFIX)
     try:
         yield found.path
     finally:
         found.close()
+
+
+def clear_temporary() -> Path:
+    """The system's temporary folder, without what killed processes left there: cleared once in each process."""
+    parent = Path(tempfile.gettempdir())
+    if parent not in _cleared:
+        _cleared.add(parent)
+        clear(parent, PREFIX)
+    return parent
 
 
 def clear(parent: Path, prefix: str) -> None:

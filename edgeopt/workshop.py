@@ -45,6 +45,7 @@ from edgeopt.programs import Programs
 from edgeopt.progress import event
 from edgeopt.reference_file import References
 from edgeopt.steadiness import steadiness
+from edgeopt.untrusted import RECORD_BYTES, read
 from edgeopt.verify import Proof
 from edgeopt.worker.client import WorkerHost
 
@@ -125,9 +126,13 @@ class Workshop:
         entry = self.cache.get(key)
         if entry is None or not self.cache.link(key, out.name, out):
             return None
-        stored = from_json(dict[str, Any], (entry / FACTS).read_bytes())
-        if stored.get("sha256") == sha256_of(out):
-            return stored
+        try:
+            stored = from_json(dict[str, Any], read(entry / FACTS, RECORD_BYTES))
+            if stored["sha256"] == sha256_of(out) and isinstance(stored["facts"], dict):
+                from_data(Chosen, stored["chosen"])
+                return stored
+        except (OSError, ValueError, KeyError):  # anybody may have written it: then it counts as missing
+            pass
         remove(out)
         return None
 

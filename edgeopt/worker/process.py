@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeopt.scratch import PREFIX, Scratch
+from edgeopt.scratch import PREFIX, Scratch, clear_temporary
 from edgeopt.worker.host import command, kill_group
 
 _SHUTDOWN_S = 2.0
@@ -42,7 +42,7 @@ class HostProcess:
     def __init__(self, *, preload: Sequence[str], threads: int, fork_refused: str) -> None:
         path = [str(Path(entry).absolute()) for entry in sys.path]
         self._settings = {"preload": list(preload), "fork_refused": fork_refused, "path": path}
-        self._scratch = Scratch(Path(tempfile.gettempdir()), PREFIX)
+        self._scratch = Scratch(clear_temporary(), PREFIX)
         """Where libraries leave what they make, and do not clear where they are killed."""
         self._environment = _environment(threads) | {"TMPDIR": str(self._scratch.path)}
         self._control, self._theirs = socket.socketpair()

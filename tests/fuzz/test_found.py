@@ -1,5 +1,6 @@
 """What mutants have found, as small as it gets: each is an error of edgeopt's that says what is wrong."""
 
+import json
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -13,8 +14,10 @@ from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper
 
 from edgeopt.bench.artifacts import load
+from edgeopt.cache import Cache
 from edgeopt.converters import tflite_file
 from edgeopt.errors import ConfigError, ConversionError, EdgeoptError, ModelError, UnknownName
+from edgeopt.files import sha256_of
 from edgeopt.program_file import load_program
 from edgeopt.recipe import schema as recipe
 from edgeopt.recipe.subject import _settings
@@ -64,6 +67,18 @@ def test_what_is_shown_of_a_value_is_short() -> None:
     for _ in range(100_000):
         nested = [nested]
     assert all(len(shown(value)) < 300 for value in ("x" * 10**6, 10**5000, nested, {"a": ["x" * 1000]}))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "nothing", '{"value.json": 3}', "[]", "null"])
+@pytest.mark.parametrize("name", ["digests.json", "files/value.json"])
+def test_what_is_no_entry_of_a_cache_is_missing(name: str, text: str, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.put_json("key", 1)
+    (tmp_path / "v1" / "key" / name).write_text(text)
+    if name != "digests.json":
+        digests = {"value.json": sha256_of(tmp_path / "v1" / "key" / name)}
+        (tmp_path / "v1" / "key" / "digests.json").write_text(json.dumps(digests))
+    assert cache.get_json("key") in (None, [], {"value.json": 3})
 
 
 # --- recipes -------------------------------------------------------------------------------------------------------------
