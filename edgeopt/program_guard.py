@@ -76,7 +76,9 @@ def guarded(path: Path) -> io.BytesIO:
     try:
         for name, content in members.items():
             if name.endswith(".json") and not name.startswith("extra/"):
-                _check_json(name, value := json.loads(content))
+                if not isinstance(value := json.loads(content), dict):
+                    raise _refusal("a member of the .pt2 archive is no object", name)
+                _check_json(name, value)
                 if name == MODEL and value.pop("guards_code", None):  # Python, to be compiled; the graph does without
                     members[name] = json.dumps(value).encode()
     except (ValueError, RecursionError) as error:
@@ -132,8 +134,8 @@ def _check_pair(name: str, key: str, value: Any) -> None:
         _check_tree(value)
     if key == "as_custom_obj":
         raise _refusal("the .pt2 archive holds a custom object", "its class would have to be loaded")
-    if key == "range_constraints" and not all(map(_is_arithmetic, value or ())):
-        raise _refusal("the .pt2 archive names sizes as torch does not", _shown(list(value)))
+    if key == "range_constraints" and not (isinstance(value, dict) and all(map(_is_arithmetic, value))):
+        raise _refusal("the .pt2 archive names sizes as torch does not", _shown(value))
 
 
 def _is_operator(target: str) -> bool:

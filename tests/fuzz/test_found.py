@@ -262,6 +262,14 @@ def test_members_of_a_pt2_that_overlap_are_refused_before_they_are_read(tmp_path
         load_program(path)
 
 
+@pytest.mark.parametrize("text", ["[]", "1", '"x"', "null", "[[1]]", '{"range_constraints": 1}', '{"range_constraints": [[]]}'])
+def test_json_of_a_pt2_that_is_something_else_is_refused(text: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.pt2", "w") as archive:
+        archive.writestr("m/models/model.json", text)
+    with pytest.raises(ModelError, match=r"is no object|names sizes"):
+        load_program(tmp_path / "m.pt2")
+
+
 @pytest.mark.parametrize("content", [b"", b"PK", b"\x00" * 100, NO_TEXT * 50])
 @pytest.mark.parametrize("name", ["m.onnx", "m.tflite", "m.pt2"])
 def test_what_is_nothing_at_all_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
