@@ -76,8 +76,8 @@ class Connection:
 
     def __init__(self, settings: Settings, answers: Answers, options: Sequence[str] = ()) -> None:
         self.settings = settings
-        self.sessions, self.most_sessions = 0, MOST_SESSIONS
-        """How many are open just now, and may be, by the owner's count."""
+        self.sessions, self.most_sessions, self.served = 0, MOST_SESSIONS, 0
+        """How many are open just now, may be, and have been, by the owner's count."""
         self._why = ""
         self._closing = threading.Lock()
         self._closed = False

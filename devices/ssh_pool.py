@@ -54,20 +54,20 @@ class Pool:
 
     def _open(self, command: bytes, streams: Sequence[int], *, subsystem: bool, seconds: float) -> tuple[Connection, Session]:
         start = time.monotonic()
-        grown = 0
+        grown, quiet = 0, _Quiet()
         while True:
-            idle = False
             for connection in (living := self._living()):
                 left = start + seconds - time.monotonic()
                 try:
                     return connection, self._opened(connection, command, streams, subsystem, left)
                 except Refused as refused:
                     why = str(refused)
-                    idle = idle or connection.sessions == 0
-            waited = time.monotonic() - start
-            if waited > seconds or (idle and grown and waited > BUSY_S):  # also a new connection is refused its first session
+                    quiet.refused(connection)
+            idle = quiet.seconds(living)
+            refuses = idle is not None and idle > BUSY_S
+            if time.monotonic() - start > seconds or (refuses and grown):  # also a new connection is refused its first session
                 raise self._refused(why)
-            if len(living) < MAX_CONNECTIONS and (not idle or waited > BUSY_S):
+            if len(living) < MAX_CONNECTIONS and (refuses or idle is None):
                 self._grow(len(living), why)
                 grown += 1
             else:
@@ -81,7 +81,9 @@ class Pool:
                 raise Refused("its sessions would get in each other's way")
             connection.sessions += 1
         try:
-            return connection.open(command, streams, subsystem=subsystem, seconds=seconds)
+            session = connection.open(command, streams, subsystem=subsystem, seconds=seconds)
+            connection.served += 1
+            return session
         except BaseException as error:
             with self._lock:
                 connection.sessions -= 1
@@ -133,3 +135,20 @@ class Pool:
     def _refused(self, why: str) -> DeviceError:
         fix = "look at the SSH server's log and settings there (MaxSessions, Subsystem sftp)"
         return DeviceError(f"{self.settings} refused or ended a session", why=why, fix=fix)
+
+
+class _Quiet:
+    """Since when connections refuse a session though none of ours is open, and none of another thread has been meanwhile."""
+
+    def __init__(self) -> None:
+        self._since: dict[Connection, tuple[int, float]] = {}
+
+    def refused(self, connection: Connection) -> None:
+        if connection.sessions:
+            self._since.pop(connection, None)
+        elif connection not in self._since or self._since[connection][0] != connection.served:
+            self._since[connection] = (connection.served, time.monotonic())
+
+    def seconds(self, living: Sequence[Connection]) -> float | None:
+        """For how long the one has done so that does it longest; None where none does."""
+        return max((time.monotonic() - since for one, (_, since) in self._since.items() if one in living), default=None)

@@ -14,7 +14,11 @@ from edgeopt.errors import CaptureError
 from edgeopt.model import Model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
-torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
 
 
 class Detector(nn.Module):

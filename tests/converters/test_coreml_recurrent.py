@@ -108,6 +108,7 @@ def test_a_gru_goes_on_from_the_state_that_it_is_given(steps: int, tmp_path: Pat
     assert unsupported == (("while_loop (left to the CPU)",) if operators.get("while_loop") else ())
 
 
+@pytest.mark.slow
 def test_a_long_sequence_takes_no_more_of_the_package_than_a_longer_one(tmp_path: Path) -> None:
     sizes = []
     for turns in (9, 30):

@@ -163,6 +163,7 @@ def test_the_reaper_outlives_the_end_of_the_connection(poor: Poor) -> None:
     command = ("sh", device.script, device.root, "open", "alone", "somebody", "1000")
     process = subprocess.Popen(command, start_new_session=True)
     process.wait(20)
+    assert eventually(lambda: running("reap alone"))
     os.killpg(process.pid, signal.SIGHUP)
     time.sleep(0.2)
     assert running("reap alone")

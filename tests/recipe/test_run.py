@@ -168,6 +168,7 @@ def test_what_cannot_be_is_told_before_any_training(folder: Path, text: str, err
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
+@pytest.mark.slow
 def test_a_result_beyond_the_recipes_budget_is_told_with_both_figures_and_ends_as_failed(folder: Path) -> None:
     text = 'target = "x86-fbgemm"\n' + HEAD + HALF
     within = compress(read(recipe(folder, "max_bytes = 1000000\n" + text)), folder / "out")
