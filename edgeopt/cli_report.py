@@ -32,9 +32,11 @@ def reported(debug: bool) -> Iterator[None]:
     """Ends the program with a message and the right exit code for whatever is raised inside."""
     from edgeopt import extras
     from edgeopt.errors import EdgeoptError
+    from edgeopt.surroundings import kept
 
     try:
-        yield
+        with kept():  # user code may close what a message goes to
+            yield
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt as stop:

@@ -29,6 +29,7 @@ from edgeopt.input_text import EXAMPLE as INPUT_EXAMPLE
 from edgeopt.input_text import InputSpec, generate, parse_input
 from edgeopt.model import DEFAULT_NAME, Batch, Calibration, Evaluate, Model, is_placeholder
 from edgeopt.program_file import load_program
+from edgeopt.surroundings import kept
 from edgeopt.user_code import cause
 
 __all__ = ["InputSpec", "load", "load_evaluate", "load_model", "parse_input", "resolve", "stem"]
@@ -146,7 +147,8 @@ def _importable(folder: Path) -> Iterator[None]:
 @contextmanager
 def _raising_is_reported(source: str) -> Iterator[None]:
     try:
-        yield
+        with kept():
+            yield
     except (Exception, SystemExit) as error:  # a script that calls sys.exit on import must not end the tool silently
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
             raise MissingExtra(f"{source} cannot be imported", why=cause(error), fix=extras.command("torch")) from error

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgeopt.errors import EdgeoptError
+from edgeopt.surroundings import kept
 
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _HOME = Path(__file__).resolve().parent
@@ -55,11 +56,14 @@ def cause(error: BaseException) -> str:
 def reported_as(error_of: Callable[[BaseException], EdgeoptError]) -> Iterator[None]:
     """Around a call of the user's code: whatever it raises is raised as ``error_of`` it; Ctrl-C and our own errors pass.
 
+    The program's own streams and places of modules are as they were afterwards (:func:`surroundings.kept`).
+
     ``sys.exit()`` and the like are no exceptions to Python's ``except Exception``; one in a user's function would end the
     program with the exit code 0 and nothing made.
     """
     try:
-        yield
+        with kept():
+            yield
     except (EdgeoptError, KeyboardInterrupt):
         raise
     except BaseException as error:
