@@ -24,9 +24,13 @@ from edgeopt.cache import drop_oldest
 from edgeopt.devices.pythons import Python
 from edgeopt.errors import DeviceError, MissingExtra
 from edgeopt.files import make_folder, sha256_of, writing
+from edgeopt.seal import holds, seal
+from edgeopt.untrusted import read
 
 _PIP_S = 900
 _MAX_CACHE_BYTES = 2 << 30
+_SEAL = "seal"
+_SEAL_BYTES = 1024
 """Of wheels that are kept here: those for a few Pythons, of all runtimes, in two versions."""
 _NOT_THERE = ("No matching distribution found", "Could not find a version that satisfies")
 _NO_CONNECTION = (
@@ -101,14 +105,15 @@ class Fetcher:
         """
         key = sha256("\n".join((requirement, *self._options())).encode()).hexdigest()[:24]
         entry = self.cache / key
-        kept = next(entry.glob("*.whl"), None)
+        kept = _sealed(entry)
         if kept is None:
             make_folder(entry)
             with writing(entry), TemporaryDirectory(dir=entry, prefix=".making-") as making:
                 if not self._download(requirement, making):
                     return None
                 fetched = next(Path(making).glob("*.whl"))
-                kept = fetched.rename(entry / fetched.name)
+                kept = fetched.replace(entry / fetched.name)
+                _seal(kept)
             drop_oldest(self.cache, _MAX_CACHE_BYTES)
         with suppress(OSError):  # a cache that may only be read
             os.utime(entry)
@@ -146,6 +151,20 @@ class Fetcher:
 
     def _failed(self, requirement: str, why: str, fix: str) -> DeviceError:
         return DeviceError(f"cannot fetch {requirement} for {self.device} ({self.python.describe()})", why=why, fix=fix)
+
+
+def _seal(wheel: Path) -> None:
+    """What is installed on devices must be what an index gave, whoever else may write to the cache."""
+    wheel.with_name(_SEAL).write_text(seal(wheel.parent.name, wheel.name, sha256_of(wheel)))
+
+
+def _sealed(entry: Path) -> Path | None:
+    """The wheel in ``entry``; None where there is none that was put there by this user."""
+    for wheel in entry.glob("*.whl"):
+        with suppress(OSError, UnicodeDecodeError):
+            if holds(read(wheel.with_name(_SEAL), _SEAL_BYTES).decode(), entry.name, wheel.name, sha256_of(wheel)):
+                return wheel
+    return None
 
 
 def version_here(distribution: str) -> str | None:

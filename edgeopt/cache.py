@@ -2,10 +2,11 @@
 
     ROOT/v1/KEY/files/...        what was made
     ROOT/v1/KEY/digests.json     sha256 of each of these files
+    ROOT/v1/KEY/seal             the user's own, on KEY and these digests
 
-An entry is put in place by one rename, so several processes may use one cache. Reading checks every digest: an entry that a
-full disk or a crash has damaged counts as missing. Files are copied out, never hard-linked: whoever edits an artifact in a
-bundle must not change the cache.
+An entry is put in place by one rename, so several processes may use one cache. Reading checks the seal and every digest: an
+entry that a full disk or a crash has damaged, or that somebody else made or altered, counts as missing. Files are copied
+out, never hard-linked: whoever edits an artifact in a bundle must not change the cache.
 """
 
 import contextlib
@@ -22,11 +23,14 @@ from typing import Any
 from edgeopt.errors import OutputError
 from edgeopt.files import cache_folder, copy_tree, files_below, safe_relative, sha256_of, size_of
 from edgeopt.scratch import Scratch, clear, scratch
+from edgeopt.seal import holds, seal
 from edgeopt.untrusted import RECORD_BYTES, read
 
 _LAYOUT = "v1"
 _FILES = "files"
 _DIGESTS = "digests.json"
+_SEAL = "seal"
+_SEAL_BYTES = 1024
 _VALUE = "value.json"
 _BUILDING, _TRASH, _ENTRY = ".building-", ".trash-", "entry"
 _DEFAULT_MAX_BYTES = 10 * 1024**3
@@ -87,8 +91,9 @@ class Cache:
             return None
         entry = self._folder / key
         try:
-            digests = json.loads(read(entry / _DIGESTS, RECORD_BYTES))
-            if digests == _digests(entry / _FILES):
+            listed = read(entry / _DIGESTS, RECORD_BYTES).decode()
+            sealed = holds(read(entry / _SEAL, _SEAL_BYTES).decode(), key, listed)
+            if sealed and json.loads(listed) == _digests(entry / _FILES):
                 os.utime(entry)
                 return entry / _FILES
         except FileNotFoundError:
@@ -116,7 +121,9 @@ class Cache:
             work = building.path / _ENTRY
             (work / _FILES).mkdir(parents=True)
             yield work / _FILES
-            (work / _DIGESTS).write_text(json.dumps(_digests(work / _FILES)))
+            listed = json.dumps(_digests(work / _FILES))
+            (work / _DIGESTS).write_text(listed)
+            (work / _SEAL).write_text(seal(key, listed))
             self._put(work, self._folder / key)
         except (OSError, OutputError) as error:
             self._warn(f"the cache {self._folder.parent} cannot be written: {error}")
@@ -167,6 +174,12 @@ class Cache:
         except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
             self.enabled = False
             self._warn(f"no cache is used, because it cannot be written: {error}")
+            return
+        try:
+            seal()
+        except (OSError, OutputError, RuntimeError) as error:
+            self.enabled = False
+            self._warn(f"no cache is used, because what is in it could not be told from somebody else's: {error}")
 
     def _put(self, work: Path, entry: Path) -> None:
         try:

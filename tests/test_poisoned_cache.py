@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,50 @@ def swap(cache: Path, good: Path, other: Path) -> int:
                 swapped += 1
         listed.write_text(json.dumps(digests))
     return swapped
+
+
+def rewrite(cache: Path, good: Path, other: Path) -> int:
+    """As :func:`swap`, and tells every record in the cache of the other digest; how many files changed."""
+    changed = swap(cache, good, other)
+    old, new = (hashlib.sha256(path.read_bytes()).hexdigest() for path in (good, other))
+    for record in cache.glob("v1/*/files/*.json"):
+        if old in record.read_text():
+            record.write_text(record.read_text().replace(old, new))
+            changed += 1
+    for listed in cache.glob("v1/*/digests.json"):
+        files = listed.parent / "files"
+        found = {str(file.relative_to(files)): sha256_of(file) for file in files.rglob("*") if file.is_file()}
+        listed.write_text(json.dumps(found))
+    return changed
+
+
+def exchange(cache: Path, good: Path, other: Path) -> int:
+    """Puts whole entries in each other's place."""
+    first, second = (
+        next(file.parents[1] for file in cache.glob("v1/*/files/model.onnx") if file.read_bytes() == path.read_bytes())
+        for path in (good, other)
+    )
+    first.rename(cache / "meanwhile")
+    second.rename(first)
+    (cache / "meanwhile").rename(second)
+    return 1
+
+
+@pytest.mark.parametrize("alter", [rewrite, exchange])
+def test_a_cache_that_agrees_with_itself_and_is_somebody_else_s_is_not_believed(
+    alter: Callable[[Path, Path, Path], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("EDGEOPT_CACHE", str(cache))
+    first = exported(tmp_path / "first")
+    good = first.path / "x86-fbgemm" / "model.onnx"
+    assert alter(cache, good, first.path / "portable-fp32" / "model.onnx") > 0
+    for listed in cache.glob("v1/*/files/value.json"):
+        if alter is exchange and "manifest" in json.loads(listed.read_text()):
+            shutil.rmtree(listed.parents[1])
+    again = exported(tmp_path / "again")
+    assert sha256_of(again.path / "x86-fbgemm" / "model.onnx") == sha256_of(good)
+    assert again.verify() == ()
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["the whole export is remembered", "each artifact is"])
