@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import decomposition_table
 
 from edgeopt.capture import pooling_forms
 
@@ -57,7 +58,36 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.logical_xor.default: lambda x, y: aten.ne.Tensor(x != 0, y != 0),
         aten.one_hot.default: one_hot,
         aten.split.Tensor: split,
+        aten.lstm.input: projected_lstm,
+        aten.rrelu.default: rrelu,
+        aten.rrelu_with_noise_functional.default: rrelu_with_noise,
+        aten.relu6.default: lambda x: integer_hardtanh(x, 0, 6),
+        aten.hardtanh.default: integer_hardtanh,
     }
+
+
+def projected_lstm(x: Tensor, state: Sequence[Tensor], *settings: Any) -> Any:
+    """An LSTM whose output is narrower than its cell (``proj_size``), step by step: ONNX and Core ML have no such operator."""
+    if state[0].shape[-1] == state[1].shape[-1]:
+        return NotImplemented
+    return decomposition_table[aten.lstm.input](x, state, *settings)
+
+
+def rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None) -> Any:
+    """Outside of training the slope is the mean of its bounds."""
+    return NotImplemented if training else aten.leaky_relu.default(x, (lower + upper) / 2)
+
+
+def rrelu_with_noise(
+    x: Tensor, noise: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None
+) -> Any:
+    """The same, with the slopes that only training draws."""
+    return NotImplemented if training else (rrelu(x, lower, upper), noise.clone())
+
+
+def integer_hardtanh(x: Tensor, low: float = -1, high: float = 1) -> Any:
+    """On integers, for which Core ML has no such operator."""
+    return NotImplemented if x.is_floating_point() else x.clamp(int(low), int(high))
 
 
 def _named_padding(convolution: Any, axes: int) -> Callable[..., Tensor]:

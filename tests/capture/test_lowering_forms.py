@@ -216,3 +216,29 @@ def test_what_is_filled_with_a_number_is_a_constant() -> None:
         return y
 
     gone(assigned, IMAGE, aten.fill.Tensor, aten.fill.Scalar)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("layers", "both_ways", "batch_first"), [(1, False, True), (2, True, False)])
+def test_a_recurrent_layer_with_projections_is_written_out(layers: int, both_ways: bool, batch_first: bool, bias: bool) -> None:
+    class States(nn.Module):
+        def __init__(self, **options: Any) -> None:
+            super().__init__()
+            self.layer = nn.LSTM(4, 8, layers, bias=bias, bidirectional=both_ways, batch_first=batch_first, **options)
+
+        def forward(self, x: Tensor) -> Tensor:
+            outputs, (hidden, cells) = self.layer(x)
+            return torch.cat([outputs.flatten(), hidden.flatten(), cells.flatten()])
+
+    assert aten.lstm.input not in operators(exact(States(proj_size=3), torch.randn(2, 5, 4)))
+    assert aten.lstm.input in operators(exact(States(), torch.randn(2, 5, 4)))
+
+
+def test_slopes_that_training_draws_are_their_mean() -> None:
+    assert operators(exact(nn.RReLU(0.1, 0.4), IMAGE)) == [aten.leaky_relu.default]
+    assert aten.leaky_relu.default in gone(F.rrelu, IMAGE)
+
+
+@pytest.mark.parametrize("function", [F.relu6, F.hardtanh, lambda x: F.hardtanh(x, -3, 5)])
+def test_bounds_of_integers_are_no_activation(function: Callable[[Tensor], Tensor]) -> None:
+    gone(lambda x: function(x) + 1, torch.arange(-10, 10), aten.relu6.default, aten.hardtanh.default)
