@@ -15,9 +15,9 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from pydantic import ValidationError
 
@@ -30,6 +30,7 @@ from edgeopt.untrusted import RECORD_BYTES, NotRead, read, shown
 MANIFEST_NAME = "manifest.json"
 SUMS_NAME = "SHA256SUMS"
 LOG_FOLDER = "logs"
+EXPORT_LOG = "edgeopt.log"
 _NEW, _OLD = "new", "old"
 _SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
@@ -113,6 +114,11 @@ def listed_in(folder: Path) -> Iterator[tuple[str, str]]:
         yield str(safe_relative(fields[2])), fields[1]
 
 
+def log_name(target: str, fmt: str) -> str:
+    """The file, in the folder of logs, with what libraries said while an artifact was made."""
+    return f"{target}-{fmt}.log"
+
+
 class BundleWriter:
     """Builds a bundle beside ``out`` and puts it in place at once: until :meth:`commit`, the old one stays as it is.
 
@@ -148,6 +154,9 @@ class BundleWriter:
         """Writes ``manifest`` and the digests, and swaps the new bundle in. After an error or Ctrl-C the old one is back."""
         write_atomic(self._work / MANIFEST_NAME, to_json(manifest))
         with writing(self.out):
+            for folder in self._work.iterdir():
+                if folder.is_dir() and not any(folder.iterdir()):  # of a target that was skipped
+                    folder.rmdir()
             names = _delivered(self._work)
             for name in names:
                 sync(self._work / name)
@@ -259,9 +268,30 @@ def _not_ours(folder: Path) -> str:
         listed = {name for name, _ in listed_in(folder)}
     except (OSError, ValueError):
         return f"its {SUMS_NAME} cannot be read, so nobody knows which files edgeopt wrote"
-    others = [name for name in _delivered(folder) if name not in listed]
+    written = {*listed, SUMS_NAME, *_logs_of(manifest)}
+    folders = {LOG_FOLDER, *(str(result.get("target")) for result in _results_of(manifest))}
+    folders |= {str(parent) for name in written for parent in PurePosixPath(name).parents}
+    others = [name for name in files_below(folder) if name not in written]
+    others += [f"{name}/" for name in _folders_below(folder) if name not in folders]
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
     return f"edgeopt did not write {others[0]!r}{more}, which it holds" if others else ""
+
+
+def _results_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    results = manifest["results"]
+    return [result for result in results if isinstance(result, dict)] if isinstance(results, list) else []
+
+
+def _logs_of(manifest: dict[str, Any]) -> Iterator[str]:
+    """Names of the logs of the export that wrote ``manifest``; what else lies in their folder is somebody's."""
+    yield f"{LOG_FOLDER}/{EXPORT_LOG}"
+    for result in _results_of(manifest):
+        yield f"{LOG_FOLDER}/{log_name(str(result.get('target')), str(result.get('format')))}"
+
+
+def _folders_below(folder: Path) -> list[str]:
+    """Names of all folders below ``folder``, of the kind of :func:`files_below`."""
+    return [Path(parent, name).relative_to(folder).as_posix() for parent, names, _ in os.walk(folder) for name in names]
 
 
 def _delivered(folder: Path) -> list[str]:

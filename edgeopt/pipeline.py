@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeopt import registry
-from edgeopt.bundle import Bundle, BundleWriter
+from edgeopt.bundle import EXPORT_LOG, Bundle, BundleWriter
 from edgeopt.cache import Cache
 from edgeopt.chatter import diverted, dropped
 from edgeopt.core import Plan
@@ -61,7 +61,7 @@ def export(model: Model, options: Options, listen: Listener = ignore) -> Bundle:
     clear_temporary()
     with (
         BundleWriter(options.out) as writer,
-        diverted(writer.log_folder / "edgeopt.log"),
+        diverted(writer.log_folder / EXPORT_LOG),
         _one_torch_thread(),
     ):
         from edgeopt.memo import Memo

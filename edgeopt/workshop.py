@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt import evaluation, registry, verify
-from edgeopt.bundle import BundleWriter
+from edgeopt.bundle import BundleWriter, log_name
 from edgeopt.cache import Cache
 from edgeopt.calibrate import Calibrated, outside
 from edgeopt.capture import Captured, dynamic_shapes
@@ -238,7 +238,7 @@ class Workshop:
         return self.host.session("predict", request, timeout_s=self.options.timeout_s, **logs)
 
     def _logs(self, target: str, fmt: str) -> dict[str, Path]:
-        log = self.writer.log_folder / f"{target}-{fmt}.log"
+        log = self.writer.log_folder / log_name(target, fmt)
         return {"log": log, "shown_log": self.writer.committed(log)}
 
     def _key(self, job: Job) -> str:

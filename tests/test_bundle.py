@@ -36,7 +36,7 @@ def export(out: Path, content: str = "new", names: tuple[str, ...] = ("arm-ort/m
     with BundleWriter(out) as writer:
         for name in names:
             (writer.folder(str(Path(name).parent)) / Path(name).name).write_text(content)
-        (writer.log_folder / "arm-ort.log").write_text("chatter")
+        (writer.log_folder / "arm-ort-onnx.log").write_text("chatter")
         artifact = writer.folder("arm-ort") / "model.onnx"
         return writer.commit(manifest(result("arm-ort/model.onnx", sha256_of(artifact), size_of(artifact))))
 
@@ -51,7 +51,7 @@ def test_a_bundle_round_trips_and_leaves_nothing_beside_it(tmp_path: Path) -> No
     assert written.verify() == ()
     assert written.artifact_path(written.manifest.results[0]).read_text() == "new"
     assert os.listdir(tmp_path / "deep" / "er") == ["bundle"]
-    assert tree(written.path) == ["SHA256SUMS", "arm-ort/model.onnx", "logs/arm-ort.log", "manifest.json"]
+    assert tree(written.path) == ["SHA256SUMS", "arm-ort/model.onnx", "logs/arm-ort-onnx.log", "manifest.json"]
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")
@@ -67,7 +67,7 @@ def test_sha256sum_accepts_the_list_and_notices_a_change(tmp_path: Path) -> None
 
 def test_the_same_content_gives_the_same_bytes_but_for_logs(tmp_path: Path) -> None:
     one, other = export(tmp_path / "one"), export(tmp_path / "other")
-    (other.path / "logs" / "arm-ort.log").write_text("at another time")
+    (other.path / "logs" / "arm-ort-onnx.log").write_text("at another time")
     assert (one.path / "SHA256SUMS").read_bytes() == (other.path / "SHA256SUMS").read_bytes()
     assert other.verify() == ()
 
@@ -129,7 +129,7 @@ def test_a_manifest_of_something_else_is_no_bundle(content: str, tmp_path: Path)
     assert sorted(os.listdir(tmp_path / "app")) == ["index.html", "manifest.json"]
 
 
-@pytest.mark.parametrize("name", ["notes.txt", ".git/HEAD", "arm-ort/mine.txt"])
+@pytest.mark.parametrize("name", ["notes.txt", ".git/HEAD", "arm-ort/mine.txt", "logs/thesis.txt", "logs/training.log"])
 def test_somebody_s_file_in_a_bundle_keeps_it_from_being_replaced(name: str, tmp_path: Path) -> None:
     bundle = export(tmp_path / "b", "old")
     (bundle.path / name).parent.mkdir(exist_ok=True)
@@ -139,9 +139,27 @@ def test_somebody_s_file_in_a_bundle_keeps_it_from_being_replaced(name: str, tmp
     assert (bundle.path / name).read_text() == "mine" and (bundle.path / "arm-ort" / "model.onnx").read_text() == "old"
 
 
-def test_a_log_may_lie_in_a_bundle_that_is_replaced(tmp_path: Path) -> None:
-    (export(tmp_path / "b", "old").path / "logs" / "more.log").write_text("x")
+@pytest.mark.parametrize("name", ["mine", "logs/tensorboard", "arm-ort/empty"])
+def test_somebody_s_empty_folder_in_a_bundle_keeps_it_too(name: str, tmp_path: Path) -> None:
+    bundle = export(tmp_path / "b", "old")
+    (bundle.path / name).mkdir()
+    with pytest.raises(OutputError, match=f"did not write '{name}/'"):
+        export(tmp_path / "b")
+    assert (bundle.path / name).is_dir()
+
+
+def test_the_logs_of_the_last_export_may_be_gone_or_altered(tmp_path: Path) -> None:
+    bundle = export(tmp_path / "b", "old")
+    (bundle.path / "logs" / "edgeopt.log").write_text("x")
+    (bundle.path / "logs" / "arm-ort-onnx.log").unlink()
     assert export(tmp_path / "b").verify() == ()
+
+
+def test_a_target_without_an_artifact_has_no_folder(tmp_path: Path) -> None:
+    with BundleWriter(tmp_path / "b") as writer:
+        writer.folder("arm-ort")
+        writer.commit(manifest())
+    assert tree(tmp_path / "b") == ["SHA256SUMS", "manifest.json"] and not (tmp_path / "b" / "arm-ort").exists()
 
 
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
