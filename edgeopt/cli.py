@@ -1,15 +1,12 @@
 """The command line: reads arguments, calls the pipeline, prints; every failure ends here as a message and an exit code."""
 
-import os
-import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeopt import __version__, cli_advise, cli_bench, cli_completion, cli_init, cli_recipe
-from edgeopt.cli_report import Debug, Terminated, exit_code_for, refused_installation, reported
+from edgeopt import __version__, cli_advise, cli_bench, cli_completion, cli_init, cli_process, cli_recipe
+from edgeopt.cli_report import Debug, exit_code_for, reported
 
 if TYPE_CHECKING:
     from edgeopt.model import Model
@@ -80,7 +77,7 @@ def export(
         with progress() as listen:
             bundle = run(loaded, options, listen)
         print_table(bundle.manifest, options.out)
-        raise typer.Exit(exit_code_for(bundle.manifest))
+        raise typer.Exit(exit_code_for(bundle.manifest, options.targets))
 
 
 @app.command()
@@ -160,36 +157,7 @@ def root(
 
 def main() -> None:
     """The entry point ``edgeopt``."""
-    _end_on_signals()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character must not end the run
-    try:
-        app(prog_name=PROGRAM)  # also as python -m edgeopt.cli: the shells' completion knows it by this name
-    except (OSError, UnicodeError) as error:  # of --install-completion: a command reports its own
-        sys.exit(refused_installation(error))
-
-
-def _end_on_signals() -> None:
-    """Ctrl-C, SIGTERM and the end of the terminal, but for those that are to be ignored (nohup)."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _end)
-
-
-def _end(number: int, *_: Any) -> None:
-    if prompt := sys.modules.get("edgeopt.report.prompt"):  # else nobody has asked for anything
-        prompt.give_up()
-    if number == signal.SIGHUP:
-        _leave_terminal()
-    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(128 + number)
-
-
-def _leave_terminal() -> None:
-    """Nobody reads what would be written to a terminal that is gone, and writing to it is an error."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream.isatty():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    cli_process.run(app, PROGRAM)
 
 
 def _request(arguments: dict[str, Any], *, makes: bool = False) -> "tuple[Model, Options]":

@@ -1,9 +1,10 @@
 """How every command ends: a message, and an exit code of its own."""
 
 import atexit
+import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 BROKEN_PIPE_EXIT_CODE = 1  # as rich and click end when the reader has gone
 TERMINATED_EXIT_CODE = 143  # 128 + SIGTERM
+_OUTPUT = Path("all that was to be written, on standard output or elsewhere")
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 
@@ -31,7 +34,7 @@ class Terminated(KeyboardInterrupt):
 def reported(debug: bool) -> Iterator[None]:
     """Ends the program with a message and the right exit code for whatever is raised inside."""
     from edgeopt import extras
-    from edgeopt.errors import EdgeoptError
+    from edgeopt.files import output_error
     from edgeopt.surroundings import kept
 
     try:
@@ -46,12 +49,14 @@ def reported(debug: bool) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not raise again
         raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None
     except (Exception, SystemExit) as error:
-        if isinstance(error, SystemExit) and error.code:
+        if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code:
             raise  # a library's own end, such as rich's when the reader has gone
         if isinstance(error, ModuleNotFoundError):  # a part of an extra may have been uninstalled
             error = extras.missing_for(error) or error
-        _tell(error, debug)  # sys.exit(0), in the user's code: nothing that was asked for is there
-        raise typer.Exit(error.exit_code if isinstance(error, EdgeoptError) else 1) from None
+        if isinstance(error, OSError) and error.filename is None and error.errno in _DISK:
+            error = output_error(_OUTPUT, error)
+        # sys.exit(0), in the user's code: nothing that was asked for is there
+        raise typer.Exit(told(error, debug)) from None
 
 
 def exit_code_of(stop: KeyboardInterrupt) -> int:
@@ -61,11 +66,14 @@ def exit_code_of(stop: KeyboardInterrupt) -> int:
     return stop.exit_code if isinstance(stop, Terminated) else INTERRUPTED_EXIT_CODE
 
 
-def exit_code_for(manifest: "Manifest") -> int:
-    """0, or the exit code of the worst failure in a bundle."""
-    from edgeopt.errors import worst_of
+def exit_code_for(manifest: "Manifest", named: Iterable[str] = ()) -> int:
+    """0, or that of the worst failure in a bundle; NotApplicable's where a target that was ``named`` is skipped whole."""
+    from edgeopt.errors import NotApplicable, worst_of
+    from edgeopt.targets.names import name_of
 
-    return worst_of(result.error for result in manifest.results if result.status in ("failed", "unverified"))
+    worst = worst_of(result.error for result in manifest.results if result.status in ("failed", "unverified"))
+    made = {result.target for result in manifest.results if result.status != "skipped"}
+    return worst or (0 if all(name_of(name) in made for name in named) else NotApplicable.exit_code)
 
 
 def leave_threads(exit_code: int) -> None:
@@ -94,11 +102,11 @@ def refused_installation(error: OSError | UnicodeError) -> int:
     else:
         why, fix = f"the shell's start file is not UTF-8: {error}", "edgeopt --show-completion prints what it has to read"
         refused = OutputError("the completion cannot be installed", why=why, fix=fix)
-    _tell(refused, debug=False)
-    return refused.exit_code
+    return told(refused)
 
 
-def _tell(error: BaseException, debug: bool) -> None:
+def told(error: BaseException, debug: bool = False) -> int:
+    """Says on standard error what happened; the exit code for it."""
     import traceback
 
     from edgeopt.errors import EdgeoptError
@@ -114,3 +122,4 @@ def _tell(error: BaseException, debug: bool) -> None:
     else:
         hint = "" if debug else "; run again with --debug to see where"
         typer.echo(plain(f"error: unexpected {summary(error)}{hint}"), err=True)
+    return error.exit_code if isinstance(error, EdgeoptError) else 1

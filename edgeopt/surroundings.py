@@ -2,8 +2,10 @@
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 _OUTPUTS = (1, 2)
 
@@ -12,17 +14,48 @@ _OUTPUTS = (1, 2)
 def kept() -> Iterator[None]:
     """Inside, the user's code runs; then standard output and error, and the entries of ``sys.path``, are as they were.
 
-    What it adds to ``sys.path`` stays.
+    What it adds to ``sys.path`` stays. ``os._exit`` raises SystemExit inside, so that no program ends with the exit code 0 and
+    nothing made; in a process that the code has forked it is what it was.
     """
     streams, path = (sys.stdout, sys.stderr), list(sys.path)
     copies = _copies()
+    _inside.enter()
     try:
         yield
     finally:
+        _inside.leave()
         sys.stdout, sys.stderr = streams
         if any(entry not in sys.path for entry in path):
             sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
         _put_back(copies)
+
+
+class _Inside:
+    """How many blocks of :func:`kept` are entered, in all threads: the first and the last of them change ``os._exit``."""
+
+    def __init__(self) -> None:
+        self._depth, self._lock, self._exit = 0, threading.Lock(), os._exit
+
+    def enter(self) -> None:
+        with self._lock:
+            self._depth += 1
+            if self._depth == 1:
+                self._exit, self._process = os._exit, os.getpid()
+                os._exit = self._raise
+
+    def leave(self) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0:
+                os._exit = self._exit
+
+    def _raise(self, status: int) -> NoReturn:
+        if os.getpid() != self._process:
+            self._exit(status)
+        raise SystemExit(f"os._exit({status})")
+
+
+_inside = _Inside()
 
 
 def _copies() -> dict[int, int]:

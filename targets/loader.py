@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from edgeopt.bundle import LOG_FOLDER, MANIFEST_NAME, SUMS_NAME
 from edgeopt.core import TWIN, from_data
 from edgeopt.errors import ConfigError, UnknownName, did_you_mean
-from edgeopt.targets.names import ENTRY_POINTS, PACKAGE, SUFFIX, built_in, names
+from edgeopt.targets.names import ENTRY_POINTS, PACKAGE, SUFFIX, built_in, name_of, names
 from edgeopt.targets.schema import TargetProfile
 from edgeopt.untrusted import read_text, shown, toml
 
@@ -38,11 +38,6 @@ def load(name_or_path: str) -> TargetProfile:
         if entry.name == name_or_path:
             return _load_entry(entry)
     raise _unknown(name_or_path)
-
-
-def name_of(name_or_path: str) -> str:
-    """The name of the target that :func:`load` gives: a file's is its own."""
-    return Path(name_or_path).stem if name_or_path.endswith(SUFFIX) else name_or_path
 
 
 def _load_entry(entry: EntryPoint) -> TargetProfile:

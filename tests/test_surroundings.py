@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from edgeopt.surroundings import kept
 
 RUDE = "os.close(1); os.close(2); sys.stdout = sys.stderr = None; sys.path.clear()"
@@ -38,6 +40,38 @@ def test_a_plan_is_told_whatever_an_import_does_to_the_streams(tmp_path: Path) -
 def test_what_fails_is_told_whatever_forward_does_to_the_streams(tmp_path: Path) -> None:
     done = plan(tmp_path, running=RUDE)
     assert done.returncode and "error:" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("where", ["importing", "running"])
+def test_a_program_that_the_users_code_ends_by_force_does_not_end_well(where: str, tmp_path: Path) -> None:
+    done = plan(tmp_path, **{where: "os._exit(0)"})
+    assert done.returncode and "os._exit(0)" in done.stderr and "rude.py, line" in done.stderr, done.stderr
+
+
+def test_a_forked_process_may_end_by_force() -> None:
+    code = """
+import os
+from edgeopt.surroundings import kept
+with kept():
+    child = os.fork()
+    if not child:
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    with kept():
+        pass
+    try:
+        os._exit(0)
+    except SystemExit as end:
+        print(end)
+os._exit(3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_a_thread_that_never_ends_is_left_behind(tmp_path: Path) -> None:
+    done = plan(tmp_path, importing="import threading, time; threading.Thread(target=time.sleep, args=(1000,)).start()")
+    assert (done.returncode, "x86-fbgemm" in done.stdout) == (0, True), done.stderr
 
 
 def test_streams_and_module_places_are_as_they_were(tmp_path: Path) -> None:

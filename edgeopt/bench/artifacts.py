@@ -1,5 +1,6 @@
 """What there is to run: the artifacts of a bundle, or one bare file; and which of them a device is asked to run."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,11 +110,11 @@ def _of_bundle(bundle: Bundle) -> list[Runnable]:
 def _whole(bundle: Bundle, result: TargetResult, artifact: Artifact, subject: Subject) -> Runnable:
     """The artifact of ``result``, whose file is the manifest's. Raises ConfigError, ConversionError where it is not."""
     path = bundle.artifact_path(result)
-    if not path.exists():
-        raise _not_the_manifests(path, "the file is missing")
     try:
         check_artifact(path)
         size = size_of(path)
+    except FileNotFoundError as error:
+        raise _not_the_manifests(path, "the file is missing") from error
     except OSError as error:
         raise _not_the_manifests(path, error.strerror or str(error)) from error
     if SUFFIXES.get(path.suffix) != result.format or path.is_dir() != (result.format == "coreml"):
@@ -123,9 +124,14 @@ def _whole(bundle: Bundle, result: TargetResult, artifact: Artifact, subject: Su
     if _sha256(path) != artifact.sha256:
         raise _not_the_manifests(path, "its SHA-256 is another")
     check_interface(f"the manifest's entry for {path}", artifact.inputs, artifact.outputs)
-    one = Runnable(replace(subject, path=str(path)), path, artifact.inputs, artifact.outputs)
+    one = Runnable(replace(subject, path=_text(path)), path, artifact.inputs, artifact.outputs)
     # Where there are none, a bundle needs no ONNX library to be read.
     return _with_weights(one) if result.format == "onnx" and may_name_files(path) else one
+
+
+def _text(path: Path) -> str:
+    """``path`` for results, which are UTF-8: bytes of a name that are not stand escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _not_the_manifests(path: Path, why: str) -> ConfigError:
@@ -149,7 +155,7 @@ def _bare(path: Path) -> Runnable:
         fix = f"{missing.fix}, or give the bundle that it is from: that says itself what its artifacts take"
         raise MissingExtra(f"{path} cannot be read here", why=missing.why, fix=fix) from missing
     check_interface(str(path), inputs, outputs)
-    subject = Subject(path=str(path), target="", format=fmt, sha256=digest, bytes=size_of(path))
+    subject = Subject(path=_text(path), target="", format=fmt, sha256=digest, bytes=size_of(path))
     return _with_weights(Runnable(subject, path, inputs, outputs))
 
 

@@ -1,0 +1,41 @@
+"""What becomes of a command whose streams are closed or full, as a shell gives them to it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeopt import errors
+
+RUN = f"{sys.executable} -m edgeopt.cli"
+
+
+def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    own = os.environ | {"XDG_CONFIG_HOME": str(folder)}
+    return subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=folder, env=own, timeout=100)
+
+
+@pytest.mark.parametrize("command", ["targets", "--help", "doctor", "targets arm-ort"])
+def test_an_output_that_cannot_be_written_is_told_with_its_exit_code(command: str, tmp_path: Path) -> None:
+    done = shell(f"{RUN} {command} > /dev/full", tmp_path)
+    assert done.returncode == errors.OutputError.exit_code and "the disk is full" in done.stderr, done.stderr
+    assert "completion" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&-", "2>/dev/full"])
+def test_a_command_without_somebody_to_hear_it_does_its_work(streams: str, tmp_path: Path) -> None:
+    done = shell(f"{RUN} devices add pi ssh://pi@pi {streams}", tmp_path)
+    assert (done.returncode, (tmp_path / "edgeopt" / "devices.toml").exists()) == (0, True), done.stderr
+
+
+def test_a_reader_that_has_gone_ends_it_quietly(tmp_path: Path) -> None:
+    done = shell(f"{RUN} targets | head -1", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+
+
+def test_a_wrong_command_has_its_usual_end(tmp_path: Path) -> None:
+    done = shell(f"{RUN} tragets", tmp_path)
+    assert done.returncode == 2 and "No such command" in done.stderr
