@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,17 @@ def test_something_unexpected_is_one_line_with_the_way_to_see_more(monkeypatch: 
     monkeypatch.setattr(cli, "_request", boom)
     done = RUN.invoke(app, ["export", "x"])
     assert (done.exit_code, done.stderr) == (1, "error: unexpected RuntimeError: boom; run again with --debug to see where\n")
+
+
+def test_a_target_that_was_named_and_is_skipped_whole_is_no_success() -> None:
+    ok, skipped, other = result("a"), result("b", status="skipped"), replace(result("b"), format="tflite", status="ok")
+    nothing = errors.NotApplicable.exit_code
+    assert exit_code_for(manifest(ok, skipped), ["a"]) == 0
+    assert (
+        exit_code_for(manifest(ok, skipped), ["a", "b"]) == exit_code_for(manifest(ok, skipped), ["boards/b.toml"]) == nothing
+    )
+    assert exit_code_for(manifest(ok, skipped, other), ["b"]) == 0
+    assert exit_code_for(manifest(ok, skipped, result("c", status="failed", error="WorkerCrashed")), ["b"]) != nothing
 
 
 def test_the_exit_code_is_that_of_the_worst_failure() -> None:

@@ -1,13 +1,15 @@
 """What becomes of a command whose streams are closed or full, as a shell gives them to it."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from edgeopt import errors
+from edgeopt import cli_process, errors
 
 RUN = f"{sys.executable} -m edgeopt.cli"
 
@@ -39,3 +41,9 @@ def test_a_reader_that_has_gone_ends_it_quietly(tmp_path: Path) -> None:
 def test_a_wrong_command_has_its_usual_end(tmp_path: Path) -> None:
     done = shell(f"{RUN} tragets", tmp_path)
     assert done.returncode == 2 and "No such command" in done.stderr
+
+
+def test_ctrl_c_while_the_prompt_is_being_imported_is_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "edgeopt.report.prompt", ModuleType("half of it"))
+    with pytest.raises(KeyboardInterrupt):
+        cli_process._end(signal.SIGINT)

@@ -1,6 +1,5 @@
 """What there is to run: the artifacts of a bundle, or one bare file; and which of them a device is asked to run."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +43,9 @@ def load(path: Path) -> list[Runnable]:
     An artifact of a bundle that cannot be run has its failure; where that is so of all, the first one's is raised. Raises
     ReferenceNotFound, or ConfigError where the bundle or the bare file cannot be read.
     """
+    if not _is_text(path):
+        why, fix = "its name is not UTF-8, which results and runtimes need", "rename it, or the folder that it is in"
+        raise ConfigError(f"{shown(str(path))} is not measured", why=why, fix=fix)
     if is_bundle(path):
         return _of_bundle(Bundle.load(path))
     if not path.exists():
@@ -52,6 +54,14 @@ def load(path: Path) -> list[Runnable]:
         why = "it has no manifest.json" if path.is_dir() else f"its name ends in {path.suffix!r}"
         raise ConfigError(f"{path} is neither a bundle nor an artifact", why=why, fix=f"known artifacts: {', '.join(SUFFIXES)}")
     return [_bare(path)]
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # the file system's bytes, as Python keeps those that are no text
+        return False
+    return True
 
 
 def is_bundle(path: Path) -> bool:
@@ -124,14 +134,9 @@ def _whole(bundle: Bundle, result: TargetResult, artifact: Artifact, subject: Su
     if _sha256(path) != artifact.sha256:
         raise _not_the_manifests(path, "its SHA-256 is another")
     check_interface(f"the manifest's entry for {path}", artifact.inputs, artifact.outputs)
-    one = Runnable(replace(subject, path=_text(path)), path, artifact.inputs, artifact.outputs)
+    one = Runnable(replace(subject, path=str(path)), path, artifact.inputs, artifact.outputs)
     # Where there are none, a bundle needs no ONNX library to be read.
     return _with_weights(one) if result.format == "onnx" and may_name_files(path) else one
-
-
-def _text(path: Path) -> str:
-    """``path`` for results, which are UTF-8: bytes of a name that are not stand escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _not_the_manifests(path: Path, why: str) -> ConfigError:
@@ -155,7 +160,7 @@ def _bare(path: Path) -> Runnable:
         fix = f"{missing.fix}, or give the bundle that it is from: that says itself what its artifacts take"
         raise MissingExtra(f"{path} cannot be read here", why=missing.why, fix=fix) from missing
     check_interface(str(path), inputs, outputs)
-    subject = Subject(path=_text(path), target="", format=fmt, sha256=digest, bytes=size_of(path))
+    subject = Subject(path=str(path), target="", format=fmt, sha256=digest, bytes=size_of(path))
     return _with_weights(Runnable(subject, path, inputs, outputs))
 
 

@@ -168,13 +168,14 @@ def test_bare_artifacts_that_are_no_regular_files_are_refused(tmp_path: Path) ->
 
 def test_the_good_ones_are_measured_and_the_bad_ones_named(tmp_path: Path) -> None:
     bundle = tmp_path / "b"
-    names = ("fifo", "sparse", "gone", "shape", "dtype", "outside", "good")
+    names = ("fifo", "sparse", "gone", "shape", "dtype", "outside", "long", "good")
     results = {name: whole(bundle, name) for name in names}
     fifo(bundle / "fifo" / "model.onnx")
     sparse(bundle / "sparse" / "model.onnx")
     (bundle / "gone" / "model.onnx").unlink()
     results["shape"], results["dtype"] = said(results["shape"], shape=(10**18,)), said(results["dtype"], dtype="object")
     results["outside"] = named(results["outside"], "../../../etc/passwd")
+    results["long"] = named(results["long"], "a" * 5000 + ".onnx")
     artifacts = load(written(bundle, *results.values()))
     assert len(artifacts) == len(names)
     (run,) = bench(tmp_path, artifacts, here(tmp_path), settings=replace(QUICK, launches=1))
@@ -183,3 +184,11 @@ def test_the_good_ones_are_measured_and_the_bad_ones_named(tmp_path: Path) -> No
     bad = [found[name] for name in names if name != "good"]
     assert all(one.status == "failed" and one.error == "ConfigError" and one.reason for one in bad)
     assert worst_of(one.error for one in bad) == ConfigError.exit_code
+
+
+def test_a_name_that_is_no_text_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.onnx"))
+    onnx_model(path)
+    with pytest.raises(ConfigError, match="not UTF-8") as refused:
+        load(path)
+    refused.value.message().encode()
