@@ -12,6 +12,7 @@ _AT = "[@\uff20\ufe6b]|%(?:25)*40"
 _COLONS, _ATS = re.compile(_COLON), re.compile(_AT)
 _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
 _MARKS = re.compile(rf"(?P<start>://)|(?P<colon>{_COLON})|(?P<at>{_AT})|(?P<blank>\s)|(?P<mark>[,;'\"(])")
+_WORD_WITH_AT = re.compile(rf"\S{{0,300}}?(?:{_AT})")
 _NO_PASSWORD = re.compile(r"\s|$|\d{1,5}(?:[\s'\"),;/]|$)")
 """After a colon in a sentence: its next word, or a port."""
 
@@ -54,8 +55,10 @@ def _redacted_line(line: str) -> str:
     for found in _MARKS.finditer(line, 0, last.start()):
         kind = found.lastgroup
         nested = kind == "start" and not seen & {"none", "at", "blank", "mark"}  # ssh://pi://secret@host
-        plain = kind == "colon" and "none" not in seen and not seen >= {"at", "blank"} and "mark" not in seen
-        if nested or (plain and not _NO_PASSWORD.match(line, found.end())):
+        plain = kind == "colon" and not seen & {"none", "mark"} and not _NO_PASSWORD.match(line, found.end())
+        if plain and "at" in seen:  # behind a host that is no part of a user's name, unless this goes on in the same word
+            plain = "blank" not in seen and bool(_WORD_WITH_AT.match(line, found.end()))
+        if nested or plain:
             return f"{line[: found.start()]}:...@{line[last.end() :]}"
         seen = set() if kind == "start" else seen | {kind}
     return line

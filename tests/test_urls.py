@@ -116,7 +116,8 @@ def test_no_error_has_one_in_its_text(text: str) -> None:
     "text",
     [
         "ssh://pi@h:22 refuses pi@h: no", "ssh://h:22 refuses pi@h: no", "known: ssh://a@h, ssh://b@h:22, adb://c:5555",
-        "ssh://a@h: Permission denied for b@h", "see https://x.org and write to me@x.org", "a: b@c", "ssh://[::1]:22",
+        "ssh://a@h: Permission denied for b@h", "see https://x.org and write to me@x.org",
+        "write ssh://user@host:port; an IPv6 address: ssh://user@[fe80::1]:22", "a: b@c", "ssh://[::1]:22",
     ],
 )  # fmt: skip
 def test_a_text_without_one_stays_as_it_is(text: str) -> None:
