@@ -13,6 +13,7 @@ from edgeopt.devices.adb_streams import Connection
 from edgeopt.devices.base import MAX_OUTPUT_BYTES, Ask, Finished, OnBytes, OnOutput, Transport
 from edgeopt.devices.drain import Drain
 from edgeopt.errors import MissingExtra, UsageError
+from edgeopt.urls import refuse_password
 
 _ADDRESS = re.compile(r"adb://(?P<name>\[[0-9A-Fa-f:.%\w]+\]|[\w.\-]+):(?P<port>\d{1,5})/?")
 _LETTER = r"(?:[\w.\-]|%[0-9A-Fa-f]{2})"
@@ -62,7 +63,7 @@ def connect(url: str, ask: Ask) -> Transport:
     Raises UsageError for another kind of URL, Unreachable or NotAuthorized where the device does not let us in, MissingExtra.
     """
     try:
-        opened = _connector(*_place(url), url.rstrip("/"))
+        opened = _connector(*parse_url(url), url.rstrip("/"))
         return AdbTransport(url.rstrip("/"), opened())
     except ModuleNotFoundError as error:
         raise MissingExtra(
@@ -70,8 +71,9 @@ def connect(url: str, ask: Ask) -> Transport:
         ) from error
 
 
-def _place(url: str) -> tuple[str, str | None]:
-    """Host and port, or a serial and None."""
+def parse_url(url: str) -> tuple[str, str | None]:
+    """Host and port, or a serial and None. Raises UsageError for another kind of URL."""
+    refuse_password(url)
     if (address := _ADDRESS.fullmatch(url)) and 0 < int(address["port"]) < 65536:
         return address["name"], address["port"]
     serial = _SERIAL.fullmatch(url)

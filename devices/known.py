@@ -90,7 +90,8 @@ def add(spec: DeviceSpec, path: Path | None = None) -> Path:
     """
     if not _NAME.fullmatch(spec.name) or spec.name == LOCAL:
         raise UsageError(
-            f"{spec.name!r} cannot be a device's name", fix="use letters, digits, '.', '_' and '-'; local is this computer"
+            f"{redacted(spec.name)!r} cannot be a device's name",
+            fix="use letters, digits, '.', '_' and '-'; local is this computer",
         )
     refuse_password(spec.url)
     path = path or (Path(FILE_NAME) if Path(FILE_NAME).is_file() else user_file())
@@ -138,7 +139,8 @@ def _read(path: Path) -> dict[str, DeviceSpec]:
     for name, table in toml(_text(path), str(path)).items():
         if not isinstance(table, dict) or not _NAME.fullmatch(name):
             raise ConfigError(
-                f"{path}: {shown(name)} is no device", fix=f'write [{_name_for(name)[:64]}] and below it url = "ssh://..."'
+                f"{path}: {shown(redacted(name))} is no device",
+                fix=f'write [{_name_for(name)[:64]}] and below it url = "ssh://..."',
             )
         if unknown := [key for key in table if key not in keys]:
             fix = did_you_mean(unknown[0], keys) or f"the keys are {', '.join(keys)}"

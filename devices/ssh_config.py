@@ -81,6 +81,8 @@ def parse_url(url: str) -> Address:
         why = "its scheme is not ssh"
     elif parts.path not in ("", "/") or parts.query or parts.fragment:
         why = "something follows the host and port"
+    elif set(url) & set("\t\r\n"):
+        why = "it holds a tab or a line break"  # which urlsplit leaves out
     elif port == 0:
         why = "there is no port 0"
     if why:

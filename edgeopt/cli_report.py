@@ -111,15 +111,16 @@ def told(error: BaseException, debug: bool = False) -> int:
 
     from edgeopt.errors import EdgeoptError
     from edgeopt.report.text import plain
+    from edgeopt.urls import redacted_text
     from edgeopt.user_code import cause, summary
 
     if debug:
-        typer.echo(plain("".join(traceback.format_exception(error))), err=True)
+        typer.echo(plain(redacted_text("".join(traceback.format_exception(error)))), err=True)
     if isinstance(error, EdgeoptError):
         typer.echo(plain(f"error: {error.message()}"), err=True)
     elif isinstance(error, SystemExit):
         typer.echo(plain(f"error: the program was ended from inside\n  cause: {cause(error)}"), err=True)
     else:
         hint = "" if debug else "; run again with --debug to see where"
-        typer.echo(plain(f"error: unexpected {summary(error)}{hint}"), err=True)
+        typer.echo(plain(f"error: unexpected {redacted_text(summary(error))}{hint}"), err=True)
     return error.exit_code if isinstance(error, EdgeoptError) else 1

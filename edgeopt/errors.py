@@ -48,14 +48,16 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
 
+from edgeopt.urls import redacted_text
+
 
 class EdgeoptError(Exception):
-    """A failure with its cause and the next step, shown to the user without a traceback."""
+    """A failure with its cause and the next step, shown to the user without a traceback, and without passwords of URLs."""
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
-        self.what, self.why, self.fix = what, why, fix
+        self.what, self.why, self.fix = redacted_text(what), redacted_text(why), redacted_text(fix)
         super().__init__(self.message())
 
     def message(self) -> str:

@@ -1,5 +1,6 @@
 """Reading a ``.pt2`` file: no code that may hide in it runs, whoever wrote it."""
 
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -30,14 +31,16 @@ def load_program(path: Path, extra_files: dict[str, str] | None = None) -> "Expo
         import torchao  # noqa: F401  registers torch.ops.quantized_decomposed, which a file's graph may name
 
     archive = guarded(path)
+    refused: list[BaseException] = []
     try:
-        with _tensors_only():
+        with _tensors_only(), dropped(), _heard(refused):
             program = torch.export.load(archive, extra_files=extra_files)
         _refuse_large_inputs(path, program)
     except EdgeoptError:
         raise
     except Exception as error:  # torch raises anything from AssertionError to KeyError on a broken archive
-        raise ModelError(f"{path} cannot be loaded as an exported program", why=summary(error), fix=_SAVE_AGAIN) from error
+        why = summary(refused[0] if refused else error)
+        raise ModelError(f"{path} cannot be loaded as an exported program", why=why, fix=_SAVE_AGAIN) from error
     return program
 
 
@@ -48,6 +51,23 @@ def _refuse_large_inputs(path: Path, program: "ExportedProgram") -> None:
         shape = [size for size in getattr(node.meta.get("val"), "shape", ()) if isinstance(size, int)]
         if node.op == "placeholder" and node.name in names and math.prod(shape) > LARGEST_INPUT:
             raise ModelError(f"{path} has an input of sizes {shape}", why="edgeopt takes 2**31 elements at most")
+
+
+@contextmanager
+def _heard(errors: list[BaseException]) -> Iterator[None]:
+    """torch.export.load logs why it refuses an archive, and then raises an error that only says to look there."""
+    logger = logging.getLogger("torch.export")
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] is not None:
+            errors.append(record.exc_info[1])
+        return True
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ imports modules that a tree of arguments names, and looks operators up by attrib
 member by member, and what is known goes on in an archive of our own: what torch reads is what was looked at.
 """
 
-import ast
 import io
 import json
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.errors import ModelError
+from edgeopt.size_text import is_arithmetic, work
 from edgeopt.untrusted import opened
 
 MODEL = "models/model.json"
@@ -28,6 +28,7 @@ _MEMBERS = re.compile(
 )
 _LIBRARIES = ("aten", "prims", "quantized_decomposed", "torchao", "torchvision", "edgeopt")
 _HIGHER_ORDER = ("cond", "while_loop", "scan", "map_impl", "wrap_with_set_grad_enabled", "wrap_with_autocast")
+_VALUES = ("tensor_values", "sym_int_values", "sym_float_values", "sym_bool_values")
 _UNSAFE = {"from_file", "save", "load"}
 """Operators of these libraries that open files."""
 _TARGET = re.compile(
@@ -35,34 +36,9 @@ _TARGET = re.compile(
     r"|torch\.sym_\w+|torch\._sym_\w+|math\.\w+"
     r"|_operator\.(?:getitem|add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|eq|ne|lt|le|gt|ge|and_|or_|xor|not_|invert|lshift|rshift)"
 )
-_FUNCTIONS = {
-    *(
-        "Symbol",
-        "Integer",
-        "Float",
-        "Rational",
-        "Max",
-        "Min",
-        "Abs",
-        "floor",
-        "ceiling",
-        "Mul",
-        "Add",
-        "Mod",
-        "FloorDiv",
-        "Where",
-    ),
-    *("ModularIndexing", "PythonMod", "CleanDiv", "CeilToInt", "FloorToInt", "CeilDiv", "RShift", "FloatTrueDiv", "IntTrueDiv"),
-    *("TruncToFloat", "TruncToInt", "RoundToInt", "RoundDecimal", "ToFloat", "Identity", "IsNonOverlappingAndDenseIndicator"),
-    *("Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Equality", "Unequality", "StrictLessThan", "LessThan"),
-    *("StrictGreaterThan", "GreaterThan", "Piecewise", "sqrt", "log"),
-}
-_POWERS = {"Pow", "PowByNatural", "FloatPow", "LShift"}
-_NODES = (
-    ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp,
-    ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.Tuple,
-)  # fmt: skip
-_LONGEST_EXPRESSION, _LARGEST_EXPONENT, _MOST_POWERS, _DEEPEST = 4096, 64, 3, 200
+_DEEPEST, _MOST_DIMENSIONS = 200, 64
+_WORK, _WORK_OF_A_VALUE = 5_000, 100
+"""For all sizes of a graph together, as :func:`edgeopt.size_text.work` counts: at least, and for each value that it has."""
 
 
 def guarded(path: Path) -> io.BytesIO:
@@ -79,6 +55,8 @@ def guarded(path: Path) -> io.BytesIO:
                 if not isinstance(value := json.loads(content), dict):
                     raise _refusal("a member of the .pt2 archive is no object", name)
                 _check_json(name, value)
+                if name == MODEL:
+                    _refuse_much_work(value)
                 if name == MODEL and value.pop("guards_code", None):  # Python, to be compiled; the graph does without
                     members[name] = json.dumps(value).encode()
     except (ValueError, RecursionError) as error:
@@ -122,19 +100,46 @@ def _check_json(name: str, value: Any, depth: int = 0) -> None:
             _check_json(name, each, depth + 1)
 
 
+def _refuse_much_work(model: Any) -> None:
+    """Sizes that are small each may be many: a graph of some hundred values has no use for an hour of them."""
+    texts: list[str] = []
+    values = 0
+
+    def look(value: Any) -> None:
+        nonlocal values
+        if isinstance(value, list):
+            for each in value:
+                look(each)
+        elif isinstance(value, dict):
+            for key, each in value.items():
+                if key == "expr_str":
+                    texts.append(each)
+                elif key in _VALUES and isinstance(each, dict):
+                    values += len(each)
+                look(each)
+
+    look(model)
+    asked = sum(work(text) or 0 for text in texts)
+    if asked > _WORK + _WORK_OF_A_VALUE * values:
+        hardest = max(texts, key=lambda text: work(text) or 0)
+        raise _refusal("the sizes in the .pt2 archive take too long to compute", f"{len(texts)} of them, as {_shown(hardest)}")
+
+
 def _check_pair(name: str, key: str, value: Any) -> None:
     """A field that torch gives a meaning beyond data."""
     if key == "use_pickle" and value:
         raise _refusal("the .pt2 archive holds pickled objects", f"{name}: they could run any code when they are read")
-    if key == "expr_str" and not _is_arithmetic(value):
+    if key == "expr_str" and not is_arithmetic(value):
         raise _refusal("a size in the .pt2 archive is no arithmetic", f"{name}: {_shown(value)}")
+    if key in ("sizes", "strides") and isinstance(value, list) and len(value) > _MOST_DIMENSIONS:
+        raise _refusal(f"a tensor in the .pt2 archive has {len(value)} dimensions", f"edgeopt reads {_MOST_DIMENSIONS} at most")
     if key in ("target", "as_operator") and isinstance(value, str) and name == MODEL and not _is_operator(value):
         raise _refusal("the .pt2 archive calls what edgeopt does not know as an operator", _shown(value))
     if key in ("in_spec", "out_spec") and isinstance(value, str):
         _check_tree(value)
     if key == "as_custom_obj":
         raise _refusal("the .pt2 archive holds a custom object", "its class would have to be loaded")
-    if key == "range_constraints" and not (isinstance(value, dict) and all(map(_is_arithmetic, value))):
+    if key == "range_constraints" and not (isinstance(value, dict) and all(map(is_arithmetic, value))):
         raise _refusal("the .pt2 archive names sizes as torch does not", _shown(value))
 
 
@@ -143,43 +148,6 @@ def _is_operator(target: str) -> bool:
     if not target.startswith(("torch", "_operator", "math", "#")):
         return True
     return bool(_TARGET.fullmatch(target)) and not _UNSAFE & set(target.split("."))
-
-
-def _is_arithmetic(text: Any) -> bool:
-    """Whether ``text`` is made of numbers, symbols and sympy's arithmetic alone, with no tower of powers."""
-    if not isinstance(text, str) or len(text) > _LONGEST_EXPRESSION:
-        return False
-    try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    nodes = [*ast.walk(tree)]
-    return all(isinstance(node, _NODES) and _is_plain(node) for node in nodes) and sum(map(_is_power, nodes)) <= _MOST_POWERS
-
-
-def _is_plain(node: ast.AST) -> bool:
-    if isinstance(node, ast.Call):
-        known = isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS | _POWERS
-        return known and (not _is_power(node) or (len(node.args) == 2 and _is_exponent(node.args[1])))
-    if isinstance(node, ast.Name):
-        return node.id in _FUNCTIONS | _POWERS or bool(re.fullmatch(r"[a-z]{1,4}\d{1,6}|True|False|oo|int_oo", node.id))
-    if isinstance(node, ast.Constant):
-        if isinstance(node.value, str):
-            return bool(re.fullmatch(r"[a-zA-Z]\w{0,31}", node.value))
-        return isinstance(node.value, bool | int | float) and abs(node.value) < 2**64
-    return not _is_power(node) or (isinstance(node, ast.BinOp) and _is_exponent(node.right))
-
-
-def _is_power(node: ast.AST) -> bool:
-    if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Name) and node.func.id in _POWERS
-    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift)
-
-
-def _is_exponent(node: ast.AST) -> bool:
-    """A small number: a tower of powers is a few characters, and no memory holds what it is."""
-    node = node.operand if isinstance(node, ast.UnaryOp) else node
-    return isinstance(node, ast.Constant) and isinstance(node.value, int | float) and node.value < _LARGEST_EXPONENT
 
 
 def _check_tree(text: str) -> None:

@@ -27,6 +27,8 @@ class Entry:
 
     location: str
     extra: str = ""
+    check: str = ""
+    """A device's: where the function is (``module:attribute``) that refuses a wrong URL, and needs no extra."""
 
 
 _CONVERTERS = {
@@ -40,8 +42,8 @@ LOCAL = "local"
 """The one device URL that is its scheme alone."""
 _DEVICES = {
     LOCAL: Entry(location="edgeopt.devices.local:connect"),
-    "ssh": Entry(location="edgeopt.devices.ssh:connect"),
-    "adb": Entry(location="edgeopt.devices.adb:connect", extra="devices"),
+    "ssh": Entry(location="edgeopt.devices.ssh:connect", check="edgeopt.devices.ssh_config:parse_url"),
+    "adb": Entry(location="edgeopt.devices.adb:connect", extra="devices", check="edgeopt.devices.adb:parse_url"),
 }
 
 
@@ -93,13 +95,19 @@ def transport(url: str, ask: "Ask | None" = None) -> "Transport":
 
 
 def check_url(url: str) -> None:
-    """Raises UnknownName where no kind of device has such URLs."""
-    _device_entry(url)
+    """Refuses what :func:`transport` would, without a connection: UnknownName for the kind of device, UsageError for the rest.
+
+    What another package's kind of device takes is known when it is reached.
+    """
+    scheme, entry = _device_entry(url)
+    if entry.check:
+        _load(_Thing(scheme, "kind of device", "reached"), Entry(location=entry.check))(url)
 
 
 def _device_entry(url: str) -> tuple[str, Entry]:
-    from edgeopt.urls import redacted
+    from edgeopt.urls import redacted, refuse_password
 
+    refuse_password(url)
     known = _devices()
     scheme = url.partition("://")[0]
     if scheme not in known:

@@ -190,6 +190,17 @@ def test_python_that_guards_a_graph_is_left_out(members: dict[str, bytes], tmp_p
     assert program.module()(torch.randn(2, 4)).shape == (2, 4) and not mark.exists()
 
 
+def test_what_torch_refuses_is_told_in_its_words_and_nowhere_else(
+    members: dict[str, bytes], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = next(iter(members)).partition("/")[0]
+    path = write(tmp_path / "net.pt2", members | {f"{root}/extra/{'a' * 3000}": b"anything"})
+    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+        load_program(path)
+    assert "failed locating file" in caught.value.why and "warnings above" not in caught.value.why
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_a_broken_archive_is_an_error_of_edgeopt_s_or_is_read(seed: int, members: dict[str, bytes], tmp_path: Path) -> None:
     drawn = random.Random(seed)

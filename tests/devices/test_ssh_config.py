@@ -29,6 +29,7 @@ URLS = [
 WRONG_URLS = [
     "ssh://", "ssh://-oProxyCommand=id", "ssh://-l@host", "ssh://host:0", "ssh://host:99999", "ssh://host:x", "ssh://ho st", "ssh://a;b",
     "ssh://$(id)", "ssh://`id`@host", "ssh://host/path", "ssh://host?x=1", "ssh://host#x", "ssh://[::1", "ssh://[zz]", "http://host",
+    "ssh://ho\tst", "ssh://ho\nst",
     "ssh://user%20name@host", "ssh://host%0aProxyCommand", "ssh://a%24b@host",
 ]  # fmt: skip
 
