@@ -3,7 +3,6 @@
 import hashlib
 import os
 import secrets
-import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -13,26 +12,17 @@ from functools import cache
 from getpass import getuser
 from importlib.resources import files
 from io import BytesIO
-from pathlib import PurePosixPath
 
 from edgeopt.devices.base import QUICK_S, Finished, Transport
+from edgeopt.devices.own_folder import NOT_OWN, not_own, own_folder
 from edgeopt.devices.session import Session, failed, text
-from edgeopt.errors import BadAnswer, DeviceBusy, DeviceError
+from edgeopt.errors import DeviceBusy, DeviceError
 
 SILENCE_S = 30
 """A session whose computer says nothing for so long is ended by the device itself."""
 CLEAN_S = 300.0
 _BUSY, _LACKING = 75, 69
 """Exit codes of ``device.sh open``: somebody has the device, or it has not all that is needed."""
-_USUAL_ROOT = """
-if [ -d /data/local/tmp ]; then root=/data/local/tmp/edgeopt
-else root=${XDG_CACHE_HOME:-$HOME/.cache}/edgeopt-device; fi
-"""
-_OWN = "edgeopt-device"
-"""What edgeopt's folder is called, also below a folder that the user names: that may hold other things, and stays as it is."""
-_MAKE_ROOT = """
-mkdir -p "$root/store" && cd "$root" && chmod 700 . && pwd
-"""
 
 
 @dataclass(slots=True)
@@ -47,18 +37,17 @@ class Device:
     """Path there of the device's own half, ``device.sh``."""
 
     @classmethod
-    def connect(cls, name: str, transport: Transport, root: str | None = None) -> "Device":
+    def connect(cls, name: str, transport: Transport, root: str | None = None, *, make: bool = True) -> "Device":
         """Makes the private folder and puts the device's own half there, where it is not yet.
 
         ``root``: the folder for ``edgeopt-device``, instead of the usual one (``/data/local/tmp/edgeopt`` on Android, else
-        ``~/.cache/edgeopt-device``).
+        ``~/.cache/edgeopt-device``). ``make=False`` changes nothing there: such a device has no sessions.
+        Raises DeviceError where that folder is not edgeopt's own.
         """
-        find = (f"root={shlex.quote(_own_folder(root))}" if root else _USUAL_ROOT) + _MAKE_ROOT
-        root = _checked(name, transport.run(("sh", "-c", find), timeout_s=QUICK_S), "make its folder").strip()
-        if not root.startswith("/") or not root.isprintable():
-            raise BadAnswer(f"{name} gave no folder", why=f"it said {root[:200]!r}", fix="check what its shell prints at login")
+        root = own_folder(name, transport, root, make=make)
         device = cls(name, transport, root, f"{root}/device-{hashlib.sha256(_own_half()).hexdigest()[:16]}.sh")
-        device._install()
+        if make:
+            device._install()
         return device
 
     def __enter__(self) -> "Device":
@@ -83,6 +72,8 @@ class Device:
         with self.session() as session:
             command = ("sh", self.script, self.root, "clean", session.identifier)
             answer = session.run("clean", command, timeout_s=CLEAN_S)
+        if answer.exit_code == NOT_OWN:
+            raise not_own(self.name, self.root)
         if answer.exit_code != 0:
             raise failed(self.name, "remove its folder", answer)
 
@@ -110,8 +101,7 @@ class Device:
         if self.transport.run(("sh", "-c", '[ -f "$1" ]', "sh", self.script), timeout_s=QUICK_S).exit_code == 0:
             return False
         temporary = f"{self.script}.{secrets.token_hex(4)}"
-        make = ("sh", "-c", 'mkdir -p "$1" && chmod 700 "$1"', "sh", self.root)
-        _checked(self.name, self.transport.run(make, timeout_s=QUICK_S), "make its folder")
+        own_folder(self.name, self.transport, self.root, make=True)  # it may have been cleaned since
         self.transport.send(BytesIO(_own_half()), temporary)
         move = ("mv", "-f", temporary, self.script)
         _checked(self.name, self.transport.run(move, timeout_s=QUICK_S), "install device.sh")
@@ -148,10 +138,6 @@ class Device:
 @cache
 def _own_half() -> bytes:
     return (files("edgeopt.devices") / "device.sh").read_bytes()
-
-
-def _own_folder(root: str) -> str:
-    return root if PurePosixPath(root).name == _OWN else f"{root.rstrip('/')}/{_OWN}"
 
 
 def _checked(device: str, answer: Finished, action: str) -> str:

@@ -11,6 +11,7 @@
 #   device.sh ROOT close ID                    kills, puts back, removes, and gives the device free
 #   device.sh ROOT clean ID                    removes all of edgeopt's, then closes the session, which had the device until then
 #
+# ROOT/.edgeopt-device    the mark that own_folder.sh writes: nothing is removed from a folder without it
 # ROOT/store/NAME         files whose name was given after their digest was checked
 # ROOT/lock -> ID         who has the device: made by one atomic symlink(2)
 # ROOT/sessions/ID/       owner, boot, reaper, beat, groups/NAME, restore/N.{path,value}, work/
@@ -25,6 +26,7 @@ umask 077
 ORT_DISABLE_TELEMETRY=1 # ONNX Runtime would leave a number of the device and uploads in its user's home
 export ORT_DISABLE_TELEMETRY
 root=$1 action=$2
+mark=.edgeopt-device said="This folder is edgeopt's: edgeopt removes whatever is in it."
 shift 2
 
 there() { command -v "$1" > /dev/null 2>&1; }
@@ -68,6 +70,10 @@ own_group() { # the process group that the login gave this command alone, if it 
     fi
     [ "$group" = $$ ] || [ "$group" = "$PPID" ] || return 1
     echo "$group"
+}
+
+is_marked() {
+    [ -f "$root/$mark" ] && [ ! -L "$root/$mark" ] && read -r line < "$root/$mark" && [ "$line" = "$said" ]
 }
 
 lacking() { # what is needed and not there, one a line
@@ -165,7 +171,8 @@ open_session() { # ID OWNER SILENCE_S
         exit 69
     fi
     session=$root/sessions/$1
-    mkdir -p "$session/groups" "$session/restore" "$session/work" || exit 1
+    mkdir "$root/sessions" 2> /dev/null # without -p: a folder that has just been cleaned away has to be marked first
+    mkdir "$session" "$session/groups" "$session/restore" "$session/work" || exit 1
     printf '%s\n' "$2" > "$session/owner"
     boot > "$session/boot"
     echo 0 > "$session/beat"
@@ -260,19 +267,29 @@ close() { # ID; a reaper that sleeps would see only at its next look that nothin
 }
 
 clean() { # ID; the shell goes on reading this file when it has no name any more
+    is_marked || exit 78
     failed=0
     for file in "$root"/* "$root"/.[!.]*; do
-        case $file in */sessions | */lock | */clearing) ;; *) rm -rf "$file" || failed=1 ;; esac
+        case $file in */sessions | */lock | */clearing | "$root/$mark") ;; *) rm -rf "$file" || failed=1 ;; esac
     done
     for file in "$root"/sessions/* "$root"/sessions/.[!.]*; do
+        [ ! -L "$root/sessions" ] || break # what it leads to is not edgeopt's
         other=${file##*/}
         other=${other#.}
         [ "$other" = "$1" ] || ! is_stale "$other" || finish "$other"
     done
     rm -f "$root/sessions/$1/groups/clean" # this very process
     close "$1"
-    rmdir "$root/sessions" "$root" 2> /dev/null # unless somebody has begun anew
+    [ ! -L "$root/sessions" ] || rm -f "$root/sessions"
+    rmdir "$root/sessions" 2> /dev/null
+    [ "$(ls -A "$root/." 2> /dev/null)" != "$mark" ] || unmark
     return $failed
+}
+
+unmark() { # the mark goes last; where somebody has begun anew just then, it comes back
+    rm -f "$root/$mark"
+    rmdir "$root" 2> /dev/null && return
+    [ -z "$(ls -A "$root/." 2> /dev/null)" ] || printf '%s\n' "$said" >> "$root/$mark"
 }
 
 finish() { # ID; the first to rename the folder does it

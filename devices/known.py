@@ -38,11 +38,11 @@ class DeviceSpec:
     """One device: what exists and how to reach it. Behaviour is the transport's.
 
     ``targets``: what it is there for, by name or, ending in ``.toml``, by file; empty means everything it can run. ``python``:
-    the Python there that has the runtimes; an empty text: none, so that native tools measure. ``root``: the folder for its
-    private one. ``delegate``: the library of a LiteRT delegate there, for ``--accelerator delegate``: its path, or a name that
-    the loader there finds; ``delegate_options``: what it is told. ``tools``: native benchmark tools on this computer by name,
-    pushed when needed. ``changed``: what a file says of ``local``, which is measured where no device is named. In the file,
-    paths on this computer are relative to its folder.
+    the Python there that has the runtimes; an empty text: none, so that native tools measure. ``root``: the folder there for
+    its private one; relative to the home folder there, as is ``~/``. ``delegate``: the library of a LiteRT delegate there, for
+    ``--accelerator delegate``: its path, or a name that the loader there finds; ``delegate_options``: what it is told.
+    ``tools``: native benchmark tools on this computer by name, pushed when needed. ``changed``: what a file says of ``local``,
+    which is measured where no device is named. In the file, paths on this computer are relative to its folder.
     """
 
     name: str
@@ -154,6 +154,7 @@ def _read(path: Path) -> dict[str, DeviceSpec]:
         if unknown := [tool for tool in spec.tools if tool not in TOOLS.values()]:
             fix = did_you_mean(unknown[0], TOOLS.values()) or f"the tools are {' and '.join(TOOLS.values())}"
             raise ConfigError(f"{path}: device {name} has an unknown tool {shown(unknown[0])}", fix=fix)
+        _check_root(spec.root or "", f"{path}: device {name}")
         refuse_password(spec.url, f"{path}: the URL of device {name}")
         found[name] = replace(
             spec,
@@ -162,6 +163,20 @@ def _read(path: Path) -> dict[str, DeviceSpec]:
             changed=_changed(spec, path) if name == LOCAL else "",
         )
     return found
+
+
+def _check_root(root: str, where: str) -> None:
+    """Raises ConfigError for what would become a folder of a name that nobody means. The home folder is the device's own."""
+    if not root.isprintable():
+        why, fix = "it has control characters", "name a folder without them"
+    elif root.startswith("$"):
+        why, fix = "variables are not replaced in it", "write the whole path, or ~/FOLDER for one below the home folder there"
+    elif root.startswith("~") and root != "~" and not root.startswith("~/"):
+        why = "somebody else's home folder is not looked up there"
+        fix = "write the whole path, ~/FOLDER for one below the home folder there, or ./~FOLDER for a folder of that name"
+    else:
+        return
+    raise ConfigError(f"{where}: root = {shown(root)} does not fit", why=why, fix=fix)
 
 
 def _changed(spec: DeviceSpec, path: Path) -> str:

@@ -132,7 +132,7 @@ class LocalTransport:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                cwd=self._home,
+                cwd=self._home if os.access(self._home / ".", os.X_OK) else "/",  # as sshd does
                 start_new_session=True,
             )
             self._groups.add(process.pid)

@@ -131,7 +131,7 @@ class _Asking:
         self._transport = transport = registry.transport(spec.url, asked_by(spec.name, self._ask))
         if self._closed:  # it came too late, when nobody waits any more
             return
-        device = Device.connect(spec.name, transport, spec.root)
+        device = Device.connect(spec.name, transport, spec.root, make=False)
         self.row = replace(self.row, facts=(facts := read_facts(transport, device.root)))
         self.row = replace(self.row, environment=read_environment(transport, device.root))
         self.row = replace(self.row, installed=_installed(device, spec, facts))

@@ -25,6 +25,7 @@ from edgeopt.bench.run import RESULT_NAME, Benchmark, Request
 from edgeopt.bench.types import BenchSettings, DeviceRun
 from edgeopt.core import from_json
 from edgeopt.devices.known import DeviceSpec
+from edgeopt.devices.own_folder import MARK
 
 SILENCE_S = 4
 """Instead of half a minute: a device clears itself after so long."""
@@ -181,7 +182,7 @@ class Bed:
             path for path in root.rglob("*") if path.parts[parts] not in ("store", "sessions") or len(path.parts) > parts + 1
         ]
         return [
-            *(str(path) for path in files if path.parts[parts] != "store" and not path.name.startswith("device-")),
+            *(str(path) for path in files if path.parts[parts] != "store" and not path.name.startswith(("device-", MARK))),
             *processes(str(root)),
         ]
 

@@ -10,6 +10,7 @@ import pytest
 
 from edgeopt.bench.types import DeviceRun
 from edgeopt.devices.known import DeviceSpec
+from edgeopt.devices.own_folder import MARK
 from tests.bench.fault_contract import SIZE, assert_lost
 from tests.bench.faults import Bed, assert_clear, assert_measured, identity, samples
 from tests.bench.faults_ssh import Way, bed, server
@@ -56,7 +57,7 @@ def private(board: Board) -> Path:
 
 def left(board: Board) -> list[str]:
     """What is in the board's private folder besides its own half and its store."""
-    found = (path for path in private(board).glob("**/*") if not path.name.startswith("device-"))
+    found = (path for path in private(board).glob("**/*") if not path.name.startswith(("device-", MARK)))
     return [str(path) for path in found if path.name != "sessions" and "store" not in path.parts]
 
 

@@ -222,6 +222,31 @@ def test_what_a_file_changes_of_this_computer_is_said(folders: Path) -> None:
         resolve("here")
 
 
+@pytest.mark.parametrize(
+    ("root", "why", "fix"),
+    [
+        ("$HOME/x", "variables are not replaced", "~/FOLDER"),
+        ("${HOME}", "variables are not replaced", "whole path"),
+        ("~pi/x", "somebody else's home", "./~FOLDER"),
+        ("~pi", "somebody else's home", "whole path"),
+        ("a\\nb", "control characters", "without them"),
+        ("a\\u001b[2J", "control characters", "without them"),
+    ],
+)
+def test_a_root_that_nobody_means_is_refused(root: str, why: str, fix: str) -> None:
+    written(f'[here]\nurl = "local"\nroot = "{root}"\n')
+    with pytest.raises(ConfigError, match="device here: root = ") as refused:
+        resolve("here")
+    assert why in refused.value.why and fix in refused.value.fix
+    assert all(line.isprintable() for line in refused.value.message().splitlines())
+
+
+@pytest.mark.parametrize("root", ["~", "~/x", "-rf", "/mnt/a $b", "x/~y", "./~y", "disk é"])
+def test_a_root_is_any_other_name(root: str) -> None:
+    written(f'[here]\nurl = "local"\nroot = "{root}"\n')
+    assert resolve("here").root == root
+
+
 @given(st.text(st.characters(codec="utf-8"), max_size=30))
 def test_any_url_comes_back(url: str) -> None:
     Path("devices.toml").unlink(missing_ok=True)

@@ -16,6 +16,7 @@ import pytest
 from edgeopt.devices.base import OnBytes
 from edgeopt.devices.device import Device
 from edgeopt.devices.local import connect
+from edgeopt.devices.own_folder import MARK
 from edgeopt.errors import BadAnswer, DeviceBusy, DeviceFull, DeviceTimeout, LinkLost
 
 SILENCE_S = 3
@@ -47,7 +48,7 @@ def left(device: Device) -> list[str]:
     return sorted(
         str(path.relative_to(root))
         for path in root.rglob("*")
-        if not path.name.startswith("device-") and path.parts[len(root.parts)] != "store" and path != root / "sessions"
+        if not path.name.startswith(("device-", MARK)) and path.parts[len(root.parts)] != "store" and path != root / "sessions"
     )
 
 
