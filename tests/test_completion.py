@@ -196,6 +196,7 @@ needs = {shell: pytest.mark.skipif(shutil.which(shell) is None, reason=f"{shell}
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:os.fork")  # of JAX, where another test has imported it; nothing of it runs in the shell
 @pytest.mark.parametrize("shell", [pytest.param(shell, marks=needs[shell]) for shell in shells.START])
 class TestInARealShell:
     def test_devices_targets_and_files_are_completed(self, shell: str, environment: dict[str, str], folder: Path) -> None:

@@ -39,7 +39,7 @@ def folder(arm64: Board, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 
 def edgeopt_said(folder: Path, arm64: Board, *arguments: str) -> str:
     """What the command line prints, run by a user whose configuration is in ``folder``."""
-    own = {"EDGEOPT_SSH_CONFIG": str(arm64.ssh_config), "XDG_CONFIG_HOME": str(folder), "COLUMNS": "160"}
+    own = {"EDGEOPT_SSH_CONFIG": str(arm64.ssh_config), "XDG_CONFIG_HOME": str(folder / "config"), "COLUMNS": "160"}
     command = [sys.executable, "-m", "edgeopt.cli", *arguments]
     done = subprocess.run(command, cwd=folder, env=os.environ | own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -36,8 +37,9 @@ def eventually(condition: object, within_s: float = 15.0) -> bool:
     assert callable(condition)
     end = time.monotonic() + within_s
     while time.monotonic() < end:
-        if condition():
-            return True
+        with suppress(FileNotFoundError):  # what is being removed while it is listed
+            if condition():
+                return True
         time.sleep(0.05)
     return False
 

@@ -36,6 +36,7 @@ def test_every_door_is_tried() -> None:
     assert {name for names in GROUPS for name in names} == set(DOORS)
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")  # of JAX, where another test has imported it
 def test_what_a_door_must_not_do_is_found(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"x")

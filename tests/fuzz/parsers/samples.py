@@ -206,14 +206,17 @@ def _sftp(folder: Path) -> list[Path]:
 
     version, text = struct.pack(">IBI", 5, 2, 3), struct.pack(">I", 6) + b"handle"
 
-    def session(first: int) -> bytes:
+    def session(first: int, under_way: int) -> bytes:
+        """A file of five bytes: the first question under way has them, all others are beyond its end."""
         attributes, data = struct.pack(">IQ", 1, 5), struct.pack(">I", 5) + b"hello"
         known = answer(102, first, text) + answer(105, first + 1, attributes) + answer(103, first + 2, data)
-        return known + status(first + 3, 1) + status(first + 4, 0) + status(first + 5, 0)
+        ends = range(first + 3, first + 2 + 2 * under_way)
+        written = (ends.stop, ends.stop + 1)
+        return known + b"".join(status(number, 1) for number in ends) + b"".join(status(number, 0) for number in written)
 
     limits = struct.pack(">I", 18) + b"limits@openssh.com" + struct.pack(">I", 1) + b"1"
     extended = struct.pack(">IBI", 5 + len(limits), 2, 3) + limits + answer(201, 0, struct.pack(">QQQQ", 1, 2, 3, 4))
-    return _written(folder, ".sftp", version + session(0), extended + session(1))
+    return _written(folder, ".sftp", version + session(0, 4), extended + session(1, 12))
 
 
 def _golden(*patterns: str) -> Callable[[Path], list[Path]]:
