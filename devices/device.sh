@@ -144,7 +144,8 @@ is_stale() { # ID
     [ -f "$root/sessions/$1/reaper" ] || return 0
     [ "$(cat "$root/sessions/$1/boot")" = "$(boot)" ] || return 0
     read -r pid < "$root/sessions/$1/reaper"
-    ! is_running "$pid" "reap $1"
+    # Until it has begun as itself, its words are those of the shell that starts it.
+    ! is_running "$pid" "reap $1" && ! is_running "$pid" "open $1"
 }
 
 take() { # ID; somebody who died with the device in hand is cleared away first

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.cli_report import Terminated, refused_installation, told
+from edgeopt.surroundings import end_process
 
 _STANDARD_OUTPUT = Path("standard output")
 _INSTALLS = "--install-completion"
@@ -44,7 +45,7 @@ def run(app: Callable[..., Any], name: str) -> None:
     code = _flushed(code)
     if any(not one.daemon for one in threading.enumerate() if one is not threading.main_thread()):
         atexit._run_exitfuncs()
-        os._exit(code if isinstance(code, int) else 1)  # Python itself would wait for these threads
+        end_process(code if isinstance(code, int) else 1)  # Python itself would wait for these threads
     sys.exit(code)
 
 

@@ -79,13 +79,15 @@ def exit_code_for(manifest: "Manifest", named: Iterable[str] = ()) -> int:
 def leave_threads(exit_code: int) -> None:
     """At the program's end, ends it before Python does, which kills a thread that is inside a library and so aborts."""
 
+    from edgeopt.surroundings import end_process
+
     def end() -> None:
         atexit.unregister(end)
         atexit._run_exitfuncs()  # the others: ours, the last that was registered, comes first and does not return
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):
                 stream.flush()
-        os._exit(exit_code)
+        end_process(exit_code)
 
     atexit.register(end)
 

@@ -30,6 +30,11 @@ def kept() -> Iterator[None]:
         _put_back(copies)
 
 
+def end_process(status: int) -> NoReturn:
+    """Ends the program by force, also while a thread is still in the user's code."""
+    _inside.end(status)
+
+
 class _Inside:
     """How many blocks of :func:`kept` are entered, in all threads: the first and the last of them change ``os._exit``."""
 
@@ -48,6 +53,10 @@ class _Inside:
             self._depth -= 1
             if self._depth == 0:
                 os._exit = self._exit
+
+    def end(self, status: int) -> NoReturn:
+        """What ``os._exit`` was."""
+        self._exit(status)
 
     def _raise(self, status: int) -> NoReturn:
         if os.getpid() != self._process:

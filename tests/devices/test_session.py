@@ -271,6 +271,21 @@ def test_who_died_while_clearing_for_a_dead_session_is_in_nobody_s_way(device: D
     assert left(device) == []
 
 
+def test_a_session_whose_reaper_has_not_begun_yet_is_not_taken_for_dead(device: Device) -> None:
+    """Between fork and exec its words are those of the shell that opens the session; on a busy device that takes long."""
+    assert device.ask("open", "held", "somebody", "1000").exit_code == 0
+    reaper = Path(device.root, "sessions", "held", "reaper")
+    os.kill(int(reaper.read_text()), signal.SIGKILL)
+    with subprocess.Popen(["sh", "-c", "sleep 60; :", "device.sh", device.root, "open", "held", "somebody"]) as opening:
+        reaper.write_text(f"{opening.pid}\n")
+        with pytest.raises(DeviceBusy, match="somebody"), device.session():
+            pass
+        opening.kill()
+    with device.session(wait_s=10):
+        pass
+    assert left(device) == []
+
+
 @pytest.mark.parametrize("what", ["reboot", "reaper killed", "half gone"])
 def test_what_a_dead_session_left_belongs_to_nobody(device: Device, tmp_path: Path, what: str) -> None:
     governor = tmp_path / "governor"
