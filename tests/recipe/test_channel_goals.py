@@ -165,8 +165,9 @@ def test_a_board_that_goes_away_while_a_latency_goal_is_looked_for_costs_nothing
         recipe(folder, HEAD + 'target = "arm-ort"\ndevice = "board"\n' + TRAINING + LATENCY + "latency = 0.6\n"),
         folder / "out",
     )
-    with pytest.raises(DeviceError, match=r"board measured no latency of arm-ort[\s\S]*run the same command again"):
-        compress(read(path), out, lose)
+    while "1 channels, amount 0.90" not in told:  # an emulated board on a busy machine may be lost before it is stopped
+        with pytest.raises(DeviceError, match=r"board measured no latency of arm-ort[\s\S]*run the same command again"):
+            compress(read(path), out, lose)
     original = (out / "steps" / "0-original" / "original.json").read_bytes()
     known = json.loads((out / "steps" / "1-channels" / "latency" / "times.json").read_text())["ms"].values()
     assert len(known) == 2  # the original's, and the trial's
