@@ -7,11 +7,11 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
 from edgeopt.files import writing
+from edgeopt.surroundings import Unfailing
 
 
 @contextmanager
@@ -32,24 +32,10 @@ def dropped() -> AbstractContextManager[None]:
     return diverted(Path(os.devnull))
 
 
-class _Log(TextIOWrapper):
-    """A file that may be cut off where the disk is full: nothing that is asked for depends on it."""
-
-    def write(self, text: str) -> int:
-        with suppress(OSError):
-            super().write(text)
-            super().flush()
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            super().flush()
-
-
 @contextmanager
 def _opened(log: Path) -> Iterator[TextIO]:
     with writing(log):
-        file = _Log(log.open("ab"), encoding="utf-8")
+        file = Unfailing(log.open("ab"), encoding="utf-8")
     try:
         yield file
     finally:

@@ -7,28 +7,15 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from io import FileIO, TextIOWrapper
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from edgeopt.cli_report import Terminated, refused_installation, told
-from edgeopt.surroundings import end_process
+from edgeopt.surroundings import Unfailing, end_process
 
 _STANDARD_OUTPUT = Path("standard output")
 _INSTALLS = "--install-completion"
-
-
-class Unfailing(TextIOWrapper):
-    """Where messages go: what cannot be said must not end what was asked for."""
-
-    def write(self, text: str) -> int:
-        with suppress(OSError):
-            super().write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            super().flush()
 
 
 def run(app: Callable[..., Any], name: str) -> None:

@@ -5,9 +5,24 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from typing import NoReturn
 
 _OUTPUTS = (1, 2)
+
+
+class Unfailing(TextIOWrapper):
+    """For messages and logs: where the disk is full or nobody listens, what was asked for goes on without them."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+            super().flush()
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
 
 
 @contextmanager

@@ -11,28 +11,10 @@ from hypothesis import strategies as st
 from edgeopt.devices import sftp
 from edgeopt.devices.sftp import READ, Refused, Sftp
 from edgeopt.errors import BadAnswer, LinkLost
+from tests.devices.sftp_script import Script
 
 VERSION_3 = struct.pack(">IBI", 5, 2, 3)
 HANDLE = b"handle"
-
-
-class Script:
-    """Answers with what it was given, whatever is asked."""
-
-    def __init__(self, answers: bytes) -> None:
-        self._answers = io.BytesIO(answers)
-
-    def write(self, data: bytes) -> None:
-        pass
-
-    def ready(self) -> bool:
-        return False
-
-    def read(self, count: int) -> bytes:
-        data = self._answers.read(count)
-        if len(data) < count:
-            raise LinkLost("the end")
-        return data
 
 
 class Server:

@@ -25,9 +25,10 @@ from edgeopt.devices.facts import parse_facts
 from edgeopt.devices.native_job import NativeJob
 from edgeopt.devices.native_output import Nonsense
 from edgeopt.devices.sftp import READ, Refused, Sftp
-from edgeopt.errors import InputError, LinkLost
+from edgeopt.errors import InputError
 from edgeopt.recipe import schema
 from edgeopt.targets import loader
+from tests.devices.sftp_script import Script
 
 LIMIT = 1 << 20
 TFLITE = NativeJob(format="tflite", tool="/tools/benchmark_model", artifact="/store/model.tflite")
@@ -158,25 +159,6 @@ def _say(server: socket.socket, content: bytes) -> None:
 
 def adb_devices(path: Path) -> None:
     adb_states.parse_devices(path.read_bytes().decode("utf-8", "replace"))
-
-
-class Script:
-    """A server that answers with what it was given, whatever is asked."""
-
-    def __init__(self, answers: bytes) -> None:
-        self._answers = io.BytesIO(answers)
-
-    def write(self, data: bytes) -> None:
-        pass
-
-    def ready(self) -> bool:
-        return False
-
-    def read(self, count: int) -> bytes:
-        data = self._answers.read(count)
-        if len(data) < count:
-            raise LinkLost("the end")
-        return data
 
 
 def sftp(path: Path) -> None:
