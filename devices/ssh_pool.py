@@ -82,14 +82,15 @@ class Pool:
             connection.sessions += 1
         try:
             session = connection.open(command, streams, subsystem=subsystem, seconds=seconds)
-            connection.served += 1
-            return session
         except BaseException as error:
             with self._lock:
                 connection.sessions -= 1
             if isinstance(error, Ended):
                 raise self._broken(connection, str(error)) from error
             raise
+        with self._lock:
+            connection.served += 1
+        return session
 
     def _living(self) -> list[Connection]:
         """Raises LinkLost where the first connection has ended; a further one that has is forgotten."""

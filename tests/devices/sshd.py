@@ -15,6 +15,10 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from edgeopt.devices import ssh
+from edgeopt.devices.base import Transport
+from edgeopt.devices.ssh_config import CONFIG_VARIABLE
+
 SSHD = Path("/usr/sbin/sshd")
 HOST = "127.0.0.1"
 
@@ -72,6 +76,16 @@ class Server:
         ]
         file.write_text("\n".join([*lines, "Host *", *own, *([f"IdentityFile {self.key}"] if key else [])]) + "\n")
         return file
+
+
+@contextmanager
+def connected(server: Server, folder: Path) -> Iterator[Transport]:
+    """edgeopt's own connection to ``server``, with its configuration in ``folder``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CONFIG_VARIABLE, str(server.client_config(folder / "ssh_config")))
+        transport = ssh.connect(server.url)
+    yield transport
+    transport.close()
 
 
 @contextmanager

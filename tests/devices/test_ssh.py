@@ -17,7 +17,7 @@ from edgeopt.devices.base import QUICK_S, Transport
 from edgeopt.devices.ssh_config import CONFIG_VARIABLE
 from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, DeviceTimeout, LinkLost, UsageError
 from tests.devices.contract import FileContract, RunContract, ThreadsContract, fetched, output_of
-from tests.devices.sshd import HOST, Proxy, Server, asking_server, sshd
+from tests.devices.sshd import HOST, Proxy, Server, asking_server, connected, sshd
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +26,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def connected(server: Server, folder: Path) -> Iterator[Transport]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CONFIG_VARIABLE, str(server.client_config(folder / "ssh_config")))
-        transport = ssh.connect(server.url)
-    yield transport
-    transport.close()
-
-
 @pytest.fixture(scope="module")
 def transport(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Transport]:
     """One connection for many tests: an operation that failed must not harm the next."""
-    yield from connected(server, tmp_path_factory.mktemp("client"))
+    with connected(server, tmp_path_factory.mktemp("client")) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -57,7 +50,8 @@ class TestSsh(RunContract, FileContract):
 class TestSshThreads(ThreadsContract):
     @pytest.fixture
     def transport(self, server: Server, tmp_path: Path) -> Iterator[Transport]:
-        yield from connected(server, tmp_path)
+        with connected(server, tmp_path) as opened:
+            yield opened
 
 
 @pytest.fixture

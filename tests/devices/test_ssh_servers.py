@@ -20,7 +20,7 @@ from edgeopt.devices.ssh_command import Line, Marked
 from edgeopt.devices.ssh_config import CONFIG_VARIABLE
 from edgeopt.errors import BadAnswer, DeviceError, DeviceTimeout
 from tests.devices.contract import EXOTIC_ARGUMENTS, fetched, output_of
-from tests.devices.sshd import HOST, Proxy, Server, sshd
+from tests.devices.sshd import HOST, Proxy, Server, connected, sshd
 
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
 SHELLS = {
@@ -33,15 +33,6 @@ def installed(name: str) -> str:
     if (found := shutil.which(name)) is None:
         pytest.skip(f"{name} is not installed")
     return found
-
-
-@contextmanager
-def connected(server: Server, folder: Path) -> Iterator[Transport]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CONFIG_VARIABLE, str(server.client_config(folder / "ssh_config")))
-        transport = ssh.connect(server.url)
-    yield transport
-    transport.close()
 
 
 @contextmanager
