@@ -1,4 +1,7 @@
-"""edgeopt's folder on a device: made, or taken where it is empty, and known again by the mark in it. Nothing else is used."""
+"""edgeopt's folder on a device: made, or taken where it is empty, and known again by the mark in it. Nothing else is used.
+
+One from before there was a mark is known by ``device.sh`` in it, whose name is its digest, where it holds nothing of others.
+"""
 
 from functools import cache
 from importlib.resources import files
@@ -47,7 +50,7 @@ def not_own(name: str, folder: str) -> DeviceError:
     return DeviceError(
         f"{folder[-500:]!r} on {name} is not edgeopt's folder: nothing was changed",
         why=f"it holds something, and not edgeopt's mark, the file {MARK}",
-        fix=f"move what is there away (remove the folder, if an earlier edgeopt made it), or {_ANOTHER}",
+        fix=f"move what is there away, or {_ANOTHER}",
     )
 
 

@@ -1,5 +1,6 @@
 # edgeopt's folder on a device, by: sh -c THIS own_folder.sh ROOT make|look. ROOT: the folder, or nothing for the usual one. Prints
-# where it is. "make" makes it where it is not there, and takes one that is empty; "look" changes nothing. Exit codes: own_folder.py.
+# where it is. "make" makes it where it is not there, and takes one that is empty or that an edgeopt from before there was a mark has
+# made; "look" changes nothing. Exit codes: own_folder.py.
 #
 # Only what has the mark is used. Several may come at once: what is there is listed before the mark is looked at, the mark is
 # written before anything else, and appended, so that its first line is whole whoever comes second.
@@ -13,13 +14,40 @@ home() { # exits where there is no home folder
     exit 72
 }
 
-may_mark() { # whether the current folder is empty, but for a mark that could not be written; the dot keeps line ends in names
+may_mark() { # whether the current folder is edgeopt's or empty, but for a mark that is not written; the dot keeps line ends in names
     case $(ls -A && echo .) in
         .) ;;
         "$mark
-.") [ -f "$mark" ] && [ ! -L "$mark" ] && [ ! -s "$mark" ] ;;
-        *) return 1 ;;
+.") is_unwritten "$mark" ;;
+        *) is_of_before ;;
     esac
+}
+
+digest() {
+    if command -v sha256sum > /dev/null 2>&1; then sha256sum < "$1"
+    elif command -v shasum > /dev/null 2>&1; then shasum -a 256 < "$1"
+    else openssl dgst -sha256 -r < "$1"
+    fi 2> /dev/null
+}
+
+is_unwritten() { [ -f "$1" ] && [ ! -L "$1" ] && [ ! -s "$1" ]; } # a mark on a full disk
+
+is_of_before() { # whether the current folder holds device.sh under the name of its own digest, and nothing but what edgeopt puts there
+    own_half=
+    for file in * .[!.]* ..?*; do
+        case $file in
+            store | sessions | runtimes) [ -d "$file" ] && [ ! -L "$file" ] || return 1 ;;
+            lock) [ -L "$file" ] || return 1 ;;
+            breaking) [ -d "$file" ] || return 1 ;;
+            "$mark") is_unwritten "$file" || return 1 ;;
+            device-*.sh)
+                own_half=${file#device-} own_half=${own_half%.sh}
+                [ -f "$file" ] && [ ! -L "$file" ] && [ "${#own_half}" = 16 ] || return 1
+                case $(digest "$file") in "$own_half"*) ;; *) return 1 ;; esac ;;
+            *) [ ! -e "$file" ] && [ ! -L "$file" ] || return 1 ;; # the patterns themselves, where nothing is like them
+        esac
+    done
+    [ -n "$own_half" ]
 }
 
 is_marked() { [ -f "$mark" ] && [ ! -L "$mark" ] && read -r line < "$mark" && [ "$line" = "$said" ]; }

@@ -69,12 +69,9 @@ def _inputs(seen: Seen, code_file: str) -> list[str]:
 
 
 def _targets(choices: Sequence[Choice]) -> list[str]:
-    lines = []
-    for choice in choices:
-        name = _toml(choice.name)
-        why = choice.without or choice.summary
-        lines.append(f"    {f'# {name},' if choice.without else f'{name},':<26}  # {_line(why)}")
-    return ["targets = [", *lines, "]"]
+    """What there is, and a line behind a ``#``: what is named has to be made, and not every model has something to do for each."""
+    lines = [f"#   {choice.name:<22}  {_line(choice.without or choice.summary)}" for choice in choices]
+    return [*lines, f"# targets = {_toml([choice.name for choice in choices if not choice.without])}"]
 
 
 def _comment(text: str) -> str:

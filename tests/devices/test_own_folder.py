@@ -1,5 +1,6 @@
 """edgeopt's folder on a device: nothing without its mark is used, changed or removed, whatever lies at its place."""
 
+import hashlib
 import os
 import shutil
 import stat
@@ -136,6 +137,62 @@ def test_what_only_looks_empty_or_marked_is_refused(tmp_path: Path, fill: Callab
     with pytest.raises(DeviceError, match="is not edgeopt's folder"):
         at(tmp_path)
     assert sorted(os.listdir(tmp_path / NAME)) == names and (tmp_path / NAME).stat().st_mode == mode
+
+
+def of_before(folder: Path) -> Path:
+    """The folder as an edgeopt left it that wrote no mark; the name of its own half is the digest of that version."""
+    own_half = b"#!/bin/sh\necho of before\n"
+    (folder / "store").mkdir(parents=True)
+    (folder / "store" / "model.part").write_text("sent in part")
+    (folder / "runtimes" / "0123456789abcdef").mkdir(parents=True)
+    (folder / "sessions" / ".1700000000-01234567").mkdir(parents=True)
+    (folder / "lock").symlink_to("1700000000-01234567")
+    (folder / f"device-{hashlib.sha256(own_half).hexdigest()[:16]}.sh").write_bytes(own_half)
+    return folder
+
+
+def test_a_folder_from_before_there_was_a_mark_is_taken_and_a_listing_changes_nothing(tmp_path: Path) -> None:
+    folder = of_before(tmp_path / NAME)
+    before = state(folder)
+    (row,) = inventory([DeviceSpec(name="here", url="local", root=str(tmp_path))], refuse)
+    assert not row.error and state(folder) == before
+    with at(tmp_path) as device, device.session():
+        assert (folder / MARK).is_file()
+    with at(tmp_path) as device:
+        device.clean()
+    assert not folder.exists()
+
+
+def test_one_from_before_whose_mark_met_a_full_disk_is_taken(tmp_path: Path) -> None:
+    (of_before(tmp_path / NAME) / MARK).touch()
+    with at(tmp_path) as device, device.session():
+        assert (tmp_path / NAME / MARK).read_bytes()
+
+
+def _thesis(folder: Path) -> None:
+    (folder / "thesis.txt").write_text("mine")
+
+
+def _changed_half(folder: Path) -> None:
+    (half,) = folder.glob("device-*.sh")
+    half.write_text("mine")
+
+
+def _short_name(folder: Path) -> None:
+    (half,) = folder.glob("device-*.sh")
+    half.rename(folder / "device-.sh")
+
+
+def _linked_store(folder: Path) -> None:
+    shutil.rmtree(folder / "store")
+    (folder / "store").symlink_to(folder.parent)
+
+
+@pytest.mark.parametrize("change", [_thesis, _hidden, _line_end, _changed_half, _short_name, _linked_store, _dangling_mark])
+def test_what_is_only_like_a_folder_from_before_is_refused(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    folder = of_before(tmp_path / NAME)
+    change(folder)
+    assert_refused(tmp_path, folder)
 
 
 @pytest.mark.parametrize("unwritten", [False, True], ids=["empty", "an empty mark, of a full disk"])

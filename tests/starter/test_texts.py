@@ -84,8 +84,9 @@ def test_inputs_are_those_of_the_command_line_else_as_seen_else_to_be_filled_in(
 
 def test_a_target_that_cannot_be_made_here_is_left_out_with_the_way_to_it() -> None:
     text = config(of())
-    assert tomllib.loads(text)["targets"] == ["arm-ort"]
-    assert re.search(r'^    # "apple-ane", .*pip install', text, re.MULTILINE)
+    assert "targets" not in tomllib.loads(text), "what is named has to be made, also for a model with nothing to quantize"
+    assert '# targets = ["arm-ort"]' in text
+    assert re.search(r"^#   apple-ane .*pip install", text, re.MULTILINE)
 
 
 def test_the_targets_are_those_for_which_everything_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,5 +156,5 @@ def test_no_name_can_leave_its_place(name: str, path: str, why: str) -> None:
     assert not [node for node in tree.body if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)]
     assert any(isinstance(node, ast.Constant) and node.value == seen.reference for node in ast.walk(tree))
     found = tomllib.loads(config(seen, (Choice("arm-ort", why), Choice("apple-ane", "", why))))
-    assert set(found) == {"model", "targets", "out"}
+    assert set(found) == {"model", "out"}
     assert Path(found["out"]).parent == Path("build")
