@@ -69,7 +69,7 @@ def _inputs(seen: Seen, code_file: str) -> list[str]:
 
 
 def _targets(choices: Sequence[Choice]) -> list[str]:
-    """What there is, and a line behind a ``#``: what is named has to be made, and not every model has something to do for each."""
+    """What there is, and a line behind a ``#``: what is named has to be made, and some models have nothing to do for some."""
     lines = [f"#   {choice.name:<22}  {_line(choice.without or choice.summary)}" for choice in choices]
     return [*lines, f"# targets = {_toml([choice.name for choice in choices if not choice.without])}"]
 
