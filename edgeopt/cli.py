@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeopt import __version__, cli_advise, cli_bench, cli_completion, cli_init, cli_process, cli_recipe
-from edgeopt.cli_report import Debug, exit_code_for, reported
+from edgeopt.cli_report import Commands, Debug, exit_code_for, reported
 
 if TYPE_CHECKING:
     from edgeopt.model import Model
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 PROGRAM = "edgeopt"
 
 app = typer.Typer(
+    cls=Commands,
     help="From a trained PyTorch model to proven artifacts for real devices.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

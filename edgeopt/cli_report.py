@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from edgeopt.core import Manifest
@@ -20,6 +22,22 @@ _OUTPUT = Path("all that was to be written, on standard output or elsewhere")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
+
+
+class Commands(TyperGroup):
+    """Commands that refuse an empty argument: a script's variable that nobody has set, where something was meant."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for before, argument in pairwise(["", *args]):
+            option, sign, value = argument.partition("=")
+            is_empty = not argument or (option.startswith("--") and sign and not value)
+            if is_empty and not ctx.resilient_parsing:  # as a shell's completion has it
+                from edgeopt.errors import UsageError
+
+                named = option or (before if before.startswith("-") else "an argument")
+                fix = "give it a value, or leave it out; in a script, see whether the variable is set"
+                raise typer.Exit(told(UsageError(f"{named} is empty", fix=fix)))
+        return super().parse_args(ctx, args)
 
 
 class Terminated(KeyboardInterrupt):

@@ -13,6 +13,7 @@ from edgeopt.model import DEFAULT_NAME
 from edgeopt.options import Options
 from edgeopt.untrusted import read_text, shown, toml
 
+_Text = Annotated[StrictStr, Field(min_length=1)]
 _Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 
 
@@ -23,13 +24,13 @@ class Settings:
     ``model``, ``calibration`` and ``evaluate`` are references, ``inputs`` as ``--input`` has them, ``timeout`` in seconds.
     """
 
-    model: StrictStr | None = None
-    inputs: tuple[StrictStr, ...] = ()
-    targets: tuple[StrictStr, ...] = ()
-    calibration: StrictStr | None = None
-    evaluate: StrictStr | None = None
+    model: _Text | None = None
+    inputs: tuple[_Text, ...] = ()
+    targets: tuple[_Text, ...] = ()
+    calibration: _Text | None = None
+    evaluate: _Text | None = None
     max_drop: Annotated[_Number, Field(ge=0)] | None = None
-    out: StrictStr | None = None
+    out: _Text | None = None
     timeout: Annotated[_Number, Field(gt=0)] | None = None
     jobs: Annotated[int, Strict(), Field(ge=1)] | None = None
     cache: StrictBool | None = None

@@ -102,6 +102,22 @@ def test_bad_input_gives_one_message_and_its_own_exit_code(net: str, arguments: 
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["export", "net.py:build", "--calibration", ""], "--calibration"),
+        (["export", "net.py:build", "--evaluate="], "--evaluate"),
+        (["bench", "build/net", "--out", ""], "--out"),
+        (["compress", "--recipe", ""], "--recipe"),
+        (["devices", "clean", ""], "an argument"),
+        (["plan", ""], "an argument"),
+    ],
+)
+def test_what_a_script_s_unset_variable_leaves_is_refused(net: str, arguments: list[str], named: str) -> None:
+    done = RUN.invoke(app, arguments)
+    assert done.exit_code == errors.UsageError.exit_code and f"{named} is empty" in done.stderr and not done.stdout
+
+
 def test_debug_shows_the_traceback(net: str) -> None:
     done = RUN.invoke(app, ["export", f"{net}:wrong", "--debug"])
     assert done.exit_code == 10

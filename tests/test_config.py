@@ -80,6 +80,8 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ('targets = "arm-xnnpack"', "targets does not fit"),
         ('targets = ["arm-xnnpack", 3]', "entry 2"),
         ("cache = 1", "cache does not fit"),
+        ('out = ""', "out does not fit"),
+        ('targets = ["arm-xnnpack", ""]', "targets does not fit"),
         ("jobs = = 1", "line 1"),
     ],
 )
