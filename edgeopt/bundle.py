@@ -9,7 +9,6 @@ The logs hold times and process numbers, so they differ from run to run; they ar
 and stand in no list of digests.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -17,13 +16,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from pydantic import ValidationError
 
 from edgeopt.core import MANIFEST_SCHEMA_VERSION, Manifest, TargetResult, from_json, to_json
 from edgeopt.errors import ConfigError, OutputError
 from edgeopt.files import files_below, make_folder, safe_relative, sha256_of, sync, write_atomic, writing
+from edgeopt.output_lock import OutputLock
 from edgeopt.scratch import Scratch, abandoned, remove_scratch
 from edgeopt.untrusted import RECORD_BYTES, NotRead, read, shown
 
@@ -129,7 +129,7 @@ class BundleWriter:
     def __init__(self, out: Path) -> None:
         self.out = _folder(out)
         self._scratch: Scratch | None = None
-        self._lock: IO[str] | None = None
+        self._lock: OutputLock | None = None
 
     @property
     def log_folder(self) -> Path:
@@ -169,7 +169,7 @@ class BundleWriter:
     def __enter__(self) -> Self:
         make_folder(self.out.parent)
         with writing(self.out):
-            self._lock = _lock(self._lock_path, self.out)
+            self._lock = OutputLock(self.out)
         try:
             self._recover()
             self._check_out()
@@ -188,10 +188,6 @@ class BundleWriter:
     def _prefix(self) -> str:
         """Of the folder beside ``out`` in which the new bundle grows, and to which the old one moves."""
         return f".{self.out.name}.tmp-"
-
-    @property
-    def _lock_path(self) -> Path:
-        return self.out.with_name(f".{self.out.name}.lock")
 
     def _recover(self) -> None:
         """Tidies up after exports that were killed: of this bundle, and of others beside it that had not begun to swap."""
@@ -233,8 +229,7 @@ class BundleWriter:
                 self._scratch = None
         finally:
             if self._lock is not None:
-                self._lock_path.unlink(missing_ok=True)
-                self._lock.close()
+                self._lock.release()
                 self._lock = None
 
 
@@ -319,21 +314,3 @@ def _outside(bundle: Path, result: TargetResult) -> ConfigError:
     return ConfigError(
         f"the manifest of {bundle} is not used", why=f"it names a path outside the bundle: {path!r}", fix="get the bundle again"
     )
-
-
-def _lock(path: Path, out: Path) -> IO[str]:
-    """The open lock file. It is removed when it is released, so one that was opened before that must be opened again."""
-    while True:
-        file = path.open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                return file
-        except BlockingIOError as error:
-            file.close()
-            fix = "wait until it has ended, or choose another folder with --out"
-            raise OutputError(f"cannot write {out}", why="another export is writing to it at this moment", fix=fix) from error
-        except BaseException:
-            file.close()
-            raise
-        file.close()

@@ -11,11 +11,12 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from edgeopt.errors import ModelError
+from edgeopt.program_sizes import MOST_MEMBERS, is_much_json, too_large, unfit_record
 from edgeopt.size_text import is_arithmetic, work
 from edgeopt.untrusted import opened
 
@@ -52,14 +53,8 @@ def guarded(path: Path) -> io.BytesIO:
     try:
         for name, content in members.items():
             if name.endswith(".json") and not name.startswith("extra/"):
-                if not isinstance(value := json.loads(content), dict):
-                    raise _refusal("a member of the .pt2 archive is no object", name)
-                _check_json(name, value)
-                if name == MODEL:
-                    _refuse_much_work(value)
-                if name == MODEL and value.pop("guards_code", None):  # Python, to be compiled; the graph does without
-                    members[name] = json.dumps(value).encode()
-    except (ValueError, RecursionError) as error:
+                members[name] = _checked(name, content, members)
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise _refusal(f"{path} is no .pt2 archive", f"its JSON is broken: {type(error).__name__}") from error
     rewritten = io.BytesIO()
     with zipfile.ZipFile(rewritten, "w", zipfile.ZIP_STORED) as archive:
@@ -67,6 +62,23 @@ def guarded(path: Path) -> io.BytesIO:
             archive.writestr(f"model/{name}", content)
     rewritten.seek(0)
     return rewritten
+
+
+def _checked(name: str, content: bytes, members: Mapping[str, bytes]) -> bytes:
+    """The JSON of a member as torch may read it. Raises ValueError, AttributeError or TypeError where it is of another form."""
+    if is_much_json(content):
+        raise _refusal("the .pt2 archive says more than edgeopt reads", f"{name} has {len(content)} bytes")
+    if not isinstance(value := json.loads(content), dict):
+        raise _refusal("a member of the .pt2 archive is no object", name)
+    _check_json(name, value)
+    if name != MODEL:
+        if unfit := unfit_record(value, name.rpartition("/")[0], members):
+            raise _refusal("a tensor in the .pt2 archive is not what it is said to be", unfit)
+        return content
+    if found := too_large(value):
+        raise _refusal("the .pt2 archive asks for a tensor that is too large", f"{found}; edgeopt takes 2**31 elements at most")
+    _refuse_much_work(value)
+    return json.dumps(value).encode() if value.pop("guards_code", None) else content  # Python, to be compiled; needed by nobody
 
 
 def _refuse_overlaps(archive: zipfile.ZipFile, size: int) -> None:
@@ -78,6 +90,8 @@ def _refuse_overlaps(archive: zipfile.ZipFile, size: int) -> None:
 def _members(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
     """Each member without the root folder of the archive, and its content."""
     seen = set()
+    if len(archive.infolist()) > MOST_MEMBERS:
+        raise _refusal("the .pt2 archive holds more than edgeopt reads", f"it has {len(archive.infolist())} members")
     for info in archive.infolist():
         root, _, name = info.filename.partition("/")
         if not _MEMBERS.fullmatch(name) or not root or name in seen:
