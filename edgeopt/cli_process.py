@@ -1,8 +1,7 @@
-"""The process around a command: its streams, the signals that end it, and its end."""
+"""The process around a command: its streams, and its end."""
 
 import atexit
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -11,7 +10,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from edgeopt.cli_report import Terminated, refused_installation, told
+from edgeopt.cli_report import refused_installation, told
+from edgeopt.signals import heed
 from edgeopt.surroundings import Unfailing, end_process
 
 _STANDARD_OUTPUT = Path("standard output")
@@ -21,7 +21,7 @@ _INSTALLS = "--install-completion"
 def run(app: Callable[..., Any], name: str) -> None:
     """Runs ``app`` as the program ``name``, and ends the process with its exit code, whatever the user's code left running."""
     _open_streams()
-    _end_on_signals()
+    heed()
     try:
         app(prog_name=name)  # also as python -m edgeopt.cli: the shells' completion knows it by this name
         code: Any = 0
@@ -49,29 +49,6 @@ def _open_streams() -> None:
     sys.stderr = Unfailing(errors, sys.stderr.encoding, "backslashreplace", line_buffering=True, write_through=True)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character must not end the run
-
-
-def _end_on_signals() -> None:
-    """Ctrl-C, SIGTERM and the end of the terminal, but for those that are to be ignored (nohup)."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _end)
-
-
-def _end(number: int, *_: Any) -> None:
-    give_up = getattr(sys.modules.get("edgeopt.report.prompt"), "give_up", None)  # else nobody has asked for anything yet
-    if give_up is not None:
-        give_up()
-    if number == signal.SIGHUP:
-        _leave_terminal()
-    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(128 + number)
-
-
-def _leave_terminal() -> None:
-    """Nobody reads what would be written to a terminal that is gone, and writing to it is an error."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream.isatty():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _flushed(code: Any) -> Any:

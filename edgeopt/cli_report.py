@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from edgeopt.signals import Terminated, interruptible, sent
+
 if TYPE_CHECKING:
     from edgeopt.core import Manifest
 
 BROKEN_PIPE_EXIT_CODE = 1  # as rich and click end when the reader has gone
-TERMINATED_EXIT_CODE = 143  # 128 + SIGTERM
 _OUTPUT = Path("all that was to be written, on standard output or elsewhere")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
@@ -40,14 +41,6 @@ class Commands(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a CI server sends it, or SIGHUP, as a terminal that closes: all is cleared as for Ctrl-C."""
-
-    def __init__(self, exit_code: int = TERMINATED_EXIT_CODE) -> None:
-        super().__init__(exit_code)
-        self.exit_code = exit_code
-
-
 @contextmanager
 def reported(debug: bool) -> Iterator[None]:
     """Ends the program with a message and the right exit code for whatever is raised inside."""
@@ -56,17 +49,20 @@ def reported(debug: bool) -> Iterator[None]:
     from edgeopt.surroundings import kept
 
     try:
-        with kept():  # user code may close what a message goes to
+        with interruptible(), kept():  # user code may close what a message goes to
             yield
+        if code := sent():  # a library swallowed it, and all was finished
+            raise typer.Exit(code)
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt as stop:
-        typer.echo("\ninterrupted: nothing half-written is left behind", err=True)
-        raise typer.Exit(exit_code_of(stop)) from None
+        raise typer.Exit(_interrupted(exit_code_of(stop))) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not raise again
         raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None
     except (Exception, SystemExit) as error:
+        if code := sent():  # an import that it interrupts may raise anything
+            raise typer.Exit(_interrupted(code)) from None
         if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code:
             raise  # a library's own end, such as rich's when the reader has gone
         if isinstance(error, ModuleNotFoundError):  # a part of an extra may have been uninstalled
@@ -75,6 +71,11 @@ def reported(debug: bool) -> Iterator[None]:
             error = output_error(_OUTPUT, error)
         # sys.exit(0), in the user's code: nothing that was asked for is there
         raise typer.Exit(told(error, debug)) from None
+
+
+def _interrupted(exit_code: int) -> int:
+    typer.echo("\ninterrupted: nothing half-written is left behind", err=True)
+    return exit_code
 
 
 def exit_code_of(stop: KeyboardInterrupt) -> int:

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from edgeopt import cli_process, errors
+from edgeopt import errors, signals
 
 RUN = f"{sys.executable} -m edgeopt.cli"
 
@@ -45,5 +45,54 @@ def test_a_wrong_command_has_its_usual_end(tmp_path: Path) -> None:
 
 def test_ctrl_c_while_the_prompt_is_being_imported_is_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "edgeopt.report.prompt", ModuleType("half of it"))
-    with pytest.raises(KeyboardInterrupt):
-        cli_process._end(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), signals.interruptible():
+        signals._end(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_anything_has_begun_ends_it_without_a_word(number: signal.Signals, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+import os, sys
+
+class Sends:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), {int(number)})
+
+sys.meta_path.insert(0, Sends())
+sys.argv = ["edgeopt", "targets"]
+from edgeopt.entry import main
+main()
+"""
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", "")
+
+
+@pytest.mark.parametrize("then", ["raise AttributeError('half imported')", "pass"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_a_library_swallows_has_its_exit_code_all_the_same(
+    number: signal.Signals, then: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+import os, typer
+from edgeopt import cli_report, signals
+
+def command():
+    with cli_report.reported(debug=False):
+        try:
+            os.kill(os.getpid(), {int(number)})
+        except BaseException:
+            pass
+        {then}
+
+signals.heed()
+typer.run(command)
+"""
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 128 + number and "unexpected" not in done.stderr, done.stderr

@@ -1,6 +1,8 @@
 """The lock beside an output: one export at a time, and nothing of anybody else's is removed, followed or waited for."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,11 +50,8 @@ def test_what_is_somebody_else_s_stays_as_it_is(tmp_path: Path, make: Callable[[
 def test_its_own_is_gone_afterwards_also_one_that_a_killed_export_left(tmp_path: Path) -> None:
     OutputLock(tmp_path / "b").release()
     assert list(tmp_path.iterdir()) == []
-    child = os.fork()
-    if child == 0:
-        OutputLock(tmp_path / "b")
-        os._exit(0)
-    os.waitpid(child, 0)
+    code = "import os; from pathlib import Path; from edgeopt.output_lock import *; one = OutputLock(Path('b')); os._exit(0)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert [path.name for path in tmp_path.iterdir()] == [".b.lock"]
     OutputLock(tmp_path / "b").release()
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,6 @@ import tomlkit
 
 from edgeopt.bench.run import RESULT_NAME
 from edgeopt.bench.types import DeviceRun
-from edgeopt.cli_report import TERMINATED_EXIT_CODE
 from edgeopt.core import from_json
 from edgeopt.errors import INTERRUPTED_EXIT_CODE
 from tests.bench.faults import SILENCE_S, Bed, identity, samples, until
@@ -92,7 +91,7 @@ def measuring(folder: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sent", "exit_code"), [(signal.SIGINT, INTERRUPTED_EXIT_CODE), (signal.SIGTERM, TERMINATED_EXIT_CODE)]
+    ("sent", "exit_code"), [(signal.SIGINT, INTERRUPTED_EXIT_CODE), (signal.SIGTERM, 128 + signal.SIGTERM)]
 )
 def test_ctrl_c_clears_every_device_and_keeps_what_was_measured(
     bed: Bed, server: Server, sent: signal.Signals, exit_code: int
