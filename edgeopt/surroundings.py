@@ -1,8 +1,9 @@
-"""What the user's code must leave as it was, for the program to go on and be heard: its streams, and where modules are."""
+"""What the user's code must leave as it was, for the program to go on: its streams, where modules are, what warnings are."""
 
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
@@ -29,16 +30,18 @@ class Unfailing(TextIOWrapper):
 def kept() -> Iterator[None]:
     """Inside, the user's code runs; then standard output and error, and the entries of ``sys.path``, are as they were.
 
-    What it adds to ``sys.path`` stays. ``os._exit`` raises SystemExit inside, so that no program ends with the exit code 0 and
-    nothing made; in a process that the code has forked it is what it was.
+    What it adds to ``sys.path`` stays; that warnings are errors does not: libraries that edgeopt calls later would fail.
+    ``os._exit`` raises SystemExit inside, so that no program ends with the exit code 0 and nothing made; in a process that the
+    code has forked it is what it was.
     """
-    streams, path = (sys.stdout, sys.stderr), list(sys.path)
+    streams, path, filters = (sys.stdout, sys.stderr), list(sys.path), list(warnings.filters)
     copies = _copies()
     _inside.enter()
     try:
         yield
     finally:
         _inside.leave()
+        warnings.filters[:] = [one for one in warnings.filters if one[0] != "error" or one in filters]  # type: ignore[index]
         sys.stdout, sys.stderr = streams
         if any(entry not in sys.path for entry in path):
             sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,19 @@ def test_a_program_without_an_output_stays_without_one() -> None:
     code = "import os\nos.close(1)\nfrom edgeopt.surroundings import kept\nwith kept(): pass\nos.fstat(1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "Bad file descriptor" in done.stderr
+
+
+def test_what_the_user_s_code_makes_an_error_of_is_one_inside_alone() -> None:
+    before = list(warnings.filters)
+    with kept():
+        warnings.simplefilter("error", DeprecationWarning)
+        warnings.filterwarnings("ignore", message="theirs")
+        with pytest.raises(DeprecationWarning):
+            warnings.warn("old", DeprecationWarning, stacklevel=1)
+    added = [one for one in warnings.filters if one not in before]
+    assert [one[0] for one in added] == ["ignore"] and all(one in warnings.filters for one in before)
+
+
+def test_an_export_goes_on_where_the_model_s_file_makes_warnings_errors(tmp_path: Path) -> None:
+    done = plan(tmp_path, importing="import warnings; warnings.simplefilter('error')")
+    assert (done.returncode, "x86-fbgemm" in done.stdout) == (0, True), done.stderr
