@@ -116,7 +116,8 @@ def _result(shop: Workshop, made: Made, job: Job, accuracy: dict[str, float]) ->
 
 def _told(shop: Workshop, result: TargetResult) -> TargetResult:
     subject = f"{result.target}/{result.format}"
-    shop.listen(event(subject, "done" if result.status == "ok" else result.status, result.reason))
+    if not shop.host.closed:  # else the export is being stopped, and what is half made has not failed
+        shop.listen(event(subject, "done" if result.status == "ok" else result.status, result.reason))
     return result
 
 

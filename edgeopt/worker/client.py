@@ -114,6 +114,11 @@ class WorkerHost:
         if process is not None:
             process.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
     def __enter__(self) -> Self:
         self.start()
         return self
