@@ -6,6 +6,7 @@ targets = ["arm-xnnpack", "arm-ort"]
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import field, fields, replace
 from os.path import expanduser
 from pathlib import Path
@@ -82,6 +83,19 @@ def resolve(text: str) -> DeviceSpec:
     return devices[text]
 
 
+def resolve_all(texts: Iterable[str]) -> list[DeviceSpec]:
+    """As :func:`resolve` each, in their order and once. Two URLs of one host have names of their own: the user's, or a number."""
+    found: dict[str, DeviceSpec] = {}
+    for text in dict.fromkeys(texts):
+        spec = resolve(text)
+        if spec.name in found:
+            user = _name_for(f"://{text.partition('://')[2].rpartition('@')[0]}-{spec.name}")
+            names = (user, *(f"{user}-{number}" for number in range(2, len(found) + 3)))
+            spec = replace(spec, name=next(name for name in names if name not in found))
+        found[spec.name] = spec
+    return list(found.values())
+
+
 def add(spec: DeviceSpec, path: Path | None = None) -> Path:
     """Writes ``spec`` into ``path`` (the project's file where there is one, else the user's) and returns it.
 
@@ -137,7 +151,10 @@ def _read(path: Path) -> dict[str, DeviceSpec]:
     keys = [one.name for one in fields(DeviceSpec) if one.name not in ("name", "changed")]
     found = {}
     for name, table in toml(_text(path), str(path)).items():
-        if not isinstance(table, dict) or not _NAME.fullmatch(name):
+        if isinstance(table, dict) and not _NAME.fullmatch(name):
+            what = f"{path}: {shown(redacted(name))} is no device's name"
+            raise ConfigError(what, fix=f"use letters, digits, '.', '_' and '-', as in [{_name_for(f'://{name}')[:64]}]")
+        if not isinstance(table, dict):
             raise ConfigError(
                 f"{path}: {shown(redacted(name))} is no device",
                 fix=f'write [{_name_for(name)[:64]}] and below it url = "ssh://..."',

@@ -188,8 +188,8 @@ class Session:
 
     def _full(self, wanted: int, free: int) -> DeviceFull:
         return DeviceFull(
-            f"{self.device.name} has no room for {wanted / 1e6:.1f} MB",
-            why=f"{free / 1e6:.1f} MB are free at {self.device.root}",
+            f"{self.device.name} has no room for {wanted / 1e6:.3g} MB, and {ROOM_TO_SPARE / 1e6:.0f} MB to spare",
+            why=f"{free / 1e6:.3g} MB are free at {self.device.root}",
             fix=f"make room, or clear what earlier runs stored: edgeopt devices clean {self.device.name}",
         )
 

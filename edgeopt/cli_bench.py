@@ -50,7 +50,11 @@ Targets = Annotated[
         autocompletion=cli_completion.targets,
     ),
 ]
-Threads = Annotated[list[int] | None, typer.Option("--threads", metavar="N", min=1, help="Repeatable.  [default: 1]")]
+MOST_THREADS = 1024
+"""A runtime starts as many as it is told: far beyond its processors a device is lost."""
+Threads = Annotated[
+    list[int] | None, typer.Option("--threads", metavar="N", min=1, max=MOST_THREADS, help="Repeatable.  [default: 1]")
+]
 Cpus = Annotated[str | None, typer.Option(metavar="LIST", help="Only these CPUs, such as 4-7 for the big cores.")]
 Accelerator = Annotated[
     str, typer.Option(metavar="NAME", help="cpu, gpu, nnapi, npu, cuda, tensorrt, cpu_and_ne, all, delegate.")
@@ -262,11 +266,11 @@ def _request(
 ) -> "Request":
     from edgeopt.bench.artifacts import load
     from edgeopt.bench.run import Request
-    from edgeopt.devices.known import resolve
+    from edgeopt.devices.known import resolve_all
     from edgeopt.references import load_evaluate
     from edgeopt.report.prompt import ask
 
-    specs = [resolve(name) for name in devices]
+    specs = resolve_all(devices)
     function = load_evaluate(evaluate) if evaluate else None
     return Request(
         artifacts=load(artifact), devices=specs, settings=settings, out=out, ask=ask, targets=tuple(targets),

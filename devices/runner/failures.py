@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-KINDS = ("load", "run", "memory", "missing_runtime", "bad_job", "fallback", "delegate")
+KINDS = ("load", "run", "memory", "missing_runtime", "no_accelerator", "bad_job", "fallback", "delegate")
 _MEMORY = re.compile(r"bad_?alloc|out of memory|can't allocate memory|failed to allocate|not enough memory", re.IGNORECASE)
 
 

@@ -171,6 +171,9 @@ def _failure(subject: str, kind: str, message: str) -> DeviceError:
         return MissingRuntime(
             what, why=message, fix="edgeopt devices setup NAME; a native tool must be for that system and processor"
         )
+    if kind == "no_accelerator":
+        fix = "leave out --accelerator, or name as python of that device in devices.toml one whose runtime has it"
+        return MissingRuntime("its runtime there does not have the accelerator", why=message, fix=fix)
     if kind == "old_python":
         fix = f"install a newer Python there, then: edgeopt devices setup NAME; or name it in devices.toml: {_PYTHON}"
         return RunFailed(f"the Python for {subject} is too old", why=message, fix=fix)

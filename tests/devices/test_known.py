@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edgeopt.devices import known
-from edgeopt.devices.known import DeviceSpec, add, resolve
+from edgeopt.devices.known import DeviceSpec, add, resolve, resolve_all
 from edgeopt.errors import ConfigError, EdgeoptError, UnknownName, UsageError
 from edgeopt.urls import redacted
 
@@ -83,7 +83,9 @@ def test_a_relative_configuration_folder_is_not_used(monkeypatch: pytest.MonkeyP
         ('[pi5]\nurl = "ssh://a"\ntools = { benchmark_mode = "x" }\n', "unknown tool", "did you mean 'benchmark_model'?"),
         ('[pi5]\nurl = "ssh://a"\ntools = { zzz = "x" }\n', "unknown tool", "the tools are"),
         ('url = "ssh://pi5"\n', "'url' is no device", "url = "),
-        ('["../evil"]\nurl = "ssh://pi5"\n', "is no device", "["),
+        ('["../evil"]\nurl = "ssh://pi5"\n', "is no device's name", "[evil]"),
+        ('[""]\nurl = "ssh://pi5"\n', "is no device's name", "letters"),
+        ('["gerät"]\nurl = "ssh://pi5"\n', "is no device's name", "letters"),
         ('["a b"]\nurl = "ssh://pi5"\n', "is no device", "["),
         ("[pi5\n", "is not TOML", "correct that line"),
         ('[pi5]\nurl = "a"\n[pi5]\nurl = "b"\n', "is not TOML", "correct that line"),
@@ -135,6 +137,13 @@ def test_an_unknown_name_has_the_nearest_one() -> None:
 )  # fmt: skip
 def test_a_url_without_a_name_gets_one_that_a_folder_can_have(url: str, name: str) -> None:
     assert (resolve(url).name, resolve(url).url) == (name, url)
+
+
+def test_two_urls_of_one_host_have_names_of_their_own() -> None:
+    urls = ["ssh://a@h:22", "ssh://b@h:22", "ssh://h:22", "ssh://b@h:22", "adb://h:22", "usb://h:22"]
+    assert [(one.name, one.url) for one in resolve_all(urls)] == [
+        ("h-22", urls[0]), ("b-h-22", urls[1]), ("h-22-2", urls[2]), ("h-22-3", urls[4]), ("h-22-4", urls[5]),
+    ]  # fmt: skip
 
 
 @given(st.text(max_size=40))

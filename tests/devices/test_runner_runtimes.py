@@ -188,8 +188,8 @@ def test_litert_has_no_times_of_operators_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("format", "accelerator", "kind", "words"),
     [
-        ("onnx", "cuda", "missing_runtime", "CPUExecutionProvider"),
-        ("onnx", "nonsense", "missing_runtime", "nonsense"),
+        ("onnx", "cuda", "no_accelerator", "CPUExecutionProvider"),
+        ("onnx", "nonsense", "no_accelerator", "nonsense"),
         ("tflite", "nnapi", "missing_runtime", "delegate"),
         ("tensorrt", "cuda", "missing_runtime", "tensorrt"),
         pytest.param(

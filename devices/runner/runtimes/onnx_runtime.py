@@ -41,7 +41,7 @@ class OnnxRuntime:
         available = self._ort.get_available_providers()
         if self._provider not in available:
             known = f"ONNX Runtime {self._ort.__version__} here has only {', '.join(available)}"
-            raise Failure("missing_runtime", f"no provider for accelerator {job.accelerator}: {known}")
+            raise Failure("no_accelerator", f"no provider for accelerator {job.accelerator}: {known}")
         self._session: Any = None
         self._names: list[str] = []
         self._profiled: list[dict[str, Any]] = []
@@ -69,7 +69,7 @@ class OnnxRuntime:
             raise
         if self._provider not in self._session.get_providers():
             # ONNX Runtime only warns where a provider's own libraries are missing, and goes on with the CPU.
-            raise Failure("missing_runtime", f"{self._provider} could not be started; ONNX Runtime would use the CPU")
+            raise Failure("no_accelerator", f"{self._provider} could not be started; ONNX Runtime would use the CPU")
         self._names = [value.name for value in self._session.get_inputs()]
 
     @property

@@ -29,7 +29,7 @@ class PyTorch:
         if job.accelerator not in ("cpu", "cuda"):
             raise Failure("bad_job", f"PyTorch runs on cpu or cuda here, not on {job.accelerator}")
         if job.accelerator == "cuda" and not self._torch.cuda.is_available():
-            raise Failure("missing_runtime", f"PyTorch {self._torch.__version__} finds no CUDA device")
+            raise Failure("no_accelerator", f"PyTorch {self._torch.__version__} finds no CUDA device")
         self._torch.set_num_threads(job.threads)
         self._module: Any = None
         self._inputs: list[str] = []
