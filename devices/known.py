@@ -84,7 +84,7 @@ def resolve(text: str) -> DeviceSpec:
 
 
 def resolve_all(texts: Iterable[str]) -> list[DeviceSpec]:
-    """As :func:`resolve` each, in their order and once. Two URLs of one host have names of their own: the user's, or a number."""
+    """As :func:`resolve` each, in their order and once. Two URLs of one host have two names: with the user, or a number."""
     found: dict[str, DeviceSpec] = {}
     for text in dict.fromkeys(texts):
         spec = resolve(text)

@@ -172,7 +172,7 @@ def _failure(subject: str, kind: str, message: str) -> DeviceError:
             what, why=message, fix="edgeopt devices setup NAME; a native tool must be for that system and processor"
         )
     if kind == "no_accelerator":
-        fix = "leave out --accelerator, or name as python of that device in devices.toml one whose runtime has it"
+        fix = "leave out --accelerator; or name in devices.toml a python whose runtime has it, or the delegate"
         return MissingRuntime("its runtime there does not have the accelerator", why=message, fix=fix)
     if kind == "old_python":
         fix = f"install a newer Python there, then: edgeopt devices setup NAME; or name it in devices.toml: {_PYTHON}"

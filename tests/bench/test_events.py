@@ -130,8 +130,8 @@ def test_a_run_that_was_cut_off_keeps_its_samples(exit_code: int, words: str) ->
 @pytest.mark.parametrize(
     ("kind", "error"),
     [
-        ("missing_runtime", MissingRuntime), ("fallback", FellBack), ("memory", RunFailed), ("load", RunFailed),
-        ("run", RunFailed), ("bad_job", RunFailed), ("bad_output", BadAnswer), ("no such kind", RunFailed),
+        ("missing_runtime", MissingRuntime), ("no_accelerator", MissingRuntime), ("fallback", FellBack),
+        ("memory", RunFailed), ("load", RunFailed), ("run", RunFailed), ("bad_job", RunFailed), ("bad_output", BadAnswer), ("no such kind", RunFailed),
     ],
 )  # fmt: skip
 def test_each_kind_of_error_is_an_error_of_its_own(kind: str, error: type[DeviceError]) -> None:
@@ -241,3 +241,9 @@ def test_deep_and_wide_facts_are_cut() -> None:
 def test_a_long_sustained_phase_is_kept_whole() -> None:
     reader = said(*(one("sustained", t_ns=number * 10**9, runs=1, ns_total=10) for number in range(7200)))
     assert len(reader.launch.sustained) == 7200
+
+
+def test_setup_is_not_the_next_step_for_a_runtime_that_is_there_without_the_accelerator() -> None:
+    with pytest.raises(MissingRuntime) as failure:
+        said(one("error", kind="no_accelerator", message="only CPUExecutionProvider")).finish(1, "")
+    assert "setup" not in failure.value.fix and "--accelerator" in failure.value.fix and "accelerator" in failure.value.what

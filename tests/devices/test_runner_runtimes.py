@@ -190,7 +190,7 @@ def test_litert_has_no_times_of_operators_and_says_so(tmp_path: Path) -> None:
     [
         ("onnx", "cuda", "no_accelerator", "CPUExecutionProvider"),
         ("onnx", "nonsense", "no_accelerator", "nonsense"),
-        ("tflite", "nnapi", "missing_runtime", "delegate"),
+        ("tflite", "nnapi", "no_accelerator", "delegate"),
         ("tensorrt", "cuda", "missing_runtime", "tensorrt"),
         pytest.param(
             "coreml", "all", "missing_runtime", "macOS", marks=pytest.mark.skipif(sys.platform == "darwin", reason="it is one")

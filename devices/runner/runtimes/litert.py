@@ -29,7 +29,7 @@ class LiteRt:
             raise Failure("delegate", "the shared library of none was named for this device")
         if job.accelerator not in _WITHOUT_DELEGATE and job.delegate is None:
             message = f"accelerator {job.accelerator} needs a LiteRT delegate: 'delegate' is that of devices.toml"
-            raise Failure("missing_runtime", message)
+            raise Failure("no_accelerator", message)
         self._interpreter: Any = None
         self._nodes_before: int | None = None
         self._inputs: list[dict[str, Any]] = []
