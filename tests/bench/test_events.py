@@ -131,7 +131,8 @@ def test_a_run_that_was_cut_off_keeps_its_samples(exit_code: int, words: str) ->
     ("kind", "error"),
     [
         ("missing_runtime", MissingRuntime), ("no_accelerator", MissingRuntime), ("fallback", FellBack),
-        ("memory", RunFailed), ("load", RunFailed), ("run", RunFailed), ("bad_job", RunFailed), ("bad_output", BadAnswer), ("no such kind", RunFailed),
+        ("memory", RunFailed), ("load", RunFailed), ("run", RunFailed), ("bad_job", RunFailed), ("bad_output", BadAnswer),
+        ("no such kind", RunFailed),
     ],
 )  # fmt: skip
 def test_each_kind_of_error_is_an_error_of_its_own(kind: str, error: type[DeviceError]) -> None:
