@@ -1,11 +1,10 @@
 """What a running command prints, gathered within its time and its limit: the same for every kind of transport."""
 
-import shlex
 import time
 from collections.abc import Sequence
 
 from edgeopt.devices.base import Finished, OnOutput
-from edgeopt.devices.refusals import shown
+from edgeopt.devices.refusals import shown_command
 from edgeopt.errors import BadAnswer, DeviceTimeout, UsageError
 
 
@@ -18,7 +17,7 @@ class Drain:
     def __init__(self, command: Sequence[str], *, timeout_s: float, limit: int, on_output: OnOutput | None = None) -> None:
         if not command or any("\0" in argument for argument in command):
             raise UsageError(f"{command!r} is no command", why="it is empty, or holds a NUL character", fix="give another one")
-        self._command = shown(shlex.join(command))
+        self._command = shown_command(command)
         self._timeout_s, self._limit, self._on_output = timeout_s, limit, on_output
         self._deadline = time.monotonic() + timeout_s
         self._stdout, self._stderr, self._bytes = bytearray(), bytearray(), 0

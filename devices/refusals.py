@@ -1,5 +1,8 @@
 """What is wrong with a file on a device, said alike by every kind of transport."""
 
+import shlex
+from collections.abc import Sequence
+
 from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, UsageError
 
 SHOWN_CHARACTERS = 120
@@ -8,6 +11,16 @@ SHOWN_CHARACTERS = 120
 def shown(text: str) -> str:
     """``text`` for a message: quoted, with control characters escaped, and cut where it is long."""
     return repr(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "...")
+
+
+def shown_command(command: Sequence[str]) -> str:
+    """``command`` for a message; of a script that is sent along, its name and its arguments alone."""
+    words = list(command)
+    while words[:2] == ["sh", "-c"] and len(words) > 3:
+        words = words[3:]
+        if words[0] == "sh" and "--" in words:  # with variables of its own
+            words = words[words.index("--") + 1 :]
+    return shown(shlex.join(words))
 
 
 def unusable_file(done: str, remote: str, why: str) -> DeviceError:

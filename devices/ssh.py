@@ -11,7 +11,6 @@ import os
 import re
 import select
 import selectors
-import shlex
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -21,7 +20,7 @@ from typing import BinaryIO
 from edgeopt.devices import sftp
 from edgeopt.devices.base import MAX_OUTPUT_BYTES, QUICK_S, Ask, Finished, OnBytes, OnOutput, Transport
 from edgeopt.devices.drain import Drain
-from edgeopt.devices.refusals import check_name, large_file, no_room, short_file, shown, unusable_file
+from edgeopt.devices.refusals import check_name, large_file, no_room, short_file, shown, shown_command, unusable_file
 from edgeopt.devices.session import text
 from edgeopt.devices.ssh_command import Line, Marked
 from edgeopt.devices.ssh_config import parse_url, resolve
@@ -83,7 +82,7 @@ class SshTransport:
             except DeviceTimeout as late:
                 raise late if said[0].begun else self._not_started(late, said) from late
             if session.exit_code is None:
-                raise Ended(f"{shown(shlex.join(command))} ended without an exit code")
+                raise Ended(f"{shown_command(command)} ended without an exit code")
             if not said[0].begun:
                 raise self._not_run(session.exit_code, said)
             session.finish(CLOSE_S)
