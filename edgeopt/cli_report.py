@@ -60,7 +60,7 @@ def reported(debug: bool) -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not raise again
         raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # the user's code may have exceptions of any kind
         if code := sent():  # an import that it interrupts may raise anything
             raise typer.Exit(_interrupted(code)) from None
         if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code:

@@ -19,7 +19,7 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n
 
 def summary(error: BaseException, limit: int = 400) -> str:
     """``error`` in one line: ``ValueError: bad size``; of a long message the first paragraph, up to ``limit`` characters."""
-    text = " ".join(str(error).strip().split("\n\n")[0].split())[:limit]
+    text = " ".join(_said(error).strip().split("\n\n")[0].split())[:limit]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -28,7 +28,7 @@ def users_line(error: BaseException) -> str:
 
     torch.export puts the user's stack into the text of some of its errors instead of the traceback.
     """
-    if line := line_in(str(error)):
+    if line := line_in(_said(error)):
         return line
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
     if not frames:
@@ -50,6 +50,14 @@ def cause(error: BaseException) -> str:
     """:func:`summary` with :func:`users_line` behind it."""
     line = users_line(error)
     return f"{summary(error)} ({line})" if line else summary(error)
+
+
+def _said(error: BaseException) -> str:
+    """``str(error)``; of one that cannot say anything, nothing."""
+    try:
+        return str(error)
+    except Exception:  # the user's own class may raise whatever it likes
+        return ""
 
 
 @contextmanager

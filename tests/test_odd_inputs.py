@@ -35,7 +35,14 @@ class Net(nn.Module):
     def forward(self, x):
         if self.fault == "exits":
             sys.exit(0)
+        if self.fault == "speechless":
+            raise Speechless
         return self.head(x)
+
+
+class Speechless(BaseException):
+    def __str__(self):
+        raise ValueError("nothing to say")
 
 
 class Table(nn.Module):
@@ -45,6 +52,10 @@ class Table(nn.Module):
 
     def forward(self, ids):
         return self.head(self.table(ids))
+
+
+def speechless_evaluate(predict):
+    raise Speechless
 
 
 def exiting():
@@ -82,7 +93,7 @@ def scalars(predict):
 
 generator = (X for _ in range(3))
 same_generator = lambda: generator
-good, exits = edgeopt.Model(Net(), X), edgeopt.Model(Net("exits"), X)
+good, exits, speechless = (edgeopt.Model(Net(fault), X) for fault in ("", "exits", "speechless"))
 table = edgeopt.Model(Table(), torch.zeros(1, 3, dtype=torch.int64))
 ids = [torch.tensor([[1, 2, 3]])] * 3
 recorded, held_out = [torch.tensor([[1, 2, 10]]), *ids], [*ids, torch.tensor([[1, 2, 10]])]
@@ -103,6 +114,8 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("model", "option", "name", "error", "said"),
     [
         ("exits", "", "", errors.ForwardError, "odd.py, line 21: sys.exit(0)\n  cause: SystemExit: 0"),
+        ("speechless", "", "", errors.ForwardError, "odd.py, line 23: raise Speechless\n  cause: Speechless"),
+        ("good", "--evaluate", "speechless_evaluate", errors.EvaluationError, "cause: Speechless ("),
         ("good", "--calibration", "exiting", errors.CalibrationError, "cause: SystemExit: 0 ("),
         ("good", "--calibration", "wants_a_folder", errors.CalibrationError, "takes no arguments"),
         ("wide", "--calibration", "few", errors.CalibrationError, "5 rows came (the last batch: 2x4)"),

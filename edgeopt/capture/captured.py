@@ -151,9 +151,9 @@ def _tried(
         try:
             chosen = witness.in_float32() if way is None else way
             tried = trial(chosen, example, others)
-        except EdgeoptError:
+        except (EdgeoptError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:  # what the user's forward raises
+        except BaseException as error:  # what the user's forward raises
             first = first or error
             continue
         if not tried.outputs:
