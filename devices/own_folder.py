@@ -1,6 +1,7 @@
 """edgeopt's folder on a device: made, or taken where it is empty, and known again by the mark in it. Nothing else is used.
 
-One from before there was a mark is known by ``device.sh`` in it, whose name is its digest, where it holds nothing of others.
+One from before there was a mark is known by ``device.sh`` in it, whose name is its digest, where it holds nothing of others. A
+folder ``tools`` in it is the user's, whoever of both came first, and makes it no less empty.
 """
 
 from functools import cache

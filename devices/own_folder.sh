@@ -1,6 +1,6 @@
 # edgeopt's folder on a device, by: sh -c THIS own_folder.sh ROOT make|look. ROOT: the folder, or nothing for the usual one. Prints
 # where it is. "make" makes it where it is not there, and takes one that is empty or that an edgeopt from before there was a mark has
-# made; "look" changes nothing. Exit codes: own_folder.py.
+# made, also with a folder tools in it, the user's own; "look" changes nothing. Exit codes: own_folder.py.
 #
 # Only what has the mark is used. Several may come at once: what is there is listed before the mark is looked at, the mark is
 # written before anything else, and appended, so that its first line is whole whoever comes second.
@@ -14,11 +14,16 @@ home() { # exits where there is no home folder
     exit 72
 }
 
-may_mark() { # whether the current folder is edgeopt's or empty, but for a mark that is not written; the dot keeps line ends in names
+may_mark() { # whether the folder is edgeopt's, or empty but for tools and an unwritten mark; the dot keeps line ends in names
     case $(ls -A && echo .) in
         .) ;;
         "$mark
 .") is_unwritten "$mark" ;;
+        "tools
+.") is_folder tools ;;
+        "$mark
+tools
+.") is_unwritten "$mark" && is_folder tools ;;
         *) is_of_before ;;
     esac
 }
@@ -43,13 +48,15 @@ digest() { # FILE: its SHA-256; nothing where the device has no way to compute i
     fi | { read -r sum rest; echo "$sum"; }
 }
 
+is_folder() { [ -d "$1" ] && [ ! -L "$1" ]; }
+
 is_unwritten() { [ -f "$1" ] && [ ! -L "$1" ] && [ ! -s "$1" ]; } # a mark on a full disk
 
 is_of_before() { # whether the current folder holds device.sh under the name of its own digest, and nothing but what edgeopt puts there
     own_half= unsure=
     for file in * .[!.]* ..?*; do
         case $file in
-            store | sessions | runtimes) [ -d "$file" ] && [ ! -L "$file" ] || return 1 ;;
+            store | sessions | runtimes | tools) is_folder "$file" || return 1 ;;
             lock) [ -L "$file" ] || return 1 ;;
             breaking) [ -d "$file" ] || return 1 ;;
             "$mark") is_unwritten "$file" || return 1 ;;
