@@ -65,7 +65,8 @@ class Device:
         return self.transport.run(("sh", self.script, self.root, action, *arguments), timeout_s=timeout_s)
 
     def clean(self) -> None:
-        """Removes everything of edgeopt's from the device, and has it until that is done.
+        """Removes everything of edgeopt's from the device, and has it until that is done. A folder ``tools`` there is the
+        user's: it stays, and then the folder around it does too.
 
         Raises DeviceBusy while somebody uses it.
         """

@@ -9,9 +9,10 @@
 #   device.sh ROOT stop ID NAME                kills that process group
 #   device.sh ROOT set ID FILE VALUE           writes VALUE to FILE, to be put back when the session ends
 #   device.sh ROOT close ID                    kills, puts back, removes, and gives the device free
-#   device.sh ROOT clean ID                    removes all of edgeopt's, then closes the session, which had the device until then
+#   device.sh ROOT clean ID                    removes all but tools, then closes the session, which had the device until then
 #
 # ROOT/.edgeopt-device    the mark that own_folder.sh writes: nothing is removed from a folder without it
+# ROOT/tools/             the user's own programs, which stay there
 # ROOT/store/NAME         files whose name was given after their digest was checked
 # ROOT/lock -> ID         who has the device: made by one atomic symlink(2)
 # ROOT/sessions/ID/       owner, boot, reaper, beat, groups/NAME, restore/N.{path,value}, work/
@@ -271,7 +272,7 @@ clean() { # ID; the shell goes on reading this file when it has no name any more
     is_marked || exit 78
     failed=0
     for file in "$root"/* "$root"/.[!.]*; do
-        case $file in */sessions | */lock | */clearing | "$root/$mark") ;; *) rm -rf "$file" || failed=1 ;; esac
+        case $file in */sessions | */lock | */clearing | */tools | "$root/$mark") ;; *) rm -rf "$file" || failed=1 ;; esac
     done
     for file in "$root"/sessions/* "$root"/sessions/.[!.]*; do
         [ ! -L "$root/sessions" ] || break # what it leads to is not edgeopt's

@@ -1,6 +1,7 @@
 """edgeopt's folder on a device: made, or taken where it is empty, and known again by the mark in it. Nothing else is used.
 
-One from before there was a mark is known by ``device.sh`` in it, whose name is its digest, where it holds nothing of others.
+One from before there was a mark is known by ``device.sh`` in it, whose name is its digest, where it holds nothing of others. A
+folder ``tools`` in it is the user's, whoever of both came first, and makes it no less empty.
 """
 
 from functools import cache
@@ -17,7 +18,7 @@ MARK = ".edgeopt-device"
 """The file in it that says whose it is, with one fixed line."""
 NOT_OWN = 78
 """Exit code of ``own_folder.sh`` and ``device.sh`` for a folder that is there, is not empty and has no mark."""
-_NO_HOME, _NOT_MADE = 72, 73
+_UNDIGESTED, _NO_HOME, _NOT_MADE = 69, 72, 73
 _ANOTHER = 'name another one in devices.toml: root = "/a/folder/there"'
 
 
@@ -32,6 +33,12 @@ def own_folder(name: str, transport: Transport, root: str | None, *, make: bool)
     said = text(answer.stdout).strip()
     if answer.exit_code == NOT_OWN:
         raise not_own(name, said)
+    if answer.exit_code == _UNDIGESTED:
+        raise DeviceError(
+            f"{said[-500:]!r} on {name} cannot be known for edgeopt's folder: nothing was changed",
+            why=f"it looks like one from before the mark, {MARK}, and no program there computes SHA-256 to make sure",
+            fix=f"install sha256sum, shasum, openssl, busybox or python3 there, move that folder away, or {_ANOTHER}",
+        )
     if answer.exit_code == _NO_HOME:
         why = f"its home folder, {said!r}, is not there" if said else "HOME is not set there"
         raise DeviceError(f"{name} has no usable home folder, where edgeopt's is", why=why, fix=_ANOTHER)

@@ -1,12 +1,12 @@
 # edgeopt's folder on a device, by: sh -c THIS own_folder.sh ROOT make|look. ROOT: the folder, or nothing for the usual one. Prints
 # where it is. "make" makes it where it is not there, and takes one that is empty or that an edgeopt from before there was a mark has
-# made; "look" changes nothing. Exit codes: own_folder.py.
+# made, also with a folder tools in it, the user's own; "look" changes nothing. Exit codes: own_folder.py.
 #
 # Only what has the mark is used. Several may come at once: what is there is listed before the mark is looked at, the mark is
 # written before anything else, and appended, so that its first line is whole whoever comes second.
 
 mark=.edgeopt-device said="This folder is edgeopt's: edgeopt removes whatever is in it."
-root=$1 task=$2
+root=$1 task=$2 undigested=
 
 home() { # exits where there is no home folder
     [ -n "$HOME" ] && [ -d "$HOME" ] && return
@@ -14,40 +14,61 @@ home() { # exits where there is no home folder
     exit 72
 }
 
-may_mark() { # whether the current folder is edgeopt's or empty, but for a mark that is not written; the dot keeps line ends in names
+may_mark() { # whether the folder is edgeopt's, or empty but for tools and an unwritten mark; the dot keeps line ends in names
     case $(ls -A && echo .) in
         .) ;;
         "$mark
 .") is_unwritten "$mark" ;;
+        "tools
+.") is_folder tools ;;
+        "$mark
+tools
+.") is_unwritten "$mark" && is_folder tools ;;
         *) is_of_before ;;
     esac
 }
 
-digest() {
-    if command -v sha256sum > /dev/null 2>&1; then sha256sum < "$1"
-    elif command -v shasum > /dev/null 2>&1; then shasum -a 256 < "$1"
-    else openssl dgst -sha256 -r < "$1"
-    fi 2> /dev/null
+# The next three are those of device.sh.
+
+there() { command -v "$1" > /dev/null 2>&1; }
+
+within() { # PROGRAM: the box of programs that has it without a link to it
+    for box in busybox toybox; do
+        if "$box" "$1" --help > /dev/null 2>&1; then echo "$box"; return; fi
+    done
+    return 1
 }
+
+digest() { # FILE: its SHA-256; nothing where the device has no way to compute it
+    if there sha256sum; then sha256sum < "$1"
+    elif there shasum; then shasum -a 256 < "$1"
+    elif there openssl; then openssl dgst -sha256 -r < "$1"
+    elif box=$(within sha256sum); then "$box" sha256sum < "$1"
+    else python3 -E -S -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$1" 2> /dev/null
+    fi | { read -r sum rest; echo "$sum"; }
+}
+
+is_folder() { [ -d "$1" ] && [ ! -L "$1" ]; }
 
 is_unwritten() { [ -f "$1" ] && [ ! -L "$1" ] && [ ! -s "$1" ]; } # a mark on a full disk
 
 is_of_before() { # whether the current folder holds device.sh under the name of its own digest, and nothing but what edgeopt puts there
-    own_half=
+    own_half= unsure=
     for file in * .[!.]* ..?*; do
         case $file in
-            store | sessions | runtimes) [ -d "$file" ] && [ ! -L "$file" ] || return 1 ;;
+            store | sessions | runtimes | tools) is_folder "$file" || return 1 ;;
             lock) [ -L "$file" ] || return 1 ;;
             breaking) [ -d "$file" ] || return 1 ;;
             "$mark") is_unwritten "$file" || return 1 ;;
             device-*.sh)
                 own_half=${file#device-} own_half=${own_half%.sh}
-                [ -f "$file" ] && [ ! -L "$file" ] && [ "${#own_half}" = 16 ] || return 1
-                case $(digest "$file") in "$own_half"*) ;; *) return 1 ;; esac ;;
+                [ -f "$file" ] && [ ! -L "$file" ] && [ -r "$file" ] && [ "${#own_half}" = 16 ] || return 1
+                case $(digest "$file" 2> /dev/null) in "$own_half"*) ;; "") unsure=1 ;; *) return 1 ;; esac ;;
             *) [ ! -e "$file" ] && [ ! -L "$file" ] || return 1 ;; # the patterns themselves, where nothing is like them
         esac
     done
-    [ -n "$own_half" ]
+    undigested=$unsure
+    [ -n "$own_half" ] && [ -z "$unsure" ]
 }
 
 is_marked() { [ -f "$mark" ] && [ ! -L "$mark" ] && read -r line < "$mark" && [ "$line" = "$said" ]; }
@@ -88,6 +109,7 @@ if may_mark; then
 fi
 if ! is_marked; then
     pwd
+    [ -z "$undigested" ] || exit 69
     exit 78
 fi
 if [ "$task" = make ]; then

@@ -5,9 +5,10 @@ from typing import Literal
 from pydantic import ValidationError
 
 from edgeopt.core import data_class, from_json
-from edgeopt.devices.base import QUICK_S, Transport
-from edgeopt.devices.session import text
-from edgeopt.errors import BadAnswer, DeviceError
+from edgeopt.devices.base import NOT_FOUND, QUICK_S, Finished, Transport
+from edgeopt.devices.session import Session, text
+from edgeopt.errors import BadAnswer, ConfigError, DeviceError, DeviceTimeout
+from edgeopt.untrusted import shown
 
 OLDEST = (3, 8)
 """The oldest Python that the runner works with."""
@@ -16,6 +17,7 @@ _FOLDERS = "/usr/bin:/usr/local/bin:/opt/homebrew/bin:/data/data/com.termux/file
 """Where Pythons are that a login without a terminal does not find."""
 _MAX_BYTES = 64 * 1024
 _PER_PYTHON_S = 5.0
+_NAMED_S = QUICK_S + _PER_PYTHON_S
 # Runs under whatever calls itself python3, so the plainest Python only.
 _DESCRIBE = """
 import glob, json, os, platform, struct, sys, sysconfig
@@ -140,6 +142,40 @@ def find(name: str, transport: Transport) -> tuple[Python, ...]:
         fix = "install Python there (Debian: apt install python3), or use native tools: edgeopt doctor says which"
         raise DeviceError(f"{name} has no Python", why=why, fix=fix)
     return tuple(found.values())
+
+
+def named(session: Session, python: str) -> Python:
+    """The one that ``devices.toml`` names for the session's device, as it describes itself.
+
+    Raises ConfigError for an empty text, and DeviceTimeout, BadAnswer or another DeviceError for what is no Python. All name
+    that line.
+    """
+    name, what = session.device.name, f"python = {shown(python)} of {session.device.name} in devices.toml cannot be set up"
+    if not python:
+        why = "it says that no Python there is to be used"
+        raise ConfigError(what, why=why, fix="leave out that line, or name a Python there; native tools need no setup")
+    try:
+        done = session.run("describe", (python, "-E", "-s", "-c", _DESCRIBE), timeout_s=_NAMED_S, limit=_MAX_BYTES)
+        found = _read(name, done.stdout) if done.exit_code == 0 else []
+    except (DeviceTimeout, BadAnswer) as error:
+        raise type(error)(what, why=error.message()[:500], fix=_correct(python)) from error
+    if len(found) != 1:
+        raise DeviceError(what, why=_no_python(done), fix=_correct(python))
+    return found[0]
+
+
+def _correct(python: str) -> str:
+    path = "the whole path of " if not python.startswith("/") else ""
+    return f"name {path}a Python there in that line, or leave it out: edgeopt then looks for one"
+
+
+def _no_python(done: Finished) -> str:
+    if done.exit_code == NOT_FOUND:
+        return "there is no such program there"
+    said = text(done.stderr).strip().splitlines()[-1:]
+    return (
+        f"it does not say what it is as a Python does (exit code {done.exit_code}{': ' if said else ''}{''.join(said)[:300]})"
+    )
 
 
 def _read(name: str, printed: bytes) -> list[Python]:

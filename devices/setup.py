@@ -7,7 +7,7 @@ ROOT/runtimes/current                   the digest in use
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,7 @@ from edgeopt.devices.unpack import NO_ROOM
 from edgeopt.devices.variables import with_variables
 from edgeopt.devices.wheels import Fetcher, Wheel, choose, choose_numpy, digest_of, pack
 from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, UnknownName, did_you_mean
+from edgeopt.untrusted import shown
 
 OnStep = Callable[[str], None]
 """Takes what is being done now, in words."""
@@ -76,7 +77,7 @@ class Installed:
     """The runtimes of a device. Programs find them with ``folder`` as PYTHONPATH and ``python`` as interpreter."""
 
     python: str
-    """Absolute path of the interpreter on the device."""
+    """Absolute path of the interpreter on the device, with links followed."""
     python_version: str
     folder: str
     runtimes: dict[str, str]
@@ -85,6 +86,8 @@ class Installed:
     """By distribution, numpy included."""
     notes: tuple[str, ...] = ()
     """Where something else than the first choice was taken, and why."""
+    named: str = ""
+    """The ``python`` of ``devices.toml`` that they were installed for, as it stands there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,12 @@ class _Choice:
     packages: dict[str, _Package]
     wheels: tuple[Wheel, ...]
     notes: tuple[str, ...]
+    named: str = ""
+    """What ``devices.toml`` calls this Python: it may be a link of a virtual environment, or a script that starts it."""
+
+    @property
+    def program(self) -> str:
+        return self.named or self.python.executable
 
     def installed(self, folder: str) -> Installed:
         return Installed(
@@ -104,6 +113,7 @@ class _Choice:
             runtimes={runtime: package.distribution for runtime, package in self.packages.items()},
             versions={wheel.name: wheel.version for wheel in self.wheels},
             notes=self.notes,
+            named=self.named,
         )
 
 
@@ -137,14 +147,22 @@ def installed(device: Device) -> Installed | None:
     return found
 
 
-def setup(session: Session, *, runtimes: Sequence[str] = tuple(_RUNTIMES), on_step: OnStep = lambda step: None) -> Installed:
+def setup(
+    session: Session,
+    *,
+    runtimes: Sequence[str] = tuple(_RUNTIMES),
+    python: str | None = None,
+    on_step: OnStep = lambda step: None,
+) -> Installed:
     """Installs ``runtimes`` (formats: ``onnx``, ``tflite``) for a Python of the session's device, and imports them there.
 
+    ``python``: the one that ``devices.toml`` names, which is then the only one that counts; None: the first that there is.
     The versions are those installed here where there are wheels of them, so that device and host compute the same. Sends
     nothing where the same wheels are already there. What was installed before goes away once the new one works.
 
     Raises UnknownName for a runtime that is not known, DeviceError where there are no wheels for the device's Python, or they
-    cannot be fetched or do not work there, DeviceFull where there is no room, MissingExtra where pip is missing here.
+    cannot be fetched or do not work there, or ``python`` is none (ConfigError where it is empty), DeviceFull where there is no
+    room, MissingExtra where pip is missing here.
     """
     device = session.device
     for runtime in runtimes:
@@ -152,7 +170,8 @@ def setup(session: Session, *, runtimes: Sequence[str] = tuple(_RUNTIMES), on_st
             fix = did_you_mean(runtime, _RUNTIMES) or f"known: {', '.join(_RUNTIMES)}"
             raise UnknownName(f"edgeopt installs no runtime for {runtime!r}", fix=fix)
     on_step("looking for Python")
-    choice = _choose(device.name, pythons.find(device.name, device.transport), runtimes, on_step)
+    found = pythons.find(device.name, device.transport) if python is None else (pythons.named(session, python),)
+    choice = _choose(device.name, found, runtimes, on_step, python or "")
     digest = digest_of(choice.wheels)
     folder = f"{device.root}/runtimes/{digest}"
     there = _readable(device)
@@ -173,19 +192,21 @@ def _readable(device: Device) -> Installed | None:
         return None  # what is damaged is replaced
 
 
-def _choose(device: str, found: Sequence[Python], runtimes: Sequence[str], on_step: OnStep) -> _Choice:
-    """The first of the device's Pythons that has wheels for all of ``runtimes``."""
+def _choose(device: str, found: Sequence[Python], runtimes: Sequence[str], on_step: OnStep, named: str) -> _Choice:
+    """The first of the device's Pythons that has wheels for all of ``runtimes``; ``named``: what devices.toml calls it."""
     refused: list[str] = []
     for python in found:
         why = python.unusable()
         if not why:
             try:
-                return _choose_wheels(Fetcher(device, python, default_root() / "wheels"), runtimes, on_step)
+                fetcher = Fetcher(device, python, default_root() / "wheels")
+                return replace(_choose_wheels(fetcher, runtimes, on_step), named=named)
             except _NoWheel as error:
                 why = str(error)
         refused.append(f"{python.executable} ({python.describe()}): {why}")
     others = f", or only what there is: {', '.join(_RUNTIMES)} one by one" if len(runtimes) > 1 else ""
-    fix = f"install a Python there that has wheels (CPython 3.10 to 3.13, 64 bits, glibc){others}, or use native tools"
+    another = f"name another Python than python = {shown(named)} in devices.toml" if named else "install a Python there"
+    fix = f"{another} that has wheels (CPython 3.10 to 3.13, 64 bits, glibc){others}, or use native tools"
     raise DeviceError(f"no Python of {device} can be set up for {' and '.join(runtimes)}", why="; ".join(refused), fix=fix)
 
 
@@ -224,7 +245,7 @@ def _install(session: Session, choice: _Choice, folder: str, on_step: OnStep) ->
         there = session.push(archive)
     on_step("unpacking there")
     script = session.write("unpack.py", (files("edgeopt.devices") / "unpack.py").read_bytes())
-    command = (choice.python.executable, "-E", "-s", script, there, "runtimes")
+    command = (choice.program, "-E", "-s", script, there, "runtimes")
     _expect(session, session.run("unpack", command, timeout_s=_UNPACK_S), "unpack the wheels")
     move = 'rm -rf "$2" && mkdir -p "$1" && mv runtimes "$2" && rm -f "$3"'
     parent = f"{session.device.root}/runtimes"
@@ -236,7 +257,7 @@ def _import(session: Session, choice: _Choice, folder: str) -> None:
     """Imports every runtime on the device, as the runner will. Raises DeviceError with the cause, and removes ``folder``."""
     modules = ("numpy", *(package.module for package in choice.packages.values()))
     environment = {"PYTHONPATH": folder, "PYTHONNOUSERSITE": "1", "ORT_DISABLE_TELEMETRY": "1"}
-    command = with_variables(environment, (choice.python.executable, "-c", _IMPORT, *modules))
+    command = with_variables(environment, (choice.program, "-c", _IMPORT, *modules))
     done = session.run("import", command, timeout_s=_IMPORT_S)
     printed = text(done.stdout).splitlines()
     if done.exit_code == 0 and printed[-1:] == [" ".join(("imported", *modules))]:

@@ -230,7 +230,8 @@ def setup(
             connected.session(wait_s=SETUP_WAIT_S) as session,
         ):
             wanted = tuple(runtime or ("onnx", "tflite"))
-            done = run(session, runtimes=wanted, on_step=lambda step: typer.echo(plain(step), err=True))
+            tell = lambda step: typer.echo(plain(step), err=True)  # noqa: E731
+            done = run(session, runtimes=wanted, python=spec.python, on_step=tell)
         versions = ", ".join(f"{name} {version}" for name, version in done.versions.items())
         typer.echo(plain(f"{spec.name}: {versions}, for Python {done.python_version}"))
         for note in done.notes:

@@ -15,13 +15,17 @@ _QUIET = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
 
 
 def find_python(device: Device, spec: DeviceSpec, facts: DeviceFacts) -> tuple[str, ...] | None:
-    """The command: the Python of ``devices.toml``; else the runtimes that ``edgeopt devices setup`` put there; else this very
-    Python on this computer; else the device's ``python3`` with whatever it has. None where there is none, or an old one, or
-    where ``devices.toml`` says ``python = ""``: then native tools measure."""
-    if spec.python is not None:
-        return with_variables(_QUIET, (spec.python,)) if spec.python else None
-    if (found := installed(device)) is not None:
-        return with_variables({**_QUIET, "PYTHONPATH": found.folder}, (found.python,))
+    """The command: the Python of ``devices.toml``, with the runtimes that ``edgeopt devices setup`` put there for it, or those
+    that it has itself; else the Python that they were put there for; else this very Python on this computer; else the device's
+    ``python3`` with whatever it has. None where there is none, or an old one, or where ``devices.toml`` says ``python = ""``:
+    then native tools measure."""
+    if spec.python == "":
+        return None
+    found = installed(device)
+    if spec.python and (found is None or found.named != spec.python):
+        return with_variables(_QUIET, (spec.python,))
+    if found is not None:
+        return with_variables({**_QUIET, "PYTHONPATH": found.folder}, (spec.python or found.python,))
     if spec.url == LOCAL:
         return (sys.executable, "-B")
     if not facts.python or too_old(facts):

@@ -1,19 +1,23 @@
 """Devices that lack programs: macOS has no setsid, a small Linux may have none of many."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from edgeopt.devices.device import Device
 from edgeopt.devices.local import connect
+from edgeopt.devices.own_folder import MARK, NAME
 from edgeopt.errors import DeviceBusy, DeviceError, DeviceTimeout
+from tests.devices.test_own_folder import of_before, state
 from tests.devices.test_session import eventually, left, refuse, running
 
 GROUPS = ("setsid", "busybox", "toybox")
@@ -139,6 +143,35 @@ def test_a_digest_is_computed_by_whatever_there_is(poor: Poor, tmp_path: Path, t
     source.write_bytes(os.urandom(1000))
     with poor(*(program for program in (*DIGESTS, "python3") if program != there)).session() as session:
         assert Path(session.push(source)).read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("there", (*DIGESTS, "python3"))
+def test_a_folder_from_before_the_mark_is_known_by_whatever_computes_a_digest(poor: Poor, tmp_path: Path, there: str) -> None:
+    if not shutil.which(there):
+        pytest.skip(f"{there} is not installed here")
+    folder = of_before(tmp_path / "a root" / NAME)
+    poor(*(program for program in (*DIGESTS, "python3") if program != there))
+    assert (folder / MARK).is_file()
+
+
+def test_a_folder_from_before_the_mark_is_not_taken_where_nothing_computes_a_digest_and_that_is_said(
+    poor: Poor, tmp_path: Path
+) -> None:
+    folder = of_before(tmp_path / "a root" / NAME)
+    before = state(folder)
+    with pytest.raises(DeviceError, match="cannot be known for edgeopt's folder") as caught:
+        poor(*DIGESTS, "python3")
+    assert "computes SHA-256" in caught.value.why and "install sha256sum" in caught.value.fix
+    assert state(folder) == before
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(DeviceError, match="is not edgeopt's folder"):
+        Device.connect("here", connect("local", refuse), root=str(tmp_path / "a root"))
+
+
+def test_both_scripts_compute_a_digest_in_the_same_way() -> None:
+    texts = [(files("edgeopt.devices") / name).read_text() for name in ("device.sh", "own_folder.sh")]
+    ways = [re.findall(r"^there\(\) .*?^digest\(\) .*?^}$", text, re.DOTALL | re.MULTILINE) for text in texts]
+    assert len(ways[0]) == 1 and ways[0] == ways[1]
 
 
 def test_what_is_needed_and_missing_is_named_with_the_next_step(poor: Poor) -> None:
