@@ -24,6 +24,8 @@ WHERE = {
 """Where each tool comes from; nothing is downloaded here."""
 Mode = Literal["measure", "operators"]
 _NOT_FOUND, _NOT_EXECUTABLE, _KILLED = 127, 126, 137
+_FULL = "No space left on device"
+"""These tools set no locale: the C library's own words."""
 
 
 class NativeSession(Protocol):
@@ -79,6 +81,8 @@ def why_it_ended(job: NativeJob, done: Finished, complaints: Sequence[str], *, l
     text = done.stderr.decode("utf-8", "replace")
     if "CANNOT LINK EXECUTABLE" in text or "error while loading shared libraries" in text:
         return error("missing_runtime", f"{job.tool} lacks a shared library: {text.strip()[:500]}")
+    if full := [words for words in (said, text.strip()[-500:]) if _FULL in words]:
+        return error("disk_full", f"{job.tool}: {full[0]}")
     if done.exit_code in (_NOT_FOUND, _NOT_EXECUTABLE):
         return error("missing_runtime", f"{job.tool} cannot be started there, perhaps it is for another processor: {said}")
     if done.exit_code == _KILLED:

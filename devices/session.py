@@ -190,7 +190,7 @@ class Session:
         return DeviceFull(
             f"{self.device.name} has no room for {wanted / 1e6:.3g} MB, and {ROOM_TO_SPARE / 1e6:.0f} MB to spare",
             why=f"{free / 1e6:.3g} MB are free at {self.device.root}",
-            fix=f"make room, or clear what earlier runs stored: edgeopt devices clean {self.device.name}",
+            fix=make_room(self.device.name),
         )
 
     def _beat(self) -> None:
@@ -229,6 +229,11 @@ class _Lines:
     def _end(self) -> None:
         line, self._rest = bytes(self._rest), bytearray()
         self._on_line(text(line))
+
+
+def make_room(device: str) -> str:
+    """The next step where a device's disk is full."""
+    return f"make room, or clear what earlier runs stored: edgeopt devices clean {device}"
 
 
 def text(content: bytes) -> str:

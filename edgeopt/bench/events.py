@@ -7,7 +7,8 @@ from typing import Any
 
 from edgeopt.bench.types import Launch, Operator, Window
 from edgeopt.devices.base import MAX_OUTPUT_BYTES
-from edgeopt.errors import BadAnswer, DeviceError, FellBack, RunFailed
+from edgeopt.devices.session import make_room
+from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, FellBack, RunFailed
 
 MAX_NS = 10**15
 MAX_SAMPLES = 2_000_000
@@ -24,16 +25,19 @@ _PYTHON = 'python = "/usr/bin/python3.11"'
 
 
 class Reader:
-    """Takes lines, or events, as they come; what they said so far is in ``launch``, also after a run that was cut off."""
+    """Takes lines, or events, as they come; what they said so far is in ``launch``, also after a run that was cut off.
 
-    def __init__(self, subject: str) -> None:
+    ``subject``: what runs, and where; ``device``: the name by which the user knows that.
+    """
+
+    def __init__(self, subject: str, device: str) -> None:
         self._launch = Launch()
         self.operators: tuple[Operator, ...] = ()
         self.predictions: list[list[dict[str, Any]]] = []
         self.outputs: list[dict[str, Any]] = []
         self.ended = False
         self.failure: DeviceError | None = None
-        self._subject = subject
+        self._subject, self._device = subject, device
         self._samples: list[int] = []
         self._windows: list[Window] = []
         self._handlers: dict[str, Callable[[_Fields], None]] = {
@@ -148,7 +152,7 @@ class Reader:
         self.operators = tuple(_operator(_Fields(item)) for item in fields.objects("operators"))
 
     def _error(self, fields: "_Fields") -> None:
-        self.failure = self.failure or _failure(self._subject, fields.text("kind"), fields.text("message"))
+        self.failure = self.failure or _failure(self._subject, self._device, fields.text("kind"), fields.text("message"))
 
     def _end(self, fields: "_Fields") -> None:
         self.ended = True
@@ -162,7 +166,9 @@ class MissingRuntime(RunFailed):
     """The device has no runtime for the artifact: its result is skipped, not failed."""
 
 
-def _failure(subject: str, kind: str, message: str) -> DeviceError:
+def _failure(subject: str, device: str, kind: str, message: str) -> DeviceError:
+    if kind in ("disk_full", "read_only"):
+        return _unwritable(device, kind, message)
     if kind == "bad_output":
         fix = "look at lines.jsonl in the run's folder; perhaps this version of the tool is not known yet"
         return BadAnswer(f"what {subject} printed makes no sense", why=message, fix=fix)
@@ -189,6 +195,13 @@ def _failure(subject: str, kind: str, message: str) -> DeviceError:
         fix = "compare the runtime's version there with the bundle's"
         return RunFailed(f"{subject} could not be loaded", why=message, fix=fix)
     return RunFailed(f"{subject} failed", why=message, fix="try the same artifact on local")
+
+
+def _unwritable(device: str, kind: str, message: str) -> DeviceError:
+    if kind == "disk_full":
+        return DeviceFull(f"{device} has no room for what a run writes", why=message, fix=make_room(device))
+    fix = "look at its disk there: it may only be read, as after an error of the disk or of its file system"
+    return DeviceError(f"edgeopt's folder on {device} cannot be written", why=message, fix=fix)
 
 
 def _operator(fields: "_Fields") -> Operator:

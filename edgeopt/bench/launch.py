@@ -91,7 +91,7 @@ class PythonPlace:
         return [self._tensors(outputs, runnable, limits, files) for outputs in reader.predictions]
 
     def _reader(self, runnable: Runnable) -> Reader:
-        return Reader(f"{runnable.name} on {self.name}")
+        return Reader(f"{runnable.name} on {self.name}", self.name)
 
     def _write(self, samples: Sequence[tuple[Array, ...]], runnable: Runnable) -> list[list[dict[str, Any]]]:
         """Puts ``samples`` on the device, a file for each input, and says where each tensor is."""

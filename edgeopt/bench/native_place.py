@@ -83,7 +83,7 @@ class NativePlace:
         raise DeviceError(f"predictions of {runnable.name} on {self.name} need Python there", fix=fix)
 
     def _reader(self, runnable: Runnable) -> Reader:
-        return Reader(f"{runnable.name} on {self.name}")
+        return Reader(f"{runnable.name} on {self.name}", self.name)
 
     def _run(self, reader: Reader, runnable: Runnable, threads: int, mode: Mode) -> None:
         settings = self.settings

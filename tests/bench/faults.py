@@ -31,7 +31,7 @@ SILENCE_S = 4
 """Instead of half a minute: a device clears itself after so long."""
 SETTINGS = BenchSettings(launches=1, min_runs=150, min_seconds=0.2, max_seconds=20.0, timeout_s=60.0, wait_s=60.0)
 RUNTIME = """
-import os, signal, sys, time
+import os, signal, subprocess, sys, time
 __version__ = "sleeping"
 AFTER = os.environ.get("AFTER", "")
 class SessionOptions:
@@ -51,12 +51,19 @@ class InferenceSession:
         if AFTER == "hang" or AFTER == "hang2" and self.options.intra_op_num_threads == 2: time.sleep(1000)
         if AFTER == "kill": os.kill(os.getpid(), signal.SIGKILL)
         if AFTER == "memory": raise MemoryError("no room for 10 GB")
+        if AFTER == "full": fill()
+        if AFTER == "read_only": subprocess.run(["mount", "-o", "remount,ro", os.environ["DISK"]], check=True)
     def run(self, outputs, feeds):
         if sys._getframe(1).f_code.co_name == "timed":  # the runner's timed runs, whose first samples it tells after 0.2 s
             self.since = self.since or time.monotonic()
             if time.monotonic() > self.since + 0.25: self.go_wrong()
         time.sleep(0.004)
         return [feeds["x"]]
+def fill():
+    with open("fill", "ab", 0) as file:
+        try:
+            while True: file.write(bytes(4096))
+        except OSError: pass
 def get_available_providers(): return ["CPUExecutionProvider"]
 """
 
@@ -95,7 +102,7 @@ class Bed:
 
     def device(self, name: str, url: str, after: str = "") -> DeviceSpec:
         """A device whose runtime goes wrong when its first samples have been told: ``hang``, ``hang2`` (with two threads),
-        ``kill``, ``memory``; or not at all."""
+        ``kill``, ``memory``, ``full`` (the disk), ``read_only`` (the disk mounted at $DISK); or not."""
         (self.folder / "onnxruntime.py").write_text(RUNTIME)
         script = f'export PYTHONPATH="{self.folder}" AFTER={after}\nexec "{sys.executable}" "$@"'
         return DeviceSpec(name=name, url=url, root=str(self.root(name)), python=str(self.program(f"python-{name}", script)))

@@ -12,7 +12,7 @@ from edgeopt.bench import events
 from edgeopt.bench.events import MissingRuntime, Reader
 from edgeopt.bench.types import BenchResult, Launch, Measurement, Subject
 from edgeopt.core import from_json, to_json
-from edgeopt.errors import BadAnswer, DeviceError, FellBack, RunFailed
+from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, FellBack, RunFailed
 
 NAMES = (
     "runtime", "loaded", "first", "warm", "samples", "sustained", "memory", "placement", "environment", "summary", "outputs",
@@ -37,7 +37,7 @@ hostile_lines = st.text(max_size=60) | hostile_events.map(json.dumps) | values.m
 
 
 def said(*found: dict[str, Any]) -> Reader:
-    reader = Reader("m.onnx on pi5")
+    reader = Reader("m.onnx on pi5", "pi5")
     for one in found:
         reader.feed(json.dumps(one))
     return reader
@@ -131,8 +131,8 @@ def test_a_run_that_was_cut_off_keeps_its_samples(exit_code: int, words: str) ->
     ("kind", "error"),
     [
         ("missing_runtime", MissingRuntime), ("no_accelerator", MissingRuntime), ("fallback", FellBack),
-        ("memory", RunFailed), ("load", RunFailed), ("run", RunFailed), ("bad_job", RunFailed), ("bad_output", BadAnswer),
-        ("no such kind", RunFailed),
+        ("memory", RunFailed), ("load", RunFailed), ("disk_full", DeviceFull), ("read_only", DeviceError), ("run", RunFailed),
+        ("bad_job", RunFailed), ("bad_output", BadAnswer), ("no such kind", RunFailed),
     ],
 )  # fmt: skip
 def test_each_kind_of_error_is_an_error_of_its_own(kind: str, error: type[DeviceError]) -> None:
@@ -194,7 +194,7 @@ def test_an_event_that_cannot_be_is_a_bad_answer(line: str) -> None:
 @example(['{"event": "placement", "x": 1e999, "y": ' + "9" * 400 + "}"], 0, "")
 @example([json.dumps(one("error", kind="run", message="\ud800"))], 1, "")
 def test_whatever_is_printed_ends_in_a_launch_that_can_be_kept(lines: list[str], exit_code: int, stderr: str) -> None:
-    reader = Reader("m.onnx on pi5")
+    reader = Reader("m.onnx on pi5", "pi5")
     for line in lines:
         reader.feed(line)
     try:
@@ -206,7 +206,7 @@ def test_whatever_is_printed_ends_in_a_launch_that_can_be_kept(lines: list[str],
 
 @given(hostile_events)
 def test_whatever_event_a_native_tool_makes_ends_in_a_launch_that_can_be_kept(event: dict[str, Any]) -> None:
-    reader = Reader("m.tflite on pixel8")
+    reader = Reader("m.tflite on pixel8", "pixel8")
     reader.take(event)
     with contextlib.suppress(DeviceError):
         reader.finish(0, "")
@@ -215,7 +215,7 @@ def test_whatever_event_a_native_tool_makes_ends_in_a_launch_that_can_be_kept(ev
 
 def test_a_flood_of_samples_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "MAX_SAMPLES", 1000)
-    reader = Reader("m")
+    reader = Reader("m", "pi5")
     for _ in range(50):
         reader.feed(json.dumps(one("samples", ns=[5] * 100)))
     assert len(reader.launch.samples_ns) == 1000

@@ -1,4 +1,7 @@
-"""The disk is full where results go: what was measured is told all the same, and nothing half-written stays."""
+"""The disk is full where results go: what was measured is told all the same, and nothing half-written stays.
+
+Or it is full, or can no longer be written, on the device.
+"""
 
 import json
 import os
@@ -14,7 +17,8 @@ import pytest
 from edgeopt.bench import run as module
 from edgeopt.bench.kept_lines import KeptLines
 from edgeopt.bench.run import Benchmark, Request
-from edgeopt.errors import OutputError
+from edgeopt.errors import DeviceError, DeviceFull, OutputError
+from tests.bench.faults import Bed, identity
 from tests.bench.parts import QUICK, here, onnx_file, refuse
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +79,35 @@ def test_bench_onto_a_disk_of_that_size(tmp_path: Path, size: str, code: int) ->
         assert "left: result.json" not in done.stderr and "left: lines.jsonl" not in done.stderr
     else:
         assert "left: result.json" in done.stderr and "left: lines.jsonl" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("after", "error", "words"),
+    [
+        ("full", DeviceFull, ("x has no room", "No space left", "make room", "edgeopt devices clean x")),
+        ("read_only", DeviceError, ("edgeopt's folder on x cannot be written", "Read-only", "look at its disk")),
+    ],
+)
+def test_a_disk_of_the_device_that_takes_no_more_while_it_measures(
+    tmp_path: Path, after: str, error: type[DeviceError], words: tuple[str, ...]
+) -> None:
+    if not shutil.which("unshare") or subprocess.run(NO_DISK.split(), capture_output=True).returncode:
+        pytest.skip("no namespaces here")
+    device = Bed(tmp_path).device("x", "local", after=after)
+    identity(tmp_path / "identity.onnx")
+    (disk := tmp_path / "devices").mkdir()
+    toml = f'[x]\nurl = "local"\nroot = "{device.root}"\npython = "{device.python}"\n'
+    (tmp_path / "devices.toml").write_text(toml)
+    script = f"""
+        mount -t tmpfs -o size=8m none {disk}
+        {sys.executable} -m edgeopt.cli bench identity.onnx --device x --launches 1 --seconds 0.2 --runs 150 --format json
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "DISK": str(disk)}
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == error.exit_code, done.stderr
+    (result,) = json.loads(done.stdout)[0]["results"]
+    assert result["error"] == error.__name__
+    for word in words:
+        assert word in result["reason"]

@@ -160,6 +160,7 @@ def test_a_delegate_that_takes_nothing_is_told() -> None:
             "missing_runtime",
             "libc++",
         ),
+        (b"Initialized session in 3ms.\n", 1, b"write: No space left on device\n", "disk_full", "No space left"),
         (b"Initialized session in 3ms.\n", 0, b"", "run", "no word about why"),
         (b"count=1 curr=9\ncount=2 first=1 curr=2 min=nan max=3 avg=2\n", 0, b"", "bad_output", "nan"),
         (b"count=1 curr=9\ncount=2 first=1 curr=2 min=5 max=3 avg=4\n", 0, b"", "bad_output", "more than"),

@@ -98,7 +98,7 @@ def cache(path: Path) -> None:
 
 
 def lines(path: Path) -> None:
-    reader = Reader("it")
+    reader = Reader("it", "pi5")
     for line in path.read_bytes().decode("utf-8", "replace").splitlines():
         reader.feed(line)
     _ = reader.launch
@@ -120,7 +120,7 @@ def perf_output(path: Path) -> None:
 
 def _taken(events: list[dict[str, Any]]) -> None:
     """Through JSON, as a device's own lines come."""
-    reader = Reader("it")
+    reader = Reader("it", "pi5")
     for event in events:
         reader.feed(json.dumps(event))
     _ = reader.launch
