@@ -57,7 +57,7 @@ is_of_before() { # whether the current folder holds device.sh under the name of 
     for file in * .[!.]* ..?*; do
         case $file in
             store | sessions | runtimes | tools) is_folder "$file" || return 1 ;;
-            lock) [ -L "$file" ] || return 1 ;;
+            lock | clearing) [ -L "$file" ] || return 1 ;;
             breaking) [ -d "$file" ] || return 1 ;;
             "$mark") is_unwritten "$file" || return 1 ;;
             device-*.sh)
