@@ -243,7 +243,7 @@ def text(content: bytes) -> str:
 
 def failed(device: str, action: str, answer: Finished) -> DeviceError:
     """The error for a command that should have worked."""
-    why = text(answer.stderr or answer.stdout).strip()[-500:] or "it said nothing"
+    why = (text(answer.stderr).strip() or text(answer.stdout).strip())[-500:] or "it said nothing"
     return DeviceError(f"{device} could not {action} (exit code {answer.exit_code})", why=why, fix="try the same by hand there")
 
 
