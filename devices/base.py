@@ -65,7 +65,7 @@ class Transport(Protocol):
 
         ``on_output`` gets standard output as it comes; it is kept in the result too. Raises DeviceTimeout after
         ``timeout_s`` seconds, BadAnswer where it prints more than ``limit`` bytes. Neither ends the command on the device:
-        that is the session's business.
+        that is the session's business, or that of :func:`edgeopt.devices.watched.watched`.
         """
 
     def send(self, source: BinaryIO, remote: str, *, offset: int = 0, on_bytes: OnBytes | None = None) -> None:

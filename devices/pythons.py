@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from edgeopt.core import data_class, from_json
 from edgeopt.devices.base import NOT_FOUND, QUICK_S, Finished, Transport
 from edgeopt.devices.session import Session, text
+from edgeopt.devices.watched import watched
 from edgeopt.errors import BadAnswer, ConfigError, DeviceError, DeviceTimeout
 from edgeopt.untrusted import shown
 
@@ -134,8 +135,9 @@ def find(name: str, transport: Transport) -> tuple[Python, ...]:
 
     Raises DeviceError where there is none, BadAnswer where what it says about them makes no sense.
     """
-    command = ("sh", "-c", _FIND, "sh", _DESCRIBE, *_NAMES)
-    done = transport.run(command, timeout_s=QUICK_S + _PER_PYTHON_S * len(_NAMES), limit=_MAX_BYTES)
+    seconds = QUICK_S + _PER_PYTHON_S * len(_NAMES)
+    command = watched(("sh", "-c", _FIND, "sh", _DESCRIBE, *_NAMES), seconds)
+    done = transport.run(command, timeout_s=seconds, limit=_MAX_BYTES)
     found = {python.executable: python for python in _read(name, done.stdout)}  # python3 stays before what it leads to
     if not found:
         why = "none of python3, python3.8 ... python3.15 is there"

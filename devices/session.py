@@ -5,14 +5,15 @@ The device's own half is ``device.sh``; its reaper ends a session whose beat has
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeopt.devices.base import MAX_OUTPUT_BYTES, QUICK_S, Finished, OnBytes
-from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, LinkLost
+from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, DeviceTimeout, LinkLost
 from edgeopt.files import sha256_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _NOT_PERMITTED = 77
 _PUSH_ATTEMPTS = 2
 _DIGEST_BYTES_PER_S = 5e6
 """A slow card on a slow board still reads so fast: the time allowed for checking a file there."""
+_FIRST_MISSING = 'for path do [ -e "$path" ] || { printf %s "$path"; exit; }; done'
 
 OnLine = Callable[[str], None]
 
@@ -43,6 +45,8 @@ class Session:
     silence_s: int
     warnings: list[str] = field(default_factory=list)
     """What could not be cleared at the end, for the result to say."""
+    _stored: dict[str, None] = field(default_factory=dict)
+    """Paths there of what was pushed, in their order."""
     _over: threading.Event = field(default_factory=threading.Event)
     _ending: threading.Lock = field(default_factory=threading.Lock)
     _heart: threading.Thread | None = None
@@ -97,7 +101,7 @@ class Session:
         for _ in range(_PUSH_ATTEMPTS):
             there, free = self._have(stored, digest, patience)
             if there is None:
-                return f"{self.device.root}/store/{stored}"
+                return self._keeps(stored)
             offset = there if self.device.transport.can_resume and there <= size else 0
             if free is not None and free < size - offset + ROOM_TO_SPARE:
                 raise self._full(size - offset, free)
@@ -107,7 +111,7 @@ class Session:
             answer = self.device.ask("keep", stored, digest, "700" if executable else "600", timeout_s=patience)
             said = text(answer.stdout).split()
             if said == ["kept"]:
-                return f"{self.device.root}/store/{stored}"
+                return self._keeps(stored)
         raise BadAnswer(
             f"{source.name} arrived damaged on {self.device.name}",
             why=f"its SHA-256 should be {digest}, the device says {' '.join(said)[:100] or text(answer.stderr)[:200]!r}",
@@ -166,6 +170,38 @@ class Session:
         if answer.exit_code not in (0, _NOT_PERMITTED):
             raise failed(self.device.name, f"set {path}", answer)
         return answer.exit_code == 0
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """A block in which what the session has there is used. Where it fails because that was removed meanwhile, the error
+        says so, instead of what the device made of it."""
+        try:
+            yield
+        except (LinkLost, DeviceTimeout, DeviceFull):
+            raise
+        except DeviceError as error:
+            if missing := self._missing():
+                what = f"edgeopt's folder on {self.device.name} went away while it was used"
+                fix = "run it again, and see that nothing there removes files meanwhile"
+                raise DeviceError(what, why=f"{missing} is not there any more", fix=fix) from error
+            raise
+
+    def _missing(self) -> str:
+        """The first of what must be there and is not. After the session's end nothing need be."""
+        if self.over:
+            return ""
+        wanted = (self.device.script, self.folder, *self._stored)
+        try:
+            done = self.device.transport.run(("sh", "-c", _FIRST_MISSING, "sh", *wanted), timeout_s=QUICK_S)
+        except DeviceError:
+            return ""
+        said = text(done.stdout)
+        return said if said in wanted and not self.over else ""
+
+    def _keeps(self, stored: str) -> str:
+        path = f"{self.device.root}/store/{stored}"
+        self._stored[path] = None
+        return path
 
     def _stop(self, name: str) -> None:
         try:
@@ -243,7 +279,7 @@ def text(content: bytes) -> str:
 
 def failed(device: str, action: str, answer: Finished) -> DeviceError:
     """The error for a command that should have worked."""
-    why = text(answer.stderr or answer.stdout).strip()[-500:] or "it said nothing"
+    why = (text(answer.stderr).strip() or text(answer.stdout).strip())[-500:] or "it said nothing"
     return DeviceError(f"{device} could not {action} (exit code {answer.exit_code})", why=why, fix="try the same by hand there")
 
 

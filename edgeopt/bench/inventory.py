@@ -15,6 +15,7 @@ from edgeopt.devices.environment import Environment, read_environment
 from edgeopt.devices.facts import DeviceFacts, read_facts
 from edgeopt.devices.known import DeviceSpec
 from edgeopt.devices.session import failed, text
+from edgeopt.devices.watched import watched
 from edgeopt.errors import DeviceTimeout, EdgeoptError
 
 TIMEOUT_S = 60.0
@@ -143,7 +144,7 @@ def _installed(device: Device, spec: DeviceSpec, facts: DeviceFacts) -> dict[str
     python = find_python(device, spec, facts) if tools else python_of(device, spec, facts)
     if python is None:
         return tools
-    command = (*python, "-c", _VERSIONS, *_RUNTIMES)
+    command = watched((*python, "-c", _VERSIONS, *_RUNTIMES), _PYTHON_S)
     done = device.transport.run(command, timeout_s=_PYTHON_S, limit=_MOST_BYTES)
     if done.exit_code != 0:
         raise failed(device.name, "say which runtimes it has", done)

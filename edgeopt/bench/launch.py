@@ -67,20 +67,26 @@ class PythonPlace:
     def measure(self, runnable: Runnable, threads: int) -> Measured:
         reader = self._reader(runnable)
         try:
-            inputs = self._write([synthetic(runnable.inputs)], runnable)[0]
-            self._run(reader, runnable, threads, {"mode": "measure", "inputs": inputs})
-            limits = _limits(runnable, 1, self.computed.elements(runnable.subject.sha256))
-            return Measured(reader.launch, self._tensors(reader.outputs, runnable, limits, {}))
+            with self.session.in_use():
+                inputs = self._write([synthetic(runnable.inputs)], runnable)[0]
+                self._run(reader, runnable, threads, {"mode": "measure", "inputs": inputs})
+                limits = _limits(runnable, 1, self.computed.elements(runnable.subject.sha256))
+                return Measured(reader.launch, self._tensors(reader.outputs, runnable, limits, {}))
         except EdgeoptError as error:
             return Measured(reader.launch, failure=error)
 
     def operators(self, runnable: Runnable, threads: int) -> tuple[Operator, ...]:
-        inputs = self._write([synthetic(runnable.inputs)], runnable)[0]
         reader = self._reader(runnable)
-        self._run(reader, runnable, threads, {"mode": "operators", "inputs": inputs})
+        with self.session.in_use():
+            inputs = self._write([synthetic(runnable.inputs)], runnable)[0]
+            self._run(reader, runnable, threads, {"mode": "operators", "inputs": inputs})
         return reader.operators
 
     def predict(self, runnable: Runnable, samples: Sequence[tuple[Array, ...]], elements: Elements = None) -> list[list[Array]]:
+        with self.session.in_use():
+            return self._predicted(runnable, samples, elements)
+
+    def _predicted(self, runnable: Runnable, samples: Sequence[tuple[Array, ...]], elements: Elements) -> list[list[Array]]:
         reader = self._reader(runnable)
         job = {"mode": "predict", "samples": self._write(samples, runnable)}
         self._run(reader, runnable, self.settings.threads[0], job)

@@ -67,14 +67,16 @@ class NativePlace:
     def measure(self, runnable: Runnable, threads: int) -> Measured:
         reader = self._reader(runnable)
         try:
-            self._run(reader, runnable, threads, "measure")
+            with self.session.in_use():
+                self._run(reader, runnable, threads, "measure")
         except EdgeoptError as error:
             return Measured(reader.launch, failure=error)
         return Measured(reader.launch)
 
     def operators(self, runnable: Runnable, threads: int) -> tuple[Operator, ...]:
         reader = self._reader(runnable)
-        self._run(reader, runnable, threads, "operators")
+        with self.session.in_use():
+            self._run(reader, runnable, threads, "operators")
         return reader.operators
 
     def predict(self, runnable: Runnable, samples: Sequence[tuple[Array, ...]], elements: Elements = None) -> list[list[Array]]:

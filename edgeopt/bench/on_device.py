@@ -148,7 +148,7 @@ class OnDevice:
             place = self._place(session, facts, lines.keep)
             if settings.lock_clocks:
                 self._warnings += lock_clocks(session, facts)
-            self._push(place)
+            self._push(place, session)
             Rounds(place, self._configurations, self._measuring, self.stop).go()
             for one in self._configurations:
                 if not self.stop.is_set():
@@ -181,7 +181,7 @@ class OnDevice:
             python=too_old(facts) if self.spec.python is None else "",
         )
 
-    def _push(self, place: Place) -> None:
+    def _push(self, place: Place, session: Session) -> None:
         """Everything before anything is measured; what cannot be pushed fails alone."""
         for artifact in self.artifacts:
             if self.stop.is_set():
@@ -191,7 +191,8 @@ class OnDevice:
                 continue
             self._tell(self._subject(artifact.name), "push")
             try:
-                place.path_of(artifact)
+                with session.in_use():
+                    place.path_of(artifact)
             except LinkLost:
                 raise
             except DeviceError as error:
