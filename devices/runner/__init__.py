@@ -24,6 +24,7 @@ name ends in ``_ns``, memory in bytes; what the device does not tell is null):
   (of the fallback, by kind)
 - ``prediction``: sample, ns, outputs (in mode ``predict``)
 - ``operators``: for each operator its kind, name, provider, runs and mean_ns (in mode ``operators``)
-- ``error``: kind (one of ``failures.KINDS``) and message; nothing follows it
+- ``error``: kind (load, run, memory, disk_full, read_only, missing_runtime, no_accelerator, bad_job, fallback, delegate)
+  and message; nothing follows it
 - ``end``: the run is complete; only then is the exit code 0
 """

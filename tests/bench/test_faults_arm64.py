@@ -75,7 +75,7 @@ def test_no_room_is_known_before_anything_is_sent(bed: Bed, server: Server, swit
     assert_measured(fine)
     (result,) = full.results
     assert result.error == "DeviceFull"
-    assert_clear(result.error, result.reason, "6.0 MB", "edgeopt devices clean board")
+    assert_clear(result.error, result.reason, "6 MB, and 1 MB to spare", "edgeopt devices clean board")
     assert not list((private(board) / "store").iterdir())
     assert not left(board)
     (run,) = bed.bench(device)

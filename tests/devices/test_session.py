@@ -132,7 +132,7 @@ def test_room_is_looked_for_before_anything_is_sent(device: Device, tmp_path: Pa
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(session_type, "_have", lambda self, *arguments: (have(*arguments)[0], 1000))
             patch.setattr(type(device.transport), "send", lambda *arguments, **options: pytest.fail("sent"))
-            with pytest.raises(DeviceFull, match=r"no room for 1\.0 MB"):
+            with pytest.raises(DeviceFull, match=r"no room for 1\.05 MB, and 1 MB to spare"):
                 session.push(source)
 
 
