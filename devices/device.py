@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from getpass import getuser
-from importlib.resources import files
 from io import BytesIO
 
 from edgeopt.devices.base import QUICK_S, Finished, Transport
 from edgeopt.devices.own_folder import NOT_OWN, not_own, own_folder
+from edgeopt.devices.scripts import script
 from edgeopt.devices.session import Session, failed, text
 from edgeopt.errors import DeviceBusy, DeviceError
 
@@ -136,9 +135,8 @@ class Device:
             time.sleep(1.0)
 
 
-@cache
 def _own_half() -> bytes:
-    return (files("edgeopt.devices") / "device.sh").read_bytes()
+    return script("device.sh").encode()
 
 
 def _checked(device: str, answer: Finished, action: str) -> str:

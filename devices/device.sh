@@ -1,4 +1,3 @@
-#!/bin/sh
 # The device's own half of edgeopt: a store of checked files, and sessions that leave nothing behind, whatever happens to the
 # computer that opened them. POSIX sh with what dash, busybox and Android's toybox share. The other half is device.py and session.py.
 #
@@ -27,26 +26,7 @@ umask 077
 ORT_DISABLE_TELEMETRY=1 # ONNX Runtime would leave a number of the device and uploads in its user's home
 export ORT_DISABLE_TELEMETRY
 root=$1 action=$2
-mark=.edgeopt-device said="This folder is edgeopt's: edgeopt removes whatever is in it."
 shift 2
-
-there() { command -v "$1" > /dev/null 2>&1; }
-
-within() { # PROGRAM: the box of programs that has it without a link to it
-    for box in busybox toybox; do
-        if "$box" "$1" --help > /dev/null 2>&1; then echo "$box"; return; fi
-    done
-    return 1
-}
-
-digest() { # FILE: its SHA-256; nothing where the device has no way to compute it
-    if there sha256sum; then sha256sum < "$1"
-    elif there shasum; then shasum -a 256 < "$1"
-    elif there openssl; then openssl dgst -sha256 -r < "$1"
-    elif box=$(within sha256sum); then "$box" sha256sum < "$1"
-    else python3 -E -S -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$1" 2> /dev/null
-    fi | { read -r sum rest; echo "$sum"; }
-}
 
 can_part() { there setsid || there perl || within setsid > /dev/null || python3 -E -S -c '' 2> /dev/null; }
 
@@ -71,10 +51,6 @@ own_group() { # the process group that the login gave this command alone, if it 
     fi
     [ "$group" = $$ ] || [ "$group" = "$PPID" ] || return 1
     echo "$group"
-}
-
-is_marked() {
-    [ -f "$root/$mark" ] && [ ! -L "$root/$mark" ] && read -r line < "$root/$mark" && [ "$line" = "$said" ]
 }
 
 lacking() { # what is needed and not there, one a line
@@ -269,7 +245,7 @@ close() { # ID; a reaper that sleeps would see only at its next look that nothin
 }
 
 clean() { # ID; the shell goes on reading this file when it has no name any more
-    is_marked || exit 78
+    is_marked "$root" || exit 78
     failed=0
     for file in "$root"/* "$root"/.[!.]*; do
         case $file in */sessions | */lock | */clearing | */tools | "$root/$mark") ;; *) rm -rf "$file" || failed=1 ;; esac

@@ -8,6 +8,7 @@ targets = ["arm-xnnpack", "arm-ort"]
 import re
 from collections.abc import Iterable
 from dataclasses import field, fields, replace
+from itertools import chain, count
 from os.path import expanduser
 from pathlib import Path
 from typing import Annotated
@@ -90,7 +91,7 @@ def resolve_all(texts: Iterable[str]) -> list[DeviceSpec]:
         spec = resolve(text)
         if spec.name in found:
             user = _name_for(f"://{text.partition('://')[2].rpartition('@')[0]}-{spec.name}")
-            names = (user, *(f"{user}-{number}" for number in range(2, len(found) + 3)))
+            names = chain((user,), (f"{user}-{number}" for number in count(2)))
             spec = replace(spec, name=next(name for name in names if name not in found))
         found[spec.name] = spec
     return list(found.values())

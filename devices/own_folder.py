@@ -4,11 +4,10 @@ One from before there was a mark is known by ``device.sh`` in it, whose name is 
 folder ``tools`` in it is the user's, whoever of both came first, and makes it no less empty.
 """
 
-from functools import cache
-from importlib.resources import files
 from pathlib import PurePosixPath
 
 from edgeopt.devices.base import QUICK_S, Transport
+from edgeopt.devices.scripts import script
 from edgeopt.devices.session import failed, text
 from edgeopt.errors import BadAnswer, DeviceError
 
@@ -28,7 +27,7 @@ def own_folder(name: str, transport: Transport, root: str | None, *, make: bool)
     ``make``: makes and marks it where it is not there or is empty; else nothing is changed, and it need not be there. Raises
     DeviceError for a folder that is not edgeopt's, which stays as it is, and where none can be made.
     """
-    command = ("sh", "-c", _script(), "own_folder.sh", below(root) if root else "", "make" if make else "look")
+    command = ("sh", "-c", script("own_folder.sh"), "own_folder.sh", below(root) if root else "", "make" if make else "look")
     answer = transport.run(command, timeout_s=QUICK_S)
     said = text(answer.stdout).strip()
     if answer.exit_code == NOT_OWN:
@@ -64,8 +63,3 @@ def not_own(name: str, folder: str) -> DeviceError:
 def below(root: str) -> str:
     """edgeopt's folder below one that the user names, which may be that folder itself."""
     return root if PurePosixPath(root).name == NAME else f"{root.rstrip('/')}/{NAME}"
-
-
-@cache
-def _script() -> str:
-    return (files("edgeopt.devices") / "own_folder.sh").read_text(encoding="utf-8")

@@ -5,7 +5,6 @@
 # Only what has the mark is used. Several may come at once: what is there is listed before the mark is looked at, the mark is
 # written before anything else, and appended, so that its first line is whole whoever comes second.
 
-mark=.edgeopt-device said="This folder is edgeopt's: edgeopt removes whatever is in it."
 root=$1 task=$2 undigested=
 
 home() { # exits where there is no home folder
@@ -26,26 +25,6 @@ tools
 .") is_unwritten "$mark" && is_folder tools ;;
         *) is_of_before ;;
     esac
-}
-
-# The next three are those of device.sh.
-
-there() { command -v "$1" > /dev/null 2>&1; }
-
-within() { # PROGRAM: the box of programs that has it without a link to it
-    for box in busybox toybox; do
-        if "$box" "$1" --help > /dev/null 2>&1; then echo "$box"; return; fi
-    done
-    return 1
-}
-
-digest() { # FILE: its SHA-256; nothing where the device has no way to compute it
-    if there sha256sum; then sha256sum < "$1"
-    elif there shasum; then shasum -a 256 < "$1"
-    elif there openssl; then openssl dgst -sha256 -r < "$1"
-    elif box=$(within sha256sum); then "$box" sha256sum < "$1"
-    else python3 -E -S -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$1" 2> /dev/null
-    fi | { read -r sum rest; echo "$sum"; }
 }
 
 is_folder() { [ -d "$1" ] && [ ! -L "$1" ]; }
@@ -70,8 +49,6 @@ is_of_before() { # whether the current folder holds device.sh under the name of 
     undigested=$unsure
     [ -n "$own_half" ] && [ -z "$unsure" ]
 }
-
-is_marked() { [ -f "$mark" ] && [ ! -L "$mark" ] && read -r line < "$mark" && [ "$line" = "$said" ]; }
 
 case $root in
     "")
@@ -107,7 +84,7 @@ if may_mark; then
     fi
     printf '%s\n' "$said" >> "$mark" || exit 73
 fi
-if ! is_marked; then
+if ! is_marked .; then
     pwd
     [ -z "$undigested" ] || exit 69
     exit 78

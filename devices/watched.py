@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 GRACE_S = 5
 """Nothing is ended before the caller has given up."""
-# In a process group of its own, where the device has a program for that: see apart() in device.sh.
+# In a process group of its own, where the device has a program for that. apart() in device.sh has more ways; one of them starts
+# python3, which may be what never ends.
 _APART = """
 there() { command -v "$1" > /dev/null 2>&1; }
 apart() {

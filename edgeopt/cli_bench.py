@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeopt import cli_completion
-from edgeopt.cli_report import Debug, exit_code_of, leave_threads, reported
+from edgeopt.cli_report import Debug, interrupted_exit_code, leave_threads, reported
 
 if TYPE_CHECKING:
     from edgeopt.bench.run import Benchmark, Request
@@ -302,9 +302,9 @@ def _run(request: "Request") -> "tuple[tuple[DeviceRun, ...], Benchmark]":
         benchmark = Benchmark(replace(request, listen=listen))
         try:
             return benchmark.run(), benchmark
-        except KeyboardInterrupt as stop:
+        except KeyboardInterrupt:
             if benchmark.left_behind:
-                leave_threads(exit_code_of(stop))
+                leave_threads(interrupted_exit_code())
             typer.echo("\nwhat was measured is in " + ", ".join(map(str, benchmark.folders)), err=True)
             raise
 

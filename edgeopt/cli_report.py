@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from edgeopt.signals import Terminated, interruptible, sent
+from edgeopt.signals import interruptible, sent
 
 if TYPE_CHECKING:
     from edgeopt.core import Manifest
@@ -55,14 +55,14 @@ def reported(debug: bool) -> Iterator[None]:
             raise typer.Exit(code)
     except (typer.Exit, typer.Abort):
         raise
-    except KeyboardInterrupt as stop:
-        raise typer.Exit(_interrupted(exit_code_of(stop))) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(_interrupted()) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not raise again
         raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None
     except BaseException as error:  # the user's code may have exceptions of any kind
-        if code := sent():  # an import that it interrupts may raise anything
-            raise typer.Exit(_interrupted(code)) from None
+        if sent():  # an import that it interrupts may raise anything
+            raise typer.Exit(_interrupted()) from None
         if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code:
             raise  # a library's own end, such as rich's when the reader has gone
         if isinstance(error, ModuleNotFoundError):  # a part of an extra may have been uninstalled
@@ -73,16 +73,16 @@ def reported(debug: bool) -> Iterator[None]:
         raise typer.Exit(told(error, debug)) from None
 
 
-def _interrupted(exit_code: int) -> int:
+def _interrupted() -> int:
     typer.echo("\ninterrupted: nothing half-written is left behind", err=True)
-    return exit_code
+    return interrupted_exit_code()
 
 
-def exit_code_of(stop: KeyboardInterrupt) -> int:
+def interrupted_exit_code() -> int:
     """As a shell gives it for the signal that came."""
     from edgeopt.errors import INTERRUPTED_EXIT_CODE
 
-    return stop.exit_code if isinstance(stop, Terminated) else INTERRUPTED_EXIT_CODE
+    return sent() or INTERRUPTED_EXIT_CODE
 
 
 def exit_code_for(manifest: "Manifest", named: Iterable[str] = ()) -> int:

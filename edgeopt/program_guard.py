@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.errors import ModelError
-from edgeopt.program_sizes import MOST_MEMBERS, is_much_json, too_large, unfit_record
+from edgeopt.program_sizes import MOST_MEMBERS, fields, is_much_json, too_large, unfit_record
 from edgeopt.size_text import is_arithmetic, work
 from edgeopt.untrusted import opened
 
@@ -118,21 +118,11 @@ def _refuse_much_work(model: Any) -> None:
     """Sizes that are small each may be many: a graph of some hundred values has no use for an hour of them."""
     texts: list[str] = []
     values = 0
-
-    def look(value: Any) -> None:
-        nonlocal values
-        if isinstance(value, list):
-            for each in value:
-                look(each)
-        elif isinstance(value, dict):
-            for key, each in value.items():
-                if key == "expr_str":
-                    texts.append(each)
-                elif key in _VALUES and isinstance(each, dict):
-                    values += len(each)
-                look(each)
-
-    look(model)
+    for key, value, _ in fields(model):
+        if key == "expr_str":
+            texts.append(value)
+        elif key in _VALUES and isinstance(value, dict):
+            values += len(value)
     asked = sum(work(text) or 0 for text in texts)
     if asked > _WORK + _WORK_OF_A_VALUE * values:
         hardest = max(texts, key=lambda text: work(text) or 0)

@@ -41,7 +41,7 @@ def unfit_record(config: Any, folder: str, members: Mapping[str, bytes]) -> str:
 
 def too_large(model: Any) -> str:
     """What a ``model.json`` says is larger than edgeopt takes; empty where nothing is. Sizes that vary are no numbers here."""
-    for key, value, target in _fields(model, ""):
+    for key, value, target in fields(model):
         if key in ("sizes", "as_ints", "as_sym_ints") and isinstance(value, list):
             sizes = [_number(size) for size in value]
             if math.prod(abs(size) for size in sizes if size is not None) > LARGEST_INPUT:
@@ -78,9 +78,9 @@ def _number(value: Any) -> Any:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _fields(value: Any, target: str) -> Iterator[tuple[str, Any, str]]:
-    """Every key and value below, and the operator whose they are, without its ``torch.ops.``."""
-    waiting = [(value, target)]
+def fields(value: Any) -> Iterator[tuple[str, Any, str]]:
+    """Every key and value below, in no order, and the operator whose they are, without its ``torch.ops.``."""
+    waiting = [(value, "")]
     while waiting:
         value, target = waiting.pop()
         if isinstance(value, list):

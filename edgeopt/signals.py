@@ -16,14 +16,6 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _end_process = os._exit
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a CI server sends it, or SIGHUP, as a terminal that closes: all is cleared as for Ctrl-C."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(exit_code)
-        self.exit_code = exit_code
-
-
 class _State:
     """``sent``: the last signal that came inside, 0 before any: libraries may have swallowed its exception."""
 
@@ -40,7 +32,7 @@ def heed() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, a signal raises KeyboardInterrupt or Terminated."""
+    """Inside, a signal raises KeyboardInterrupt: all is cleared as for Ctrl-C, and :func:`sent` tells which it was."""
     _State.depth += 1
     _State.sent = 0
     try:
@@ -66,7 +58,7 @@ def _end(number: int, *_: Any) -> None:
                 stream.flush()
         _end_process(128 + number)
     _State.sent = number
-    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(128 + number)
+    raise KeyboardInterrupt
 
 
 def _leave_terminal() -> None:

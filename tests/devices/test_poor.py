@@ -8,7 +8,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from edgeopt.devices.device import Device
 from edgeopt.devices.local import connect
 from edgeopt.devices.own_folder import MARK, NAME
+from edgeopt.devices.scripts import script
 from edgeopt.errors import DeviceBusy, DeviceError, DeviceTimeout
 from tests.devices.test_own_folder import of_before, state
 from tests.devices.test_session import eventually, left, refuse, running
@@ -169,7 +169,7 @@ def test_a_folder_from_before_the_mark_is_not_taken_where_nothing_computes_a_dig
 
 
 def test_both_scripts_compute_a_digest_in_the_same_way() -> None:
-    texts = [(files("edgeopt.devices") / name).read_text() for name in ("device.sh", "own_folder.sh")]
+    texts = [script(name) for name in ("device.sh", "own_folder.sh")]
     ways = [re.findall(r"^there\(\) .*?^digest\(\) .*?^}$", text, re.DOTALL | re.MULTILINE) for text in texts]
     assert len(ways[0]) == 1 and ways[0] == ways[1]
 
