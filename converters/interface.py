@@ -67,6 +67,11 @@ class Converter(Protocol):
     stand_in: str
     """What :meth:`load` gives where the format's own runtime is not here, in words; empty where it is. Only that is timed."""
 
+    preload: tuple[str, ...]
+    """What lowering and running need: modules imported, and each ``module:function`` called, once before workers are forked."""
+    folds_weights: bool
+    """Whether a quantized program comes with its weights as integers already; else with the floats and their Q/DQ."""
+
     def convert(
         self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]
     ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeopt.errors import ConversionError, ModelError
-from edgeopt.untrusted import MESSAGE_BYTES, read
+from edgeopt.support.untrusted import MESSAGE_BYTES, read
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,10 +43,10 @@ def load_program(path: Path, extra_files: dict[str, str] | None = None) -> Progr
     """
     import torch
 
-    from edgeopt import program_file
+    from edgeopt.model import program_file
 
     try:
-        exported = program_file.load_program(path, extra_files)
+        exported = program_file.read_program(path, extra_files)
     except ModelError as error:
         why = ": ".join(filter(None, (error.what, error.why)))
         raise ConversionError(f"the program {path.name} cannot be read", why=why, fix=error.fix) from error

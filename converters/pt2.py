@@ -27,6 +27,8 @@ class Pt2Converter:
     suffix = ".pt2"
     runs_here = True
     stand_in = ""
+    preload = ()
+    folds_weights = True
 
     def convert(
         self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edgeopt.converters.program import LONGEST, Program, first_line, load_program
 from edgeopt.errors import ConversionError, EdgeoptError
-from edgeopt.user_code import line_in
+from edgeopt.model.user_code import line_in
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -61,7 +61,7 @@ def composite_operators() -> None:
 
 def onnx() -> None:
     """For torch.onnx.export: its table of operators, half a second of work, depends on the opset alone."""
-    from edgeopt.converters.onnx import DEFAULT_OPSET
+    from edgeopt.converters.onnx.converter import DEFAULT_OPSET
 
     for module in _ONNX:
         import_module(module)

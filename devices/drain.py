@@ -3,8 +3,8 @@
 import time
 from collections.abc import Sequence
 
-from edgeopt.devices.base import Finished, OnOutput
 from edgeopt.devices.refusals import shown_command
+from edgeopt.devices.transport import Finished, OnOutput
 from edgeopt.errors import BadAnswer, DeviceTimeout, UsageError
 
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from edgeopt.devices.base import MAX_OUTPUT_BYTES, NOT_FOUND, Ask, Finished, OnBytes, OnOutput, Transport
 from edgeopt.devices.drain import Drain
 from edgeopt.devices.refusals import check_name, large_file, no_room, short_file, unusable_file
+from edgeopt.devices.transport import MAX_OUTPUT_BYTES, NOT_FOUND, Ask, Finished, OnBytes, OnOutput, Transport
 from edgeopt.errors import LinkLost
 
 CHUNK_BYTES = 1024**2

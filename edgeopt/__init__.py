@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeopt.api import export
-    from edgeopt.bundle import Bundle
+    from edgeopt.bundle.bundle import Bundle
     from edgeopt.errors import EdgeoptError
-    from edgeopt.model import Model, placeholder
-    from edgeopt.references import load
+    from edgeopt.model.model import Model, placeholder
+    from edgeopt.model.references import load
 
 __version__ = "0.1.0"
 __all__ = ["Bundle", "EdgeoptError", "Model", "__version__", "export", "load", "placeholder"]
@@ -26,17 +26,17 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "export": "edgeopt.api",
-    "Bundle": "edgeopt.bundle",
+    "Bundle": "edgeopt.bundle.bundle",
     "EdgeoptError": "edgeopt.errors",
-    "Model": "edgeopt.model",
-    "load": "edgeopt.references",
-    "placeholder": "edgeopt.model",
+    "Model": "edgeopt.model.model",
+    "load": "edgeopt.model.references",
+    "placeholder": "edgeopt.model.model",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name == "coreml":
-        from edgeopt.extras import require
+        from edgeopt.support.extras import require
 
         require("coreml", "edgeopt.coreml cannot be used here")
         return import_module("edgeopt.coreml")

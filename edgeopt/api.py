@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeopt.bundle import Bundle
+from edgeopt.bundle.bundle import Bundle
 from edgeopt.errors import UsageError
-from edgeopt.model import Batch, Calibration, Evaluate, Model
-from edgeopt.options import DEFAULT_TIMEOUT_S, Listener, Options, ignore
+from edgeopt.model.model import Batch, Calibration, Evaluate, Model
+from edgeopt.model.options import DEFAULT_TIMEOUT_S, Options
+from edgeopt.support.progress import Listener, ignore
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +38,7 @@ def export(
     A target that fails does not raise: look at ``bundle.manifest.results`` (status, reason, error). Raises an
     :class:`edgeopt.EdgeoptError` where the model, its data or the folder cannot be used at all.
     """
-    from edgeopt.pipeline import export as run
+    from edgeopt.pipeline.export import export as run
 
     model = module if isinstance(module, Model) else Model(module, example_inputs)
     given = {"example_inputs": example_inputs, "calibration": calibration, "evaluate": evaluate}

@@ -21,6 +21,8 @@ WeightDtype = Literal["int8", "lut4", "lut6", "float16", "float32"]
 Observer = Literal["minmax", "mse", "percentile"]
 
 MANIFEST_SCHEMA_VERSION = 1
+MANIFEST_NAME, SUMS_NAME, LOG_FOLDER = "manifest.json", "SHA256SUMS", "logs"
+"""What a bundle has besides a folder for each target."""
 TWIN = "portable-fp32"
 """The target that is always made: everything else is compared with it."""
 KERNELS = "this CPU's kernels"

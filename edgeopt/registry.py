@@ -2,7 +2,7 @@
 
 Other packages add to it through entry points: a format's name and a class without arguments that satisfies
 :class:`edgeopt.converters.interface.Converter` (``edgeopt.converters``); a device URL's scheme and a function
-``connect(url, ask)`` that gives an :class:`edgeopt.devices.base.Transport` (``edgeopt.devices``).
+``connect(url, ask)`` that gives an :class:`edgeopt.devices.transport.Transport` (``edgeopt.devices``).
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from edgeopt import extras
 from edgeopt.errors import ConfigError, MissingExtra, UnknownName, did_you_mean
+from edgeopt.support import extras
 
 if TYPE_CHECKING:
     from edgeopt.converters.interface import Converter
-    from edgeopt.devices.base import Ask, Transport
+    from edgeopt.devices.transport import Ask, Transport
 
 ENTRY_POINTS = "edgeopt.converters"
 DEVICE_ENTRY_POINTS = "edgeopt.devices"
@@ -32,9 +32,9 @@ class Entry:
 
 
 _CONVERTERS = {
-    "onnx": Entry(location="edgeopt.converters.onnx:OnnxConverter", extra="onnx"),
-    "tflite": Entry(location="edgeopt.converters.tflite:TfliteConverter", extra="tflite"),
-    "coreml": Entry(location="edgeopt.converters.coreml:CoremlConverter", extra="coreml"),
+    "onnx": Entry(location="edgeopt.converters.onnx.converter:OnnxConverter", extra="onnx"),
+    "tflite": Entry(location="edgeopt.converters.tflite.converter:TfliteConverter", extra="tflite"),
+    "coreml": Entry(location="edgeopt.converters.coreml.converter:CoremlConverter", extra="coreml"),
     "pt2": Entry(location="edgeopt.converters.pt2:Pt2Converter", extra="torch"),
 }
 
@@ -42,8 +42,10 @@ LOCAL = "local"
 """The one device URL that is its scheme alone."""
 _DEVICES = {
     LOCAL: Entry(location="edgeopt.devices.local:connect"),
-    "ssh": Entry(location="edgeopt.devices.ssh:connect", check="edgeopt.devices.ssh_config:parse_url"),
-    "adb": Entry(location="edgeopt.devices.adb:connect", extra="devices", check="edgeopt.devices.adb:parse_url"),
+    "ssh": Entry(location="edgeopt.devices.ssh.transport:connect", check="edgeopt.devices.ssh.config:parse_url"),
+    "adb": Entry(
+        location="edgeopt.devices.adb.transport:connect", extra="devices", check="edgeopt.devices.adb.transport:parse_url"
+    ),
 }
 
 
@@ -105,7 +107,8 @@ def check_url(url: str) -> None:
 
 
 def _device_entry(url: str) -> tuple[str, Entry]:
-    from edgeopt.urls import redacted, refuse_password
+    from edgeopt.errors import redacted
+    from edgeopt.support.urls import refuse_password
 
     refuse_password(url)
     known = _devices()

@@ -18,7 +18,7 @@ import torch
 import edgeopt
 import edgeopt.coreml
 from edgeopt.capture import capture
-from edgeopt.references import load_model, stem
+from edgeopt.model.references import load_model, stem
 
 EXAMPLES = tuple(
     f"examples/{name}.py:model" for name in ("mobilenet_v2", "fashion_mnist", "minilm", "silero_vad", "japanese_vowels")

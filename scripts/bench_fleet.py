@@ -27,9 +27,9 @@ sys.path.insert(0, str(ROOT))
 from edgeopt.bench.artifacts import load  # noqa: E402  this checkout's, wherever the script is started
 from edgeopt.bench.run import Benchmark, Request  # noqa: E402
 from edgeopt.bench.types import BenchSettings  # noqa: E402
-from edgeopt.devices.known import DeviceSpec  # noqa: E402
-from edgeopt.options import Event  # noqa: E402
-from tests.devices.sshd import Server, sshd  # noqa: E402
+from edgeopt.devices.devices_toml import DeviceSpec  # noqa: E402
+from edgeopt.support.progress import Event  # noqa: E402
+from tests.emulators.sshd import Server, sshd  # noqa: E402
 
 SLEEPS_S = 0.02
 SETTINGS = BenchSettings(launches=2, min_runs=100, min_seconds=20.0, max_seconds=40.0, timeout_s=120.0)

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from figures import Figure
 
-from edgeopt.bundle import Bundle
+from edgeopt.bundle.bundle import Bundle
 from edgeopt.core import Artifact
-from edgeopt.devices.runner_archive import archive
+from edgeopt.devices.session.runner_archive import archive
 
 ROUNDS = 15
 SECONDS = 1.5

@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.devices.arm64 import switched_on  # noqa: E402  this checkout's, wherever the script is started
+from tests.emulators.arm64 import switched_on  # noqa: E402  this checkout's, wherever the script is started
 
 PROCESSORS = {
     "Cortex-A76 (ARMv8.2, dot product)": "cortex-a76",

@@ -22,7 +22,7 @@ from torch.utils.benchmark import Timer
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from edgeopt.compress.sparsity.surgeon import by_magnitude  # noqa: E402  this checkout's, wherever the script is started
+from edgeopt.quantize.sparsegpt import by_magnitude  # noqa: E402  this checkout's, wherever the script is started
 
 LAYERS = {
     "MobileNetV2, expansion 160 -> 960": (960, 160),

@@ -24,12 +24,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from edgeopt.devices import adb, ssh  # noqa: E402  from this checkout
-from edgeopt.devices.base import Transport  # noqa: E402
-from edgeopt.devices.ssh_config import CONFIG_VARIABLE  # noqa: E402
-from tests.devices.adb_client import private_server  # noqa: E402
-from tests.devices.adb_fixtures import adb_server_transport  # noqa: E402
-from tests.devices.sshd import sshd  # noqa: E402
+from edgeopt.devices.adb import transport as adb  # noqa: E402  from this checkout
+from edgeopt.devices.ssh import transport as ssh  # noqa: E402
+from edgeopt.devices.ssh.config import CONFIG_VARIABLE  # noqa: E402
+from edgeopt.devices.transport import Transport  # noqa: E402
+from tests.devices.adb.client import private_server  # noqa: E402
+from tests.devices.adb.fixtures import adb_server_transport  # noqa: E402
+from tests.emulators.sshd import sshd  # noqa: E402
 
 GOAL = 0.9
 
@@ -103,7 +104,7 @@ def ssh_contest(folder: Path, file: Path) -> Iterator[Contest]:
 @contextmanager
 def adbd_alone() -> Iterator[str]:
     """The address of an emulated daemon in a process of its own: in ours it would slow us down only."""
-    command = [sys.executable, "-m", "tests.devices.adbd"]
+    command = [sys.executable, "-m", "tests.emulators.adbd"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from edgeopt.bundle import Bundle
-from edgeopt.cache import default_root
+from edgeopt.bundle.bundle import Bundle
 from edgeopt.core import TWIN, Format, TargetResult
-from edgeopt.files import make_folder
 from edgeopt.recipe.measure import packed_bytes
 from edgeopt.recipe.outcome import Outcome
 from edgeopt.recipe.run import compress
 from edgeopt.recipe.schema import read
 from edgeopt.report.compress_view import short
 from edgeopt.report.text import size
+from edgeopt.support.cache import default_root
+from edgeopt.support.files import make_folder
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 Lines = Iterator[list[str]]

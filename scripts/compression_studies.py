@@ -9,20 +9,20 @@ from statistics import mean
 import torch
 from torch import Tensor, nn
 
-from edgeopt.chatter import diverted
-from edgeopt.compress.distill import Distill
-from edgeopt.compress.early_exit import EarlyExit, measured
-from edgeopt.compress.lottery import Lottery
-from edgeopt.compress.magnitude import Magnitude
-from edgeopt.compress.measures import macs
-from edgeopt.compress.search import search
-from edgeopt.compress.stages.exits import EarlyExits
+from edgeopt.compress.common.measures import macs
+from edgeopt.compress.common.training import Trainer, fine_tune
+from edgeopt.compress.distill.distill import Distill
+from edgeopt.compress.early_exit.early_exit import EarlyExit, measured
+from edgeopt.compress.early_exit.exits import EarlyExits
+from edgeopt.compress.search.search import search
 from edgeopt.compress.technique import Context, TrainBatches
-from edgeopt.compress.training import Trainer, fine_tune
+from edgeopt.compress.zeros.lottery import Lottery
+from edgeopt.compress.zeros.magnitude import Magnitude
 from edgeopt.core import TWIN
-from edgeopt.latency import layer_latency
+from edgeopt.latency.modules import layer_latency
 from edgeopt.registry import LOCAL
 from edgeopt.report.compress_view import short
+from edgeopt.support.log_diversion import diverted
 from examples import digits
 from examples import fashion_mnist as fashion
 

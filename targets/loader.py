@@ -12,12 +12,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from edgeopt.bundle import LOG_FOLDER, MANIFEST_NAME, SUMS_NAME
-from edgeopt.core import TWIN, from_data
+from edgeopt.core import LOG_FOLDER, MANIFEST_NAME, SUMS_NAME, TWIN, from_data
 from edgeopt.errors import ConfigError, UnknownName, did_you_mean
+from edgeopt.support.untrusted import read_text, shown, toml
 from edgeopt.targets.names import ENTRY_POINTS, PACKAGE, SUFFIX, built_in, name_of, names
 from edgeopt.targets.schema import TargetProfile
-from edgeopt.untrusted import read_text, shown, toml
 
 __all__ = ["ENTRY_POINTS", "load", "name_of", "names"]
 _LONGEST_KEY, _MOST_PROBLEMS = 60, 10

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeopt.capture import Captured, capture
-from edgeopt.model import Model
+from edgeopt.model.model import Model
 
 
 def run(captured: Captured, *inputs: Tensor) -> tuple[Tensor, ...]:

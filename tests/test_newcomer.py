@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from edgeopt.cli import app
+from edgeopt.cli.app import app
 from edgeopt.errors import MissingExtra
 from tests import environments, newcomer
-from tests.devices.adbd import Adbd
-from tests.devices.sshd import Server, sshd
+from tests.emulators.adbd import Adbd
+from tests.emulators.sshd import Server, sshd
 
 OURS = re.compile(
     r"\[ *[0-9.]+ s\] |error: |  cause: |  next step: "

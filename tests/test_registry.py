@@ -4,12 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from edgeopt import extras, registry
+from edgeopt import registry
 from edgeopt.errors import ConfigError, MissingExtra, UnknownName
+from edgeopt.support import extras
 
-CONVERTER = (
-    "class Mine:\n    suffix = '.mine'\n    runs_here = False\n    stand_in = ''\n\ndef connect(url, ask):\n    return url\n"
-)
+CONVERTER = """
+class Mine:
+    suffix, runs_here, stand_in, preload, folds_weights = ".mine", False, "", (), True
+
+def connect(url, ask):
+    return url
+"""
 
 
 @pytest.fixture

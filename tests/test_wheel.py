@@ -56,7 +56,13 @@ def test_the_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "targets/arm-xnnpack.toml", "converters/onnx.py", "devices/device.sh", "edgeopt/cli.py"} <= names
+    assert {
+        "pyproject.toml",
+        "targets/arm-xnnpack.toml",
+        "converters/onnx/converter.py",
+        "devices/session/device.sh",
+        "edgeopt/cli/app.py",
+    } <= names
 
 
 def test_an_installed_wheel_finds_its_targets(built: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ that a killed run keeps what it measured::
 
     job.py --> main.py --> runtimes/ (loads the artifact) --> measure.py | predict.py --> lines.py
 
-``edgeopt.devices.runner_archive`` packs this folder. The events, in the order in which they come (times in nanoseconds where a
-name ends in ``_ns``, memory in bytes; what the device does not tell is null):
+``edgeopt.devices.session.runner_archive`` packs this folder. The events, in the order in which they come (times in
+nanoseconds where a name ends in ``_ns``, memory in bytes; what the device does not tell is null):
 
 - ``runtime``: name, versions, python, machine, system, cpus (those that the process may use), load average
 - ``loaded``: import_ns, ns (the artifact's own load), threads (the runtime's own setting)

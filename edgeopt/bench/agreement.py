@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgeopt import evaluation, verify
 from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.inputs import Array
 from edgeopt.bench.place import Place
@@ -17,8 +16,10 @@ from edgeopt.bench.types import Agreement
 from edgeopt.converters.values import from_artifact, to_artifact
 from edgeopt.core import TensorSpec
 from edgeopt.errors import BadAnswer, EvaluationError, VerificationFailed
-from edgeopt.model import Evaluate
+from edgeopt.model import evaluation
+from edgeopt.model.model import Evaluate
 from edgeopt.targets.schema import Checks
+from edgeopt.verify import verdicts
 
 BATCH_BYTES = 64 << 20
 """Inputs of one go on the device: they stand on its disk."""
@@ -47,8 +48,8 @@ def agreement(runnable: Runnable, here: Sequence[tuple[Array, ...]], there: Sequ
     reference, candidate = list(here), list(found)
     return Agreement(
         bit_exact=exact,
-        sqnr_db=verify.worst_part_db(reference, candidate),
-        max_abs_error=verify.max_abs_error(reference, candidate),
+        sqnr_db=verdicts.worst_part_db(reference, candidate),
+        max_abs_error=verdicts.max_abs_error(reference, candidate),
         samples=len(found),
     )
 

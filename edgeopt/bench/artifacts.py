@@ -6,13 +6,13 @@ from pathlib import Path
 from edgeopt.bench.external_data import external_files, may_name_files
 from edgeopt.bench.interface import check_interface
 from edgeopt.bench.types import Subject
-from edgeopt.bundle import MANIFEST_NAME, Bundle
-from edgeopt.core import TWIN, Artifact, Format, TargetResult, TensorSpec
-from edgeopt.devices.known import DeviceSpec
+from edgeopt.bundle.bundle import Bundle
+from edgeopt.core import MANIFEST_NAME, TWIN, Artifact, Format, TargetResult, TensorSpec
+from edgeopt.devices.devices_toml import DeviceSpec
 from edgeopt.errors import ConfigError, EdgeoptError, MissingExtra, ReferenceNotFound, UnknownName, did_you_mean
-from edgeopt.files import sha256_of, sha256_of_all, size_of
+from edgeopt.support.files import sha256_of, sha256_of_all, size_of
+from edgeopt.support.untrusted import check_artifact, shown
 from edgeopt.targets.loader import name_of
-from edgeopt.untrusted import check_artifact, shown
 
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite", ".mlpackage": "coreml", ".pt2": "pt2"}
 
@@ -145,7 +145,7 @@ def _not_the_manifests(path: Path, why: str) -> ConfigError:
 
 def _bare(path: Path) -> Runnable:
     from edgeopt import registry
-    from edgeopt.chatter import dropped
+    from edgeopt.support.log_diversion import dropped
     from edgeopt.targets import loader
 
     try:

@@ -1,8 +1,8 @@
 """``--lock-clocks``: the same clock for every run, where the device permits it; the session puts everything back."""
 
-from edgeopt.devices.environment import read_environment
-from edgeopt.devices.facts import DeviceFacts
-from edgeopt.devices.session import Session
+from edgeopt.devices.session.session import Session
+from edgeopt.devices.state.environment import read_environment
+from edgeopt.devices.state.facts import DeviceFacts
 
 GOVERNOR = "/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor"
 FIXED_PERFORMANCE = "fixed-performance"

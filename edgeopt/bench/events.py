@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from edgeopt.bench.types import Launch, Operator, Window
-from edgeopt.devices.base import MAX_OUTPUT_BYTES
-from edgeopt.devices.session import make_room
+from edgeopt.devices.session.session import make_room
+from edgeopt.devices.transport import MAX_OUTPUT_BYTES
 from edgeopt.errors import BadAnswer, DeviceError, DeviceFull, FellBack, RunFailed
 
 MAX_NS = 10**15

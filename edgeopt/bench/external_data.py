@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeopt.converters import onnx_file
+from edgeopt.converters.onnx import file as onnx_file
 from edgeopt.errors import ConfigError
-from edgeopt.files import safe_relative
-from edgeopt.untrusted import opened, shown
+from edgeopt.support.files import safe_relative
+from edgeopt.support.untrusted import opened, shown
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -8,7 +8,7 @@ import numpy as np
 from edgeopt.core import TensorSpec
 from edgeopt.devices.runner.job import SIZES
 from edgeopt.errors import ConfigError
-from edgeopt.untrusted import shown
+from edgeopt.support.untrusted import shown
 
 LARGEST_BYTES = 1 << 29
 """Of all inputs of one call, and of all its outputs: an image of 8K in float32 takes 400 MB."""

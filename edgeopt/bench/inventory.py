@@ -9,13 +9,13 @@ from dataclasses import field, replace
 from edgeopt import registry
 from edgeopt.bench.python import find_python, python_of
 from edgeopt.core import data_class
-from edgeopt.devices.base import Ask, Transport, asked_by
-from edgeopt.devices.device import Device
-from edgeopt.devices.environment import Environment, read_environment
-from edgeopt.devices.facts import DeviceFacts, read_facts
-from edgeopt.devices.known import DeviceSpec
-from edgeopt.devices.session import failed, text
-from edgeopt.devices.watched import watched
+from edgeopt.devices.devices_toml import DeviceSpec
+from edgeopt.devices.session.device import Device
+from edgeopt.devices.session.session import failed
+from edgeopt.devices.session.watched import watched
+from edgeopt.devices.state.environment import Environment, read_environment
+from edgeopt.devices.state.facts import DeviceFacts, read_facts
+from edgeopt.devices.transport import Ask, Transport, asked_by, text
 from edgeopt.errors import DeviceTimeout, EdgeoptError
 
 TIMEOUT_S = 60.0

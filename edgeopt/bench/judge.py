@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from edgeopt.bench.rounds import Configuration
 from edgeopt.bench.types import Agreement, BenchResult, BenchSettings, Launch, Mark, Measurement, Operator
-from edgeopt.devices.doubts import differences
-from edgeopt.stats import AUTOCORRELATED, UNSTABLE_STDEV, Comparison, Summary, compare, spread, summarize
+from edgeopt.devices.state.doubts import differences
+from edgeopt.support.stats import AUTOCORRELATED, UNSTABLE_STDEV, Comparison, Summary, compare, spread, summarize
 
 MANY_LAUNCHES_APART = 0.10
 DIFFERENT_SQNR_DB = 20.0

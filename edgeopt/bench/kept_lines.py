@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from edgeopt.files import output_error
+from edgeopt.support.files import output_error
 
 
 class KeptLines:

@@ -13,16 +13,16 @@ from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.computed import Computed
 from edgeopt.bench.events import Reader
 from edgeopt.bench.inputs import Array, synthetic
-from edgeopt.bench.place import Elements, Measured, OnLine, Shelf, patience
+from edgeopt.bench.place import Elements, LaunchOutcome, OnLine, Shelf, patience
 from edgeopt.bench.types import DELEGATE, BenchSettings, Operator
 from edgeopt.core import TensorSpec
-from edgeopt.devices.base import OnBytes
-from edgeopt.devices.environment import Environment, read_environment
-from edgeopt.devices.runner_archive import archive
-from edgeopt.devices.session import Session, text
+from edgeopt.devices.session.runner_archive import archive
+from edgeopt.devices.session.session import Session
+from edgeopt.devices.state.environment import Environment, read_environment
+from edgeopt.devices.transport import OnBytes, text
 from edgeopt.errors import BadAnswer, EdgeoptError
-from edgeopt.evaluation import DTYPES
-from edgeopt.scratch import scratch
+from edgeopt.model.evaluation import DTYPES
+from edgeopt.support.scratch import scratch
 
 JOB_SCHEMA = 1
 OUTPUTS = "out"
@@ -64,16 +64,16 @@ class PythonPlace:
             self._shelf = Shelf(self.session, self.settings.timeout_s, self.on_bytes)
         return self._shelf.path_of(runnable)
 
-    def measure(self, runnable: Runnable, threads: int) -> Measured:
+    def measure(self, runnable: Runnable, threads: int) -> LaunchOutcome:
         reader = self._reader(runnable)
         try:
             with self.session.in_use():
                 inputs = self._write([synthetic(runnable.inputs)], runnable)[0]
                 self._run(reader, runnable, threads, {"mode": "measure", "inputs": inputs})
                 limits = _limits(runnable, 1, self.computed.elements(runnable.subject.sha256))
-                return Measured(reader.launch, self._tensors(reader.outputs, runnable, limits, {}))
+                return LaunchOutcome(reader.launch, self._tensors(reader.outputs, runnable, limits, {}))
         except EdgeoptError as error:
-            return Measured(reader.launch, failure=error)
+            return LaunchOutcome(reader.launch, failure=error)
 
     def operators(self, runnable: Runnable, threads: int) -> tuple[Operator, ...]:
         reader = self._reader(runnable)

@@ -10,13 +10,13 @@ from typing import cast
 from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.events import Reader
 from edgeopt.bench.inputs import Array
-from edgeopt.bench.place import Elements, Measured, OnLine, Shelf, patience
+from edgeopt.bench.place import Elements, LaunchOutcome, OnLine, Shelf, patience
 from edgeopt.bench.types import DELEGATE, BenchSettings, Operator
-from edgeopt.devices import native
-from edgeopt.devices.base import MAX_OUTPUT_BYTES, QUICK_S, Finished, OnBytes
-from edgeopt.devices.environment import Environment, read_environment
-from edgeopt.devices.native_job import Mode, NativeFormat, NativeJob
-from edgeopt.devices.session import Session, failed
+from edgeopt.devices.native import native
+from edgeopt.devices.native.job import Mode, NativeFormat, NativeJob
+from edgeopt.devices.session.session import Session, failed
+from edgeopt.devices.state.environment import Environment, read_environment
+from edgeopt.devices.transport import MAX_OUTPUT_BYTES, QUICK_S, Finished, OnBytes
 from edgeopt.errors import DeviceError, EdgeoptError, RunFailed
 
 MAX_LIBRARIES = 40
@@ -64,14 +64,14 @@ class NativePlace:
             self._shelf = Shelf(self.session, self.settings.timeout_s, self.on_bytes)
         return self._shelf.path_of(runnable)
 
-    def measure(self, runnable: Runnable, threads: int) -> Measured:
+    def measure(self, runnable: Runnable, threads: int) -> LaunchOutcome:
         reader = self._reader(runnable)
         try:
             with self.session.in_use():
                 self._run(reader, runnable, threads, "measure")
         except EdgeoptError as error:
-            return Measured(reader.launch, failure=error)
-        return Measured(reader.launch)
+            return LaunchOutcome(reader.launch, failure=error)
+        return LaunchOutcome(reader.launch)
 
     def operators(self, runnable: Runnable, threads: int) -> tuple[Operator, ...]:
         reader = self._reader(runnable)

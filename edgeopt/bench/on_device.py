@@ -24,18 +24,17 @@ from edgeopt.bench.python import find_python, too_old
 from edgeopt.bench.rounds import Configuration, Rounds
 from edgeopt.bench.types import Agreement, BenchResult, DeviceRun, Operator
 from edgeopt.core import TWIN
-from edgeopt.devices.base import Transport, asked_by
-from edgeopt.devices.device import Device
-from edgeopt.devices.facts import DeviceFacts, read_facts
-from edgeopt.devices.known import DeviceSpec
-from edgeopt.devices.session import Session
+from edgeopt.devices.devices_toml import DeviceSpec
+from edgeopt.devices.session.device import Device
+from edgeopt.devices.session.session import Session
+from edgeopt.devices.state.facts import DeviceFacts, read_facts
+from edgeopt.devices.transport import Transport, asked_by
 from edgeopt.errors import DeviceError, EdgeoptError, LinkLost, MissingExtra, OutputError
-from edgeopt.files import write_atomic
-from edgeopt.model import Evaluate, Predict
-from edgeopt.options import Phase
-from edgeopt.progress import event
-from edgeopt.worker.client import Session as HostSession
+from edgeopt.model.model import Evaluate, Predict
+from edgeopt.support.files import write_atomic
+from edgeopt.support.progress import Phase, event
 from edgeopt.worker.client import WorkerHost
+from edgeopt.worker.client import WorkerSession as HostSession
 
 if TYPE_CHECKING:
     from edgeopt.bench.run import Request

@@ -13,11 +13,11 @@ from typing import Protocol
 from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.inputs import Array
 from edgeopt.bench.types import BenchSettings, Launch, Operator
-from edgeopt.devices.base import OnBytes
-from edgeopt.devices.environment import Environment
-from edgeopt.devices.session import Session, failed
+from edgeopt.devices.session.session import Session, failed
+from edgeopt.devices.state.environment import Environment
+from edgeopt.devices.transport import OnBytes
 from edgeopt.errors import EdgeoptError
-from edgeopt.scratch import scratch
+from edgeopt.support.scratch import scratch
 
 START_S = 120.0
 """For a slow board to start Python and import a runtime, beyond what the runs themselves may take."""
@@ -31,7 +31,7 @@ Elements = tuple[int, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class LaunchOutcome:
     """What one launch gave. Where it did not come to its end, ``failure`` says why and ``launch`` has what came before."""
 
     launch: Launch
@@ -61,7 +61,7 @@ class Place(Protocol):
     def path_of(self, runnable: Runnable) -> str:
         """Where the artifact is on the device, pushed now where it is not there yet."""
 
-    def measure(self, runnable: Runnable, threads: int) -> Measured:
+    def measure(self, runnable: Runnable, threads: int) -> LaunchOutcome:
         """One launch."""
 
     def operators(self, runnable: Runnable, threads: int) -> tuple[Operator, ...]:

@@ -3,11 +3,11 @@
 import re
 import sys
 
-from edgeopt.devices.device import Device
-from edgeopt.devices.facts import DeviceFacts
-from edgeopt.devices.known import LOCAL, DeviceSpec
-from edgeopt.devices.pythons import OLDEST
-from edgeopt.devices.setup import installed
+from edgeopt.devices.devices_toml import LOCAL, DeviceSpec
+from edgeopt.devices.session.device import Device
+from edgeopt.devices.setup.install import installed
+from edgeopt.devices.setup.pythons import OLDEST
+from edgeopt.devices.state.facts import DeviceFacts
 from edgeopt.devices.variables import with_variables
 from edgeopt.errors import DeviceError
 

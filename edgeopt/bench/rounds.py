@@ -12,9 +12,9 @@ from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.inputs import Array
 from edgeopt.bench.place import Place
 from edgeopt.bench.types import Launch
-from edgeopt.devices.environment import Environment
+from edgeopt.devices.state.environment import Environment
 from edgeopt.errors import EdgeoptError, LinkLost
-from edgeopt.stats import THROTTLED_RATIO
+from edgeopt.support.stats import THROTTLED_RATIO
 
 RETRIES = 2
 PAUSES_S = (15.0, 45.0)

@@ -15,12 +15,12 @@ from edgeopt.bench.kept_lines import drop
 from edgeopt.bench.on_device import HOST_LOG, LINES_NAME, OnDevice
 from edgeopt.bench.types import BenchSettings, DeviceRun
 from edgeopt.core import TensorSpec, to_json
-from edgeopt.devices.base import Ask
-from edgeopt.devices.known import DeviceSpec
+from edgeopt.devices.devices_toml import DeviceSpec
+from edgeopt.devices.transport import Ask
 from edgeopt.errors import OutputError
-from edgeopt.files import make_folder, write_atomic
-from edgeopt.model import Evaluate
-from edgeopt.options import Listener, ignore
+from edgeopt.model.model import Evaluate
+from edgeopt.support.files import make_folder, write_atomic
+from edgeopt.support.progress import Listener, ignore
 from edgeopt.worker.client import WorkerHost
 
 RESULT_NAME = "result.json"
@@ -54,7 +54,7 @@ class Benchmark:
     """Where each device's results are, in the order of the devices; known once it runs."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _working: "list[_Working]" = field(default_factory=list)
-    _host: WorkerHost = field(default_factory=lambda: WorkerHost(("edgeopt.tasks",)))
+    _host: WorkerHost = field(default_factory=lambda: WorkerHost(("edgeopt.pipeline.tasks",)))
     """Starts when the first device has been measured: before, it would disturb a measurement on this computer."""
 
     def run(self) -> tuple[DeviceRun, ...]:

@@ -5,9 +5,9 @@ from statistics import median
 from typing import Any, Literal
 
 from edgeopt.core import Format, data_class
-from edgeopt.devices.environment import Environment
-from edgeopt.devices.facts import DeviceFacts
-from edgeopt.stats import Comparison, Summary
+from edgeopt.devices.state.environment import Environment
+from edgeopt.devices.state.facts import DeviceFacts
+from edgeopt.support.stats import Comparison, Summary
 
 SCHEMA_VERSION = 1
 DELEGATE = "delegate"

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from edgeopt.calling import Signature, spec_of
 from edgeopt.capture.dynamic_shapes import fixed_axes
 from edgeopt.capture.exporting import exported, refuse_sizes_from_data
 from edgeopt.capture.finite import refuse_not_finite, refuse_not_finite_outputs, refuse_not_finite_state
@@ -19,13 +18,14 @@ from edgeopt.capture.float32 import OTHER_FLOATS, as_float32, low_precision
 from edgeopt.capture.module_copy import copied, own_copy
 from edgeopt.capture.program_names import name_inputs
 from edgeopt.capture.proven_rewriting import canonical
-from edgeopt.capture.state import Trial, same, trial
+from edgeopt.capture.state import Observed, observe, same
 from edgeopt.capture.unlike import Sample, unlike
 from edgeopt.capture.witness import Witness
 from edgeopt.core import Decision, TensorSpec
 from edgeopt.errors import CaptureError, EdgeoptError, ForwardError, InputError, ModelError
-from edgeopt.model import Model
-from edgeopt.user_code import cause, reported_as, summary, users_line
+from edgeopt.model.model import Model
+from edgeopt.model.signature import Signature, spec_of
+from edgeopt.model.user_code import cause, reported_as, summary, users_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def _example_of(program: ExportedProgram) -> Any:
 
 def _tried(
     witness: Witness, signature: Signature, example: Sample
-) -> tuple[Witness, Trial, list[Sample], tuple[Decision, ...]]:
+) -> tuple[Witness, Observed, list[Sample], tuple[Decision, ...]]:
     """The witness in the first precision that runs here, what it did, and the decision that this was."""
     names = [str(dtype) for dtype in OTHER_FLOATS if dtype in witness.floats()]
     others = unlike(example)
@@ -150,7 +150,7 @@ def _tried(
     for way, failed in ways if names else ways[:1]:
         try:
             chosen = witness.in_float32() if way is None else way
-            tried = trial(chosen, example, others)
+            tried = observe(chosen, example, others)
         except (EdgeoptError, KeyboardInterrupt):
             raise
         except BaseException as error:  # what the user's forward raises
@@ -173,14 +173,14 @@ def _without_tensors(witness: Witness, example: Sample) -> ModelError:
     return ModelError("the model returns no tensor", why=why, fix=fix)
 
 
-def _refuse_complex_outputs(tried: Trial) -> None:
+def _refuse_complex_outputs(tried: Observed) -> None:
     for name, value in zip(tried.names, tried.outputs, strict=True):
         if value.is_complex():
             fix = "return torch.view_as_real(y), or its absolute value and angle"
             raise ModelError(f"output {name} is complex", why="no target has complex numbers", fix=fix)
 
 
-def _refuse_lost_inputs(witness: Witness, tried: Trial, example: Sample, given: Sample, signature: Signature) -> None:
+def _refuse_lost_inputs(witness: Witness, tried: Observed, example: Sample, given: Sample, signature: Signature) -> None:
     """Artifacts take float32: what a float64 module reads of its input beyond that would be gone, and the proof blind to it."""
     lost = [
         spec.name
@@ -204,7 +204,7 @@ def _raised(error: BaseException, signature: Signature) -> ForwardError:
     )
 
 
-def _without_fused_encoder(witness: Witness, tried: Trial, example: Sample) -> tuple[Decision, ...]:
+def _without_fused_encoder(witness: Witness, tried: Observed, example: Sample) -> tuple[Decision, ...]:
     """PyTorch's fused encoder layer gives zeros at masked padding, the same layer written out something else."""
     if not any(isinstance(part, nn.TransformerEncoder | nn.TransformerEncoderLayer) for part in witness.module.modules()):
         return ()
@@ -222,7 +222,7 @@ def _beside_tensors(witness: Witness, example: Sample) -> tuple[Decision, ...]:
     return (Decision(subject="outputs", choice=f"left out: {names}", reason=reason),) if names else ()
 
 
-def _state_decisions(tried: Trial) -> tuple[Decision, ...]:
+def _state_decisions(tried: Observed) -> tuple[Decision, ...]:
     if not tried.written:
         return ()
     reason = "forward writes it, and no output depends on it"

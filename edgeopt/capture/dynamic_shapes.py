@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from edgeopt.calling import Signature
 from edgeopt.core import Decision
+from edgeopt.model.signature import Signature
 
 _SUBJECT = "dynamic shape"
 _NO_BOUND = 2**31

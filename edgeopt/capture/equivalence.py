@@ -11,7 +11,7 @@ from torch import Tensor
 from edgeopt.capture.rounding import MASK, OtherRounding, moved
 from edgeopt.capture.unlike import Sample
 from edgeopt.capture.witness import Witness
-from edgeopt.user_code import summary
+from edgeopt.model.user_code import summary
 
 Run = Callable[..., Sequence[Tensor]]
 TOLERANCE = 1e-3

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from edgeopt.calling import flat_outputs
 from edgeopt.capture.module_copy import copied
 from edgeopt.capture.witness import Witness, eager
 from edgeopt.errors import CaptureError, ModelError
-from edgeopt.user_code import line_in, summary, users_line
+from edgeopt.model.signature import flat_outputs
+from edgeopt.model.user_code import line_in, summary, users_line
 
 
 class Flat(nn.Module):

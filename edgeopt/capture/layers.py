@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from edgeopt.user_code import line_in
+from edgeopt.model.user_code import line_in
 
 
 def layer_of(node: torch.fx.Node) -> str:

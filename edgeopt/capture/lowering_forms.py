@@ -48,6 +48,20 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.squeeze.dims: squeeze,
         aten.argmax.default: _place(aten.argmax.default),
         aten.argmin.default: _place(aten.argmin.default),
+        **_of_logic(),
+        aten.one_hot.default: one_hot,
+        aten.split.Tensor: split,
+        aten.lstm.input: projected_lstm,
+        aten.rrelu.default: rrelu,
+        aten.rrelu_with_noise_functional.default: rrelu_with_noise,
+        aten.relu6.default: lambda x: integer_hardtanh(x, 0, 6),
+        aten.hardtanh.default: integer_hardtanh,
+    }
+
+
+def _of_logic() -> dict[Any, Callable[..., Any]]:
+    """Bits of booleans."""
+    return {
         aten.bitwise_not.default: lambda x: aten.logical_not.default(x) if x.dtype == torch.bool else NotImplemented,
         aten.bitwise_xor.Tensor: _of_booleans(aten.ne.Tensor),
         aten.__xor__.Tensor: _of_booleans(aten.ne.Tensor),
@@ -56,13 +70,6 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.bitwise_or.Tensor: _of_booleans(aten.logical_or.default),
         aten.__or__.Tensor: _of_booleans(aten.logical_or.default),
         aten.logical_xor.default: lambda x, y: aten.ne.Tensor(x != 0, y != 0),
-        aten.one_hot.default: one_hot,
-        aten.split.Tensor: split,
-        aten.lstm.input: projected_lstm,
-        aten.rrelu.default: rrelu,
-        aten.rrelu_with_noise_functional.default: rrelu_with_noise,
-        aten.relu6.default: lambda x: integer_hardtanh(x, 0, 6),
-        aten.hardtanh.default: integer_hardtanh,
     }
 
 

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from edgeopt.core import Decision
 from edgeopt.errors import ModelError
-from edgeopt.user_code import summary
+from edgeopt.model.user_code import summary
 
 _FLOAT_MODEL = "give the float model that it was made from: edgeopt quantizes for each target itself"
 

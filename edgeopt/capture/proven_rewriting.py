@@ -10,8 +10,8 @@ from torch.export import ExportedProgram
 from torch.fx import Interpreter, Node
 
 from edgeopt.capture.equivalence import Case, Deviation, Reference
-from edgeopt.capture.rewriting import EXPORT, FLOAT32, MASKS, Stage, stages
-from edgeopt.capture.state import Trial
+from edgeopt.capture.rewriting import EXPORT, FLOAT32, MASKS, RewritingStage, stages
+from edgeopt.capture.state import Observed
 from edgeopt.capture.unlike import Sample
 from edgeopt.capture.witness import Witness
 from edgeopt.core import Decision
@@ -23,7 +23,7 @@ _LOW_PRECISION = 100  # roundings of 16 bits
 
 
 def canonical(
-    program: ExportedProgram, witness: Witness, tried: Trial, example: Sample, others: list[Sample]
+    program: ExportedProgram, witness: Witness, tried: Observed, example: Sample, others: list[Sample]
 ) -> tuple[ExportedProgram, list[Sample], tuple[Decision, ...]]:
     """``program`` rewritten for every target, those of ``others`` on which it can be judged, and what was decided on the way.
 
@@ -46,7 +46,7 @@ def canonical(
     raise AssertionError("a deviation without the rewriting of masks that masks are to blame for")
 
 
-def _guilty(reference: Reference, found: Iterator[Stage], low: bool) -> str:
+def _guilty(reference: Reference, found: Iterator[RewritingStage], low: bool) -> str:
     """The first stage that computes something else; before ``FLOAT32`` a 16-bit model differs by its own rounding."""
     name = ""
     for stage in found:
@@ -57,7 +57,7 @@ def _guilty(reference: Reference, found: Iterator[Stage], low: bool) -> str:
     return name
 
 
-def _reference(witness: Witness, tried: Trial, example: Sample, others: list[Sample]) -> Reference:
+def _reference(witness: Witness, tried: Observed, example: Sample, others: list[Sample]) -> Reference:
     """The module itself; one in 16 bits is compared as a copy in float32 where it runs so, else as exactly as 16 bits are."""
     first = Case("the example", example, tried.outputs)
     if witness.low:

@@ -23,7 +23,7 @@ MASKS = "masks made finite"
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class RewritingStage:
     """The model after one rewriting. ``current`` takes ``inputs``' dtypes."""
 
     name: str
@@ -47,37 +47,39 @@ class Stage:
             return tuple(self.module()(*(value.to(dtype) for value, dtype in zip(sample, self.inputs, strict=True))))
 
 
-def stages(program: ExportedProgram, given: tuple[Tensor, ...], example: tuple[Tensor, ...], limited: bool) -> Iterator[Stage]:
+def stages(
+    program: ExportedProgram, given: tuple[Tensor, ...], example: tuple[Tensor, ...], limited: bool
+) -> Iterator[RewritingStage]:
     """Each stage in order, the last with the canonical program. ``given``: the example in the dtypes that ``program`` takes.
     ``limited``: whether masks are made finite.
 
     What a stage holds is rewritten further by the next one. Raises CaptureError where an output depends on written state.
     """
     own, float32 = tuple(value.dtype for value in given), tuple(value.dtype for value in example)
-    yield Stage(EXPORT, program, own)
+    yield RewritingStage(EXPORT, program, own)
     for node in program.graph.nodes:
         node.meta.pop("custom", None)  # of a frozen TorchScript module, where torch contradicts itself
     with torch.no_grad():
         functional: ExportedProgram = program.run_decompositions(decompositions.table())
         without_writes(functional)
         module: Any = functional.module(check_guards=False)
-        yield Stage("operators opened up", module, own)
+        yield RewritingStage("operators opened up", module, own)
         fold(module)
-        yield Stage("constants computed once", module, own)
+        yield RewritingStage("constants computed once", module, own)
         to_float32(module)
-        yield Stage(FLOAT32, module, float32)
+        yield RewritingStage(FLOAT32, module, float32)
         copied = fold_batch_norms(module)
-        yield Stage("batch norms folded", module, float32, copied)
+        yield RewritingStage("batch norms folded", module, float32, copied)
         if limited:
             limit_masks(module)
-            yield Stage(MASKS, module, float32)
+            yield RewritingStage(MASKS, module, float32)
         drop_unused_tensors(module)
         exported = torch.export.export(module, example, strict=False)
         result: ExportedProgram = exported.run_decompositions(decompositions.lone_norms())
         decompositions.remove_no_ops(result)
-        yield Stage("no-ops removed", result, float32)
+        yield RewritingStage("no-ops removed", result, float32)
         decompositions.fold_pads(result)
-        yield Stage("paddings folded into convolutions", result, float32)
+        yield RewritingStage("paddings folded into convolutions", result, float32)
 
 
 def without_writes(program: ExportedProgram) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from edgeopt.capture.module_copy import copied
 from edgeopt.capture.unlike import Sample
 from edgeopt.capture.witness import Witness
 from edgeopt.errors import CaptureError
-from edgeopt.user_code import line_in
+from edgeopt.model.user_code import line_in
 
 _DEEPEST = 4
 _OWN = {"_parameters", "_buffers", "_modules", "training"}  # nn.Module's: read through its methods
@@ -24,7 +24,7 @@ _FIX = (
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Observed:
     """What the user's module does on its example and then on other inputs, run one after the other."""
 
     names: tuple[str, ...]
@@ -33,7 +33,7 @@ class Trial:
     """Attributes that forward changed, such as ``norm.num_batches_tracked``."""
 
 
-def trial(witness: Witness, example: Sample, others: list[Sample]) -> Trial:
+def observe(witness: Witness, example: Sample, others: list[Sample]) -> Observed:
     """Runs the module on ``example``, on ``others`` and again on ``example``; the outputs are those of the first run.
 
     Raises CaptureError where the second answer is another one: what happened in between, or chance, has a part in it.
@@ -54,7 +54,7 @@ def trial(witness: Witness, example: Sample, others: list[Sample]) -> Trial:
         fix = "switch dropout and sampling off in eval mode (training=self.training), or make the random tensor an input"
         line = line_of_effect(witness, example)
         raise CaptureError(f"the model gives another answer each time{f': see {line}' if line else ''}", why=why, fix=fix)
-    return Trial(names, outputs, written)
+    return Observed(names, outputs, written)
 
 
 def depends_on_state(written: Sequence[str], line: str) -> CaptureError:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from edgeopt.calling import flat_outputs, other_outputs
 from edgeopt.capture.float32 import OTHER_FLOATS, as_float32
 from edgeopt.capture.module_copy import copied
 from edgeopt.capture.rounding import moved
+from edgeopt.model.signature import flat_outputs, other_outputs
 
 
 @dataclass(frozen=True, slots=True)

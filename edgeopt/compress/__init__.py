@@ -8,28 +8,29 @@ Channels, Heads, Layers: narrower and shorter networks. Magnitude, Lottery, NM: 
 values. Distill: a student. EarlyExit: stages. Context: what they may use, such as data and training code; Trainer makes
 ``fit`` of a ``train_step``, and :func:`fine_tune` trains a result without undoing its pattern (``compressed.keep``).
 
-Beside these: students, search, sensitivity and pattern. What several of them share stands in the folders: structure
-(channels, heads, layers), sparsity, factors, teaching, stages, families, and planner. Nothing is imported until it is used.
+Each family of techniques has a folder, with what the technique stands on; technique.py says what all of them are,
+techniques.py their names, and common holds what several share. Beside the techniques: search over the architectures of a
+family, and advice on which technique to take. Nothing is imported until it is used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from edgeopt import extras
+from edgeopt.support import extras
 
 if TYPE_CHECKING:
-    from edgeopt.compress.channels import Channels
-    from edgeopt.compress.cluster import Cluster
-    from edgeopt.compress.distill import Distill
-    from edgeopt.compress.early_exit import EarlyExit
-    from edgeopt.compress.heads import Heads
-    from edgeopt.compress.layer_drop import Layers
-    from edgeopt.compress.lottery import Lottery
-    from edgeopt.compress.low_rank import LowRank
-    from edgeopt.compress.magnitude import Magnitude
-    from edgeopt.compress.nm import NM
+    from edgeopt.compress.channels.channels import Channels
+    from edgeopt.compress.cluster.cluster import Cluster
+    from edgeopt.compress.common.training import Trainer, fine_tune
+    from edgeopt.compress.distill.distill import Distill
+    from edgeopt.compress.early_exit.early_exit import EarlyExit
+    from edgeopt.compress.heads.heads import Heads
+    from edgeopt.compress.layers.layer_drop import Layers
+    from edgeopt.compress.low_rank.low_rank import LowRank
     from edgeopt.compress.technique import Compressed, Context
-    from edgeopt.compress.training import Trainer, fine_tune
+    from edgeopt.compress.zeros.lottery import Lottery
+    from edgeopt.compress.zeros.magnitude import Magnitude
+    from edgeopt.compress.zeros.nm import NM
 
 __all__ = [
     "NM", "Channels", "Cluster", "Compressed", "Context", "Distill", "EarlyExit", "Heads", "Layers", "Lottery", "LowRank",
@@ -37,9 +38,10 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "Channels": "channels", "Cluster": "cluster", "Distill": "distill", "EarlyExit": "early_exit", "Heads": "heads",
-    "Layers": "layer_drop", "Lottery": "lottery", "LowRank": "low_rank", "Magnitude": "magnitude", "NM": "nm",
-    "Compressed": "technique", "Context": "technique", "Trainer": "training", "fine_tune": "training",
+    "Channels": "channels.channels", "Cluster": "cluster.cluster", "Distill": "distill.distill",
+    "EarlyExit": "early_exit.early_exit", "Heads": "heads.heads", "Layers": "layers.layer_drop", "Lottery": "zeros.lottery",
+    "LowRank": "low_rank.low_rank", "Magnitude": "zeros.magnitude", "NM": "zeros.nm", "Compressed": "technique",
+    "Context": "technique", "Trainer": "common.training", "fine_tune": "common.training",
 }  # fmt: skip
 
 

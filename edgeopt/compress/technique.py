@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from torch import Tensor, nn
 
 from edgeopt.core import data_class
-from edgeopt.model import Batch, Calibration, Evaluate
+from edgeopt.model.model import Batch, Calibration, Evaluate
 
 if TYPE_CHECKING:
     from edgeopt.targets.schema import TargetProfile

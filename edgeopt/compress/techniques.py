@@ -5,19 +5,19 @@ from typing import Any
 
 from edgeopt.compress.technique import Technique
 from edgeopt.errors import UnknownName, did_you_mean
-from edgeopt.untrusted import shown
+from edgeopt.support.untrusted import shown
 
 TECHNIQUES = {
-    "channels": "edgeopt.compress.channels:Channels",
-    "heads": "edgeopt.compress.heads:Heads",
-    "layers": "edgeopt.compress.layer_drop:Layers",
-    "magnitude": "edgeopt.compress.magnitude:Magnitude",
-    "lottery": "edgeopt.compress.lottery:Lottery",
-    "nm": "edgeopt.compress.nm:NM",
-    "low-rank": "edgeopt.compress.low_rank:LowRank",
-    "cluster": "edgeopt.compress.cluster:Cluster",
-    "distill": "edgeopt.compress.distill:Distill",
-    "early-exit": "edgeopt.compress.early_exit:EarlyExit",
+    "channels": "edgeopt.compress.channels.channels:Channels",
+    "heads": "edgeopt.compress.heads.heads:Heads",
+    "layers": "edgeopt.compress.layers.layer_drop:Layers",
+    "magnitude": "edgeopt.compress.zeros.magnitude:Magnitude",
+    "lottery": "edgeopt.compress.zeros.lottery:Lottery",
+    "nm": "edgeopt.compress.zeros.nm:NM",
+    "low-rank": "edgeopt.compress.low_rank.low_rank:LowRank",
+    "cluster": "edgeopt.compress.cluster.cluster:Cluster",
+    "distill": "edgeopt.compress.distill.distill:Distill",
+    "early-exit": "edgeopt.compress.early_exit.early_exit:EarlyExit",
 }
 
 

@@ -15,7 +15,7 @@ from edgeopt.errors import ConversionError, EdgeoptError, InputError
 from edgeopt.mil import operators
 from edgeopt.mil.binding import Binder, Step, Steps, Values, dtype_of
 from edgeopt.mil.features import Feature, feature
-from edgeopt.mil.loading import LAYERS_KEY, load_program, read_spec
+from edgeopt.mil.loading import LAYERS_KEY, load_mil_program, read_spec
 from edgeopt.mil.operator import Declared
 from edgeopt.mil.operators.states import State
 from edgeopt.mil.precision import LostRange, Precision, Watch
@@ -38,7 +38,7 @@ class Evaluator:
 
     def __init__(self, package: Path, *, precision: Precision = "float16") -> None:
         spec = read_spec(package)
-        function = _function(load_program(package, spec), spec, package)
+        function = _function(load_mil_program(package, spec), spec, package)
         self._given, self._results = tuple(map(feature, spec.description.input)), tuple(map(feature, spec.description.output))
         self.inputs, self.outputs = tuple(each.spec for each in self._given), tuple(each.spec for each in self._results)
         self._states = {each.spec.name: State(torch.zeros(each.spec.shape)) for each in map(feature, spec.description.state)}

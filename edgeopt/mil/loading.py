@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.errors import ConversionError
-from edgeopt.files import size_of
-from edgeopt.untrusted import MESSAGE_BYTES, check_artifact, read
+from edgeopt.support.files import size_of
+from edgeopt.support.untrusted import MESSAGE_BYTES, check_artifact, read
 
 MODEL = "com.apple.CoreML/model.mlmodel"
 WEIGHTS = "com.apple.CoreML/weights"
@@ -33,7 +33,7 @@ def read_spec(package: Path) -> Any:
     return spec
 
 
-def load_program(package: Path, spec: Any) -> Any:
+def load_mil_program(package: Path, spec: Any) -> Any:
     """The MIL program of ``package``, every weight as it is stored. Raises ConversionError where coremltools cannot read it."""
     from coremltools.converters.mil.frontend.milproto.load import load
 

@@ -18,8 +18,8 @@ from torchao.quantization.pt2e.quantizer import (
     Quantizer,
 )
 
+from edgeopt.capture.operator_kinds import is_float
 from edgeopt.core import QuantScheme
-from edgeopt.kinds import is_float
 from edgeopt.quantize.graph import Op
 from edgeopt.quantize.opening import opened
 from edgeopt.quantize.planner import Quantization, decide

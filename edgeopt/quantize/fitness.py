@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
+from edgeopt.capture.operator_kinds import JOINS, MOVES, PASS_THROUGH, SELECTS, is_float, kind_of
 from edgeopt.core import QuantScheme
-from edgeopt.kinds import JOINS, MOVES, PASS_THROUGH, SELECTS, is_float, kind_of
 from edgeopt.quantize.graph import Op, masked_values
 from edgeopt.quantize.ranges import QParams, fixed, levels_of_the_bulk, qparams
 from edgeopt.quantize.statistics import Histogram, Statistics, bordering_values

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch.fx import Graph, GraphModule, Node
 
-from edgeopt.kinds import FUSING, PASS_THROUGH, WEIGHTED, is_float, kind_of, yields_floats
+from edgeopt.capture.operator_kinds import FUSING, PASS_THROUGH, WEIGHTED, is_float, kind_of, yields_floats
 from edgeopt.quantize.statistics import Statistics, attribute
 from edgeopt.targets.schema import OperatorKind
 

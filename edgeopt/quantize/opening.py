@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from edgeopt.kinds import is_float, kind_of
+from edgeopt.capture.operator_kinds import is_float, kind_of
 from edgeopt.quantize.statistics import Histogram, Statistics
 from edgeopt.targets.schema import OperatorKind, TargetProfile
 

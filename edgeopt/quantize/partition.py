@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 import networkx
 from torch.fx import Node
 
-from edgeopt.kinds import HEAVY, PASS_THROUGH, elements, macs
+from edgeopt.capture.operator_kinds import HEAVY, PASS_THROUGH, elements, macs
 from edgeopt.quantize.graph import Op
 from edgeopt.targets.schema import TargetProfile
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from torch.fx import GraphModule, Node
 
 from edgeopt.capture import layer_of
+from edgeopt.capture.operator_kinds import JOINS, PASS_THROUGH, RECURRENT, is_float, value_of, weight_shape, yields_floats
 from edgeopt.core import KeptFloat, QuantScheme
-from edgeopt.kinds import JOINS, PASS_THROUGH, RECURRENT, is_float, value_of, weight_shape, yields_floats
 from edgeopt.quantize.fitness import unfit_values
 from edgeopt.quantize.graph import Op, operators
 from edgeopt.quantize.partition import integer_operators

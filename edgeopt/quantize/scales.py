@@ -1,11 +1,13 @@
 """One scale and zero point for every quantized value, and a second one where a value is read in the scale of a group."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from networkx.utils import UnionFind
 from torch.fx import Node
 
+from edgeopt.capture.operator_kinds import PASS_THROUGH
 from edgeopt.core import QuantScheme
-from edgeopt.kinds import PASS_THROUGH
 from edgeopt.quantize.fitness import too_little_left
 from edgeopt.quantize.graph import Op
 from edgeopt.quantize.ranges import QParams, fixed, holds, qparams
@@ -40,16 +42,17 @@ def scales_of(
         if op.kind in profile.operators.fixed_output and op.output in own
     }
     values: dict[Node, QParams] = {}
-    for members in groups.members().values():
+    parameters: dict[Node, QParams] = {}
+    for members in groups:
         found = _of_group(members, prescribed, _merged(members, statistics), scheme)
         values |= {member: prescribed.get(member, found) for member in members}
-        groups.parameters |= dict.fromkeys(members, found)
+        parameters |= dict.fromkeys(members, found)
     read = {
-        (op.output, operand): groups.parameters[operand]
+        (op.output, operand): parameters[operand]
         for op in integer
         if op.output in own and _shares(op, profile)
         for operand in op.operands
-        if groups.parameters[operand] != values[operand]
+        if parameters[operand] != values[operand]
     }
     return Scales(values, read)
 
@@ -93,18 +96,17 @@ def _shares(op: Op, profile: TargetProfile) -> bool:
     return op.kind in PASS_THROUGH or op.kind in profile.operators.shared_range
 
 
-def _grouped(integer: tuple[Op, ...], own: frozenset[Node], profile: TargetProfile) -> "_Groups":
-    groups = _Groups()
+def _grouped(integer: tuple[Op, ...], own: frozenset[Node], profile: TargetProfile) -> Iterable[list[Node]]:
+    """Every value that gets a scale, in groups that share one."""
+    values = list(dict.fromkeys((*(operand for op in integer for operand in op.operands), *own)))
+    union = UnionFind(values)
     for op in integer:
-        for operand in op.operands:
-            groups.add(operand)
-        if op.output in own:
-            groups.add(op.output)
-            if _shares(op, profile):
-                groups.join((*op.operands, op.output))
-    for node in own:
-        groups.add(node)
-    return groups
+        if op.output in own and _shares(op, profile):
+            union.union(*op.operands, op.output)
+    groups: dict[Node, list[Node]] = {}
+    for value in values:
+        groups.setdefault(union[value], []).append(value)
+    return groups.values()
 
 
 def _merged(members: list[Node], statistics: Statistics) -> Histogram:
@@ -114,30 +116,3 @@ def _merged(members: list[Node], statistics: Statistics) -> Histogram:
         merged = statistics[name] if merged is None else merged.merge(statistics[name])
     assert merged is not None
     return merged
-
-
-class _Groups:
-    """Union-find over values; ``parameters`` are those of each value's group."""
-
-    def __init__(self) -> None:
-        self._parent: dict[Node, Node] = {}
-        self.parameters: dict[Node, QParams] = {}
-
-    def add(self, node: Node) -> None:
-        self._parent.setdefault(node, node)
-
-    def find(self, node: Node) -> Node:
-        while self._parent[node] is not node:
-            node = self._parent[node]
-        return node
-
-    def join(self, nodes: tuple[Node, ...]) -> None:
-        first = self.find(nodes[0])
-        for node in nodes[1:]:
-            self._parent[self.find(node)] = first
-
-    def members(self) -> dict[Node, list[Node]]:
-        result: dict[Node, list[Node]] = {}
-        for node in self._parent:
-            result.setdefault(self.find(node), []).append(node)
-        return result

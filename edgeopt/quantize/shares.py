@@ -9,8 +9,8 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgeopt.kinds import HEAVY, elements, is_float, macs, value_of
-from edgeopt.macs import unfused
+from edgeopt.capture.macs import unfused
+from edgeopt.capture.operator_kinds import HEAVY, elements, is_float, macs, value_of
 from edgeopt.quantize.graph import Op
 
 

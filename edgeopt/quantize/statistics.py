@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from edgeopt.kinds import HEAVY, is_float, kind_of
+from edgeopt.capture.operator_kinds import HEAVY, is_float, kind_of
 
 BINS = 2048
 """Most bins a histogram may have; ranges are found to 1/1024 or better."""

@@ -10,8 +10,8 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
 
 from edgeopt.capture import layer_of
+from edgeopt.capture.operator_kinds import WEIGHTED, is_float, kind_of, value_of
 from edgeopt.core import KeptFloat, QuantScheme
-from edgeopt.kinds import WEIGHTED, is_float, kind_of, value_of
 from edgeopt.quantize.annotate import weight_spec
 
 FEWEST_NUMBERS = 2048

@@ -7,30 +7,30 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import nn
 
-from edgeopt.compress.latency_goal import Trial, within
+from edgeopt.compress.search.latency_goal import AmountTrial, within
 from edgeopt.compress.technique import Context, Technique
 from edgeopt.core import data_class, from_json, to_json
 from edgeopt.errors import TargetFailed
-from edgeopt.files import make_folder, write_atomic
-from edgeopt.recipe.outcome import Goal, Measured
-from edgeopt.recipe.subject import Subject, digest
-from edgeopt.untrusted import RECORD_BYTES, read
+from edgeopt.recipe.outcome import Goal, Worth
+from edgeopt.recipe.workload import Workload, digest
+from edgeopt.support.files import make_folder, write_atomic
+from edgeopt.support.untrusted import RECORD_BYTES, read
 
 
 def reached(
-    subject: Subject, technique: Technique, share: float, module: nn.Module, context: Context, original: Measured,
-    times: "Times", tell: Callable[[Trial], None],
+    workload: Workload, technique: Technique, share: float, module: nn.Module, context: Context, original: Worth,
+    times: "Times", tell: Callable[[AmountTrial], None],
 ) -> tuple[Technique, Goal]:  # fmt: skip
     """``technique`` with the amount that brings the latency to ``share`` of ``original``'s, and how it was found.
 
     Raises TargetFailed where the original has no latency, BudgetUnmet where the goal is out of reach.
     """
-    before = original.ms_of(subject.recipe.target)
+    before = original.ms_of(workload.recipe.target)
     if before is None:
-        reasons = "; ".join(made.reason for made in original.artifacts if made.target == subject.recipe.target and made.reason)
+        reasons = "; ".join(made.reason for made in original.artifacts if made.target == workload.recipe.target and made.reason)
         fix = "name another target or device"
-        raise TargetFailed(f"the original has no latency as {subject.recipe.target} to judge by", why=reasons, fix=fix)
-    times.put(subject.module, before)  # an amount that takes nothing away takes no time away either
+        raise TargetFailed(f"the original has no latency as {workload.recipe.target} to judge by", why=reasons, fix=fix)
+    times.put(workload.module, before)  # an amount that takes nothing away takes no time away either
     chosen = within(technique, share * before, module, context, times, tell)
     return chosen.technique, Goal(
         share=share, original_ms=before, ms=share * before, amount=chosen.amount, trials=chosen.trials

@@ -10,26 +10,27 @@ from edgeopt.bench.artifacts import load
 from edgeopt.bench.failed import cause_of, device_error
 from edgeopt.bench.run import Benchmark, Request
 from edgeopt.bench.types import BenchResult, BenchSettings
-from edgeopt.bundle import Bundle
-from edgeopt.compress.measures import ZSTD_LEVEL, size
+from edgeopt.bundle.bundle import Bundle
+from edgeopt.compress.common.measures import ZSTD_LEVEL, size
 from edgeopt.core import TWIN, TargetResult
-from edgeopt.devices import known
+from edgeopt.devices import devices_toml
 from edgeopt.errors import TargetFailed
-from edgeopt.files import files_below
-from edgeopt.model import Model
-from edgeopt.options import Listener, Options
-from edgeopt.pipeline import export
-from edgeopt.recipe.outcome import MadeFor, Measured
+from edgeopt.model.model import Model
+from edgeopt.model.options import Options
+from edgeopt.pipeline.export import export
+from edgeopt.recipe.outcome import MadeFor, Worth
 from edgeopt.recipe.schema import Recipe
-from edgeopt.recipe.subject import Subject
+from edgeopt.recipe.workload import Workload
 from edgeopt.report.prompt import ask
+from edgeopt.support.files import files_below
+from edgeopt.support.progress import Listener
 from edgeopt.targets.schema import TargetProfile
 
 TIMING = BenchSettings(launches=3, min_runs=20, min_seconds=0.5, max_seconds=5.0)
 """A recipe asks for many latencies: each is a matter of seconds."""
 
 
-def over_budget(recipe: Recipe, measured: Measured) -> str:
+def over_budget(recipe: Recipe, measured: Worth) -> str:
     """What of the recipe's budgets the target's artifact is beyond, with both figures; "" where it is within all."""
     size, ms = measured.bytes_of(recipe.target), measured.ms_of(recipe.target)
     beyond = []
@@ -44,41 +45,41 @@ def _figure(value: float | None, form: str, unit: str) -> str:
     return f"no {unit} are known" if value is None else f"{value:{form}} {unit}"
 
 
-def measure(subject: Subject, module: nn.Module, folder: Path, listen: Listener, *, twins: bool = False) -> Measured:
+def measure(workload: Workload, module: nn.Module, folder: Path, listen: Listener, *, twins: bool = False) -> Worth:
     """Everything about ``module``; the target's bundle is written to ``folder``. A target that fails is a figure too.
 
     ``twins``: the artifacts in float32 are timed on the device as well. Raises DeviceError where the device fails.
     """
-    found = size(module, subject.model.example_inputs)
-    scores = subject.scores(module)
-    if subject.profile is None:
-        return Measured(size=found, scores=scores)
-    bundle = _exported(subject, subject.model, module, folder, listen)
-    artifacts = tuple(_made(bundle, result) for result in bundle.manifest.results if _concerns(subject.profile, result))
-    timed = _timed(subject, subject.profile, bundle, (subject.profile.name, *([TWIN] if twins else [])), listen)
+    found = size(module, workload.model.example_inputs)
+    scores = workload.scores(module)
+    if workload.profile is None:
+        return Worth(size=found, scores=scores)
+    bundle = _exported(workload, workload.model, module, folder, listen)
+    artifacts = tuple(_made(bundle, result) for result in bundle.manifest.results if _concerns(workload.profile, result))
+    timed = _timed(workload, workload.profile, bundle, (workload.profile.name, *([TWIN] if twins else [])), listen)
     artifacts = tuple(_with_time(made, timed.get((made.target, made.format))) for made in artifacts)
-    return Measured(size=found, scores=scores, artifacts=artifacts)
+    return Worth(size=found, scores=scores, artifacts=artifacts)
 
 
-def latency_ms(subject: Subject, module: nn.Module, folder: Path, listen: Listener) -> float:
+def latency_ms(workload: Workload, module: nn.Module, folder: Path, listen: Listener) -> float:
     """Median latency of the target's fastest artifact of ``module`` on the recipe's device.
 
     Raises TargetFailed where there is no artifact to time, DeviceError where the device fails.
     """
-    assert subject.profile is not None
-    bundle = _exported(subject, replace(subject.model, evaluate=None), module, folder, listen)
-    timed = _timed(subject, subject.profile, bundle, (subject.profile.name,), listen)
+    assert workload.profile is not None
+    bundle = _exported(workload, replace(workload.model, evaluate=None), module, folder, listen)
+    timed = _timed(workload, workload.profile, bundle, (workload.profile.name,), listen)
     times = [result.typical_ms for result in timed.values() if result.typical_ms is not None]
     if not times:
         reasons = "; ".join(made.reason for made in bundle.manifest.results if made.reason)
         reasons = reasons or "; ".join(cause_of(result.reason) for result in timed.values())
         fix = "name another target or device"
-        raise TargetFailed(f"{subject.profile.name} gives no latency to judge by", why=reasons, fix=fix)
+        raise TargetFailed(f"{workload.profile.name} gives no latency to judge by", why=reasons, fix=fix)
     return min(times)
 
 
 def _timed(
-    subject: Subject, profile: TargetProfile, bundle: Bundle, targets: tuple[str, ...], listen: Listener
+    workload: Workload, profile: TargetProfile, bundle: Bundle, targets: tuple[str, ...], listen: Listener
 ) -> dict[tuple[str, str], BenchResult]:  # fmt: skip
     """What the recipe's device measured, by target and format, of what there is for ``targets``, in its formats.
 
@@ -87,11 +88,11 @@ def _timed(
     made = [result.target for result in bundle.manifest.results if result.status in ("ok", "unverified")]
     if profile.name not in made:
         return {}
-    device = subject.recipe.device
+    device = workload.recipe.device
     artifacts = [one for one in load(bundle.path) if one.subject.format in profile.formats]
     wanted = tuple(name for name in targets if name in {one.subject.target for one in artifacts})
     request = Request(
-        artifacts=artifacts, devices=[known.resolve(device)], settings=TIMING, out=bundle.path.parent / "runs",
+        artifacts=artifacts, devices=[devices_toml.resolve(device)], settings=TIMING, out=bundle.path.parent / "runs",
         ask=ask, listen=listen, targets=wanted,
     )  # fmt: skip
     (run,) = Benchmark(request).run()
@@ -115,8 +116,8 @@ def packed_bytes(path: Path) -> int:
     return sum(len(packer.compress(file.read_bytes())) for file in files) + len(packer.flush())
 
 
-def _exported(subject: Subject, model: Model, module: nn.Module, folder: Path, listen: Listener) -> Bundle:
-    options = Options(out=folder, targets=(subject.recipe.target,) if subject.recipe.target else ())
+def _exported(workload: Workload, model: Model, module: nn.Module, folder: Path, listen: Listener) -> Bundle:
+    options = Options(out=folder, targets=(workload.recipe.target,) if workload.recipe.target else ())
     return export(replace(model, module=module), options, listen)
 
 

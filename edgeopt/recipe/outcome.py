@@ -3,8 +3,8 @@
 from dataclasses import field
 from typing import Literal
 
-from edgeopt.compress.latency_goal import Trial
-from edgeopt.compress.measures import Size
+from edgeopt.compress.common.measures import Size
+from edgeopt.compress.search.latency_goal import AmountTrial
 from edgeopt.compress.technique import Record
 from edgeopt.core import Format, Status, data_class
 
@@ -26,7 +26,7 @@ class MadeFor:
 
 
 @data_class
-class Measured:
+class Worth:
     """A module: its size, the user's numbers for it, and the artifacts made of it."""
 
     size: Size
@@ -55,7 +55,7 @@ class Goal:
     original_ms: float
     ms: float
     amount: float
-    trials: tuple[Trial, ...]
+    trials: tuple[AmountTrial, ...]
 
 
 @data_class
@@ -66,7 +66,7 @@ class StepOutcome:
     technique: str
     epochs: int
     record: Record
-    measured: Measured
+    measured: Worth
     status: Literal["kept", "stopped"]
     reason: str = ""
     seconds: float = 0.0
@@ -85,7 +85,7 @@ class Outcome:
     target: str | None
     device: str
     max_drop: float | None
-    original: Measured
+    original: Worth
     steps: tuple[StepOutcome, ...] = ()
     best: int = 0
     notes: tuple[str, ...] = ()
@@ -93,6 +93,6 @@ class Outcome:
     """By how much the kept module's artifact is beyond the recipe's budgets; "" where it is within them."""
 
     @property
-    def kept(self) -> Measured:
+    def kept(self) -> Worth:
         """The figures of the module that was kept."""
         return next((step.measured for step in self.steps if step.number == self.best), self.original)

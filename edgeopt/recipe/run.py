@@ -12,27 +12,27 @@ import torch
 from torch import nn
 
 from edgeopt import __version__
-from edgeopt.bundle import Bundle
-from edgeopt.calling import call_arguments
-from edgeopt.chatter import diverted
-from edgeopt.compress.copying import copied
-from edgeopt.compress.latency_goal import Trial
+from edgeopt.bundle.bundle import Bundle
+from edgeopt.compress.common.copying import copied
+from edgeopt.compress.common.training import fine_tune
+from edgeopt.compress.search.latency_goal import AmountTrial
 from edgeopt.compress.technique import Compressed, Context, Keep, Technique
-from edgeopt.compress.training import fine_tune
 from edgeopt.core import to_json
 from edgeopt.errors import CaptureError
-from edgeopt.files import make_folder, write_atomic
-from edgeopt.fingerprint import fingerprint
-from edgeopt.options import Event, Listener, Options, Phase, ignore
-from edgeopt.pipeline import export
-from edgeopt.progress import event
+from edgeopt.model.fingerprint import fingerprint
+from edgeopt.model.options import Options
+from edgeopt.model.signature import call_arguments
+from edgeopt.model.user_code import cause
+from edgeopt.pipeline.export import export
 from edgeopt.recipe import goal
 from edgeopt.recipe.measure import latency_ms, measure, over_budget
-from edgeopt.recipe.outcome import Goal, Measured, Outcome, StepOutcome
+from edgeopt.recipe.outcome import Goal, Outcome, StepOutcome, Worth
 from edgeopt.recipe.schema import Recipe, Step
-from edgeopt.recipe.subject import Subject, load, owns
+from edgeopt.recipe.workload import Workload, load, owns
 from edgeopt.recipe.workspace import COMPRESSED, ORIGINAL, Remembered, Workspace, keep_of, name_of, refuse_foreign
-from edgeopt.user_code import cause
+from edgeopt.support.files import make_folder, write_atomic
+from edgeopt.support.log_diversion import diverted
+from edgeopt.support.progress import Event, Listener, Phase, event, ignore
 
 
 def compress(recipe: Recipe, out: Path, listen: Listener = ignore, resume: bool = True) -> Outcome:
@@ -50,11 +50,11 @@ def compress(recipe: Recipe, out: Path, listen: Listener = ignore, resume: bool 
 class _Run:
     """One run, step by step."""
 
-    def __init__(self, subject: Subject, out: Path, listen: Listener, resume: bool) -> None:
-        self._subject, self._out, self._listen = subject, out, listen
-        self._recipe = subject.recipe
+    def __init__(self, workload: Workload, out: Path, listen: Listener, resume: bool) -> None:
+        self._workload, self._out, self._listen = workload, out, listen
+        self._recipe = workload.recipe
         self._workspace = Workspace(
-            out, _key(subject) if resume else None, nn.ModuleList([subject.module, *subject.students()])
+            out, _key(workload) if resume else None, nn.ModuleList([workload.module, *workload.students()])
         )
         self._keeps: list[Keep] = []
         self._steps: list[StepOutcome] = []
@@ -64,8 +64,8 @@ class _Run:
 
     def go(self) -> Outcome:
         original = self._original()
-        module, best = copied(self._subject.module), 0
-        for number, (step, technique) in enumerate(zip(self._recipe.steps, self._subject.techniques, strict=True), 1):
+        module, best = copied(self._workload.module), 0
+        for number, (step, technique) in enumerate(zip(self._recipe.steps, self._workload.techniques, strict=True), 1):
             next_module, done = self._step(number, step, technique, module, original)
             self._steps.append(done)
             if done.status == "stopped":
@@ -76,7 +76,7 @@ class _Run:
         self._finish(module, outcome)
         return outcome
 
-    def _original(self) -> Measured:
+    def _original(self) -> Worth:
         folder = self._workspace.step_folder(0, "original")
         self._workspace.advance("original")
         known = self._workspace.recall(folder, ORIGINAL)
@@ -84,13 +84,13 @@ class _Run:
             self._tell("original", "done", "from the run before")
             return known.measured
         self._tell("original", "measure")
-        measured = measure(self._subject, self._subject.module, folder / "bundle", self._within("original"), twins=True)
+        measured = measure(self._workload, self._workload.module, folder / "bundle", self._within("original"), twins=True)
         self._remember(folder, Remembered(key="", measured=measured), name=ORIGINAL)
         self._tell("original", "done", _score(measured))
         return measured
 
     def _step(
-        self, number: int, step: Step, technique: Technique, module: nn.Module, original: Measured
+        self, number: int, step: Step, technique: Technique, module: nn.Module, original: Worth
     ) -> tuple[nn.Module, StepOutcome]:
         name, folder = f"{number} {step.technique}", self._workspace.step_folder(number, step.technique)
         self._workspace.advance(to_json(step))
@@ -103,7 +103,7 @@ class _Run:
         start = time.monotonic()
         compressed, goal = self._compressed(name, step, technique, module, folder, original)
         self._tell(name, "measure")
-        measured = measure(self._subject, compressed.module, folder / "bundle", self._within(name))
+        measured = measure(self._workload, compressed.module, folder / "bundle", self._within(name))
         outcome = StepOutcome(
             number=number, technique=step.technique, epochs=step.epochs, record=compressed.record, measured=measured,
             status="kept", seconds=time.monotonic() - start, goal=goal,
@@ -116,7 +116,7 @@ class _Run:
         return compressed.module, outcome
 
     def _compressed(
-        self, name: str, step: Step, technique: Technique, module: nn.Module, folder: Path, original: Measured
+        self, name: str, step: Step, technique: Technique, module: nn.Module, folder: Path, original: Worth
     ) -> tuple[Compressed, Goal | None]:
         """``module`` after the technique and its fine-tuning, kept in ``folder``: to measure it may fail, on a device."""
         known = self._workspace.recall(folder, COMPRESSED)
@@ -134,7 +134,7 @@ class _Run:
         return compressed, found
 
     def _applied(
-        self, name: str, step: Step, technique: Technique, module: nn.Module, folder: Path, original: Measured
+        self, name: str, step: Step, technique: Technique, module: nn.Module, folder: Path, original: Worth
     ) -> tuple[Compressed, Goal | None]:
         _seed(self._recipe.seed + len(self._steps) + 1)
         context, found = self._context(len(self._steps) + 1, name, folder), None
@@ -142,7 +142,7 @@ class _Run:
         if step.latency is not None:
             times = goal.Times(folder / "latency" / "times.json", self._workspace.current, self._time(name, folder))
             technique, found = goal.reached(
-                self._subject, technique, step.latency, module, context, original, times, self._trial(name)
+                self._workload, technique, step.latency, module, context, original, times, self._trial(name)
             )
         compressed = technique.apply(module, context)
         self._keeps += [compressed.keep] if compressed.keep else []
@@ -151,17 +151,17 @@ class _Run:
             context.fit(compressed.module, step.epochs)
         return compressed, found
 
-    def _trial(self, name: str) -> Callable[[Trial], None]:
+    def _trial(self, name: str) -> Callable[[AmountTrial], None]:
         """Each trial is told as a subject of its own: all of them stay in a log."""
         return lambda trial: self._tell(f"{name}, amount {trial.amount:.2f}", "done", trial.said)
 
     def _time(self, name: str, folder: Path) -> Callable[[nn.Module], float]:
         """The latency of a module that a step tries."""
-        return lambda module: latency_ms(self._subject, module, folder / "latency" / "bundle", self._within(name))
+        return lambda module: latency_ms(self._workload, module, folder / "latency" / "bundle", self._within(name))
 
     def _context(self, number: int, name: str, folder: Path) -> Context:
         """The step's; whatever a technique fine-tunes itself keeps the patterns of the steps before it too."""
-        context = self._subject.context(number, lambda line: self._tell(name, "plan", line), folder)
+        context = self._workload.context(number, lambda line: self._tell(name, "plan", line), folder)
         fit = context.fit
         if fit is None:
             return context
@@ -171,7 +171,7 @@ class _Run:
 
         return replace(context, fit=kept)
 
-    def _judged(self, outcome: StepOutcome, original: Measured) -> StepOutcome:
+    def _judged(self, outcome: StepOutcome, original: Worth) -> StepOutcome:
         """``outcome`` after the gate: what it remembers of an earlier one may have had another limit."""
         allowed, before, after = self._recipe.max_drop, original.score, outcome.measured.score
         if allowed is None or before is None or after is None or before - after <= allowed:
@@ -180,10 +180,10 @@ class _Run:
         reason = f"{metric} fell from {before:.4f} to {after:.4f}, by more than max_drop {allowed:g}"
         return replace(outcome, status="stopped", reason=reason)
 
-    def _write(self, original: Measured, best: int) -> Outcome:
-        profile = self._subject.profile
+    def _write(self, original: Worth, best: int) -> Outcome:
+        profile = self._workload.profile
         outcome = Outcome(
-            edgeopt_version=__version__, model=self._subject.model.name, target=profile.name if profile else None,
+            edgeopt_version=__version__, model=self._workload.model.name, target=profile.name if profile else None,
             device=self._recipe.device, max_drop=self._recipe.max_drop, original=original, steps=tuple(self._steps), best=best,
             notes=tuple(self._notes),
         )  # fmt: skip
@@ -193,7 +193,7 @@ class _Run:
 
     def _finish(self, module: nn.Module, outcome: Outcome) -> None:
         """The program of the kept module, and the bundle where one is asked for."""
-        args, kwargs = call_arguments(self._subject.model.example_inputs)
+        args, kwargs = call_arguments(self._workload.model.example_inputs)
         try:
             program = torch.export.export(copied(module).eval(), args, kwargs)
         except Exception as error:  # torch raises anything; the module itself stands in the steps' folders
@@ -212,7 +212,7 @@ class _Run:
             left = max(0.0, left - (outcome.original.score - outcome.kept.score))
         targets = self._recipe.export.targets if self._recipe.export else ()
         options = Options(out=self._out / "bundle", targets=targets, max_drop=left)
-        return export(replace(self._subject.model, module=module), options, self._listen)
+        return export(replace(self._workload.model, module=module), options, self._listen)
 
     def _remember(self, folder: Path, what: Remembered, module: nn.Module | None = None, name: str = "step.json") -> None:
         if (key := self._workspace.current) is not None:
@@ -226,16 +226,16 @@ class _Run:
 
         return listen
 
-    def _tell(self, subject: str, phase: Phase, detail: str = "") -> None:
-        self._listen(event(subject, phase, detail))
+    def _tell(self, workload: str, phase: Phase, detail: str = "") -> None:
+        self._listen(event(workload, phase, detail))
 
 
-def _key(subject: Subject) -> str | None:
+def _key(workload: Workload) -> str | None:
     """A digest of the model, its data, all code, and what the recipe says besides its steps."""
-    model, recipe = subject.model, subject.recipe
+    model, recipe = workload.model, workload.recipe
     judged = replace(recipe, max_drop=None, max_bytes=None, max_latency_ms=None)  # after the steps, on what they came to
     told = to_json(replace(judged, steps=(), out=None, export=None, folder=Path()))
-    functions = (subject.fit, subject.train_step, subject.train_batches, subject.held_out)
+    functions = (workload.fit, workload.train_step, workload.train_batches, workload.held_out)
     return fingerprint(model.module, model.example_inputs, model.calibration, model.evaluate, functions, told)
 
 
@@ -264,6 +264,6 @@ def _seed(number: int) -> None:
     np.random.seed(number % 2**32)
 
 
-def _score(measured: Measured) -> str:
+def _score(measured: Worth) -> str:
     first = next(iter(measured.scores.items()), None)
     return f"{first[0]} {first[1]:.4f}" if first else ""

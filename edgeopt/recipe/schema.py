@@ -8,7 +8,7 @@ from pydantic import Field, Strict, StrictStr, ValidationError
 
 from edgeopt.core import data_class, from_data
 from edgeopt.errors import ConfigError, did_you_mean
-from edgeopt.untrusted import read_text, shown, toml
+from edgeopt.support.untrusted import read_text, shown, toml
 
 _Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 _Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -20,13 +20,13 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from edgeopt.compress import store
+from edgeopt.compress.common import store
 from edgeopt.compress.technique import Keep, Record
 from edgeopt.core import data_class, from_json, to_json
 from edgeopt.errors import EdgeoptError, OutputError
-from edgeopt.files import make_folder, write_atomic
-from edgeopt.recipe.outcome import Goal, Measured, StepOutcome
-from edgeopt.untrusted import RECORD_BYTES, read
+from edgeopt.recipe.outcome import Goal, StepOutcome, Worth
+from edgeopt.support.files import make_folder, write_atomic
+from edgeopt.support.untrusted import RECORD_BYTES, read
 
 _OURS = "edgeopt.compress."
 STEPS, FIRST = "steps", "0-original"
@@ -42,7 +42,7 @@ class Remembered:
 
     key: str
     outcome: StepOutcome | None = None
-    measured: Measured | None = None
+    measured: Worth | None = None
     record: Record | None = None
     goal: Goal | None = None
     keep: str = ""

@@ -10,9 +10,9 @@ from edgeopt.report.console import output, paragraph
 from edgeopt.report.text import counted, one_line, plain, size
 
 if TYPE_CHECKING:
-    from edgeopt.compress.planner.advice import Advice, Figures
-    from edgeopt.compress.planner.architecture import Architecture
-    from edgeopt.compress.sensitivity import Sensitivity
+    from edgeopt.compress.advice.advice import Advice, Figures
+    from edgeopt.compress.advice.architecture import Architecture
+    from edgeopt.compress.advice.sensitivity import Sensitivity
 
 _NONE = "-"
 _FIRST_FEW = 5

@@ -11,7 +11,7 @@ from edgeopt.report.text import cut, one_line
 
 if TYPE_CHECKING:
     from edgeopt.bench.types import BenchResult, DeviceRun, Launch, Measurement
-    from edgeopt.stats import Percentile
+    from edgeopt.support.stats import Percentile
 
 LOUD = "bold yellow"
 AVERAGE = "avg"

@@ -15,7 +15,7 @@ from edgeopt.report.text import one_line
 
 if TYPE_CHECKING:
     from edgeopt.bench.types import BenchResult, DeviceRun
-    from edgeopt.stats import Percentile, Summary
+    from edgeopt.support.stats import Percentile, Summary
 
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
 """What makes a spreadsheet compute a cell (OWASP, CSV Injection), the full-width forms included."""

@@ -17,7 +17,7 @@ from edgeopt.report.bench_columns import (
     typical_ns,
 )
 from edgeopt.report.text import one_line
-from edgeopt.stats import CONFIDENCE
+from edgeopt.support.stats import CONFIDENCE
 
 if TYPE_CHECKING:
     from edgeopt.bench.types import BenchResult, DeviceRun

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeopt.files import write_atomic
 from edgeopt.report.svg import literal, svg
+from edgeopt.support.files import write_atomic
 
 if TYPE_CHECKING:
-    from edgeopt.recipe.outcome import Measured, Outcome
+    from edgeopt.recipe.outcome import Outcome, Worth
 
 _COLOR, _REFUSED = "#1f5fa8", "#b03a2e"
 Point = tuple[float, float, str, bool]
@@ -29,11 +29,11 @@ def write_plot(outcome: "Outcome", path: Path) -> None:
         write_atomic(path, _drawn(panels, metric))
 
 
-def _scored(points: "Sequence[tuple[str, Measured, bool]]") -> list[tuple[Any, tuple[float, str, bool]]]:
+def _scored(points: "Sequence[tuple[str, Worth, bool]]") -> list[tuple[Any, tuple[float, str, bool]]]:
     return [(found, (found.score, name, kept)) for name, found, kept in points if found.score is not None]
 
 
-def _made(points: "Sequence[tuple[str, Measured, bool]]", target: str | None) -> list[tuple[Any, tuple[float, str, bool]]]:
+def _made(points: "Sequence[tuple[str, Worth, bool]]", target: str | None) -> list[tuple[Any, tuple[float, str, bool]]]:
     """The target's artifacts, with their own score where they have one."""
     found = []
     for name, measured, kept in points:

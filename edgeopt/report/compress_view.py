@@ -13,7 +13,7 @@ from edgeopt.report.text import counted, one_line, plain, size
 
 if TYPE_CHECKING:
     from edgeopt.compress.technique import LayerChange, Record
-    from edgeopt.recipe.outcome import Goal, MadeFor, Measured, Outcome
+    from edgeopt.recipe.outcome import Goal, MadeFor, Outcome, Worth
 
 _NONE = "-"
 _FIRST_FEW = 3
@@ -62,13 +62,13 @@ def _table(outcome: "Outcome") -> Table:
     return table
 
 
-def _figures(measured: "Measured", metric: str) -> list[str]:
+def _figures(measured: "Worth", metric: str) -> list[str]:
     found = measured.size
     cells = [short(found.parameters), short(found.macs), size(found.zstd_bytes)]
     return cells + ([_number(measured.scores.get(metric))] if metric else [])
 
 
-def _made(outcome: "Outcome", measured: "Measured", made: Sequence[tuple[str, str]], metric: str) -> Iterator[str]:
+def _made(outcome: "Outcome", measured: "Worth", made: Sequence[tuple[str, str]], metric: str) -> Iterator[str]:
     for key in made:
         now, before = _artifact(measured, key), _artifact(outcome.original, key)
         yield size(now.bytes) if now and now.bytes is not None else (now.status if now else _NONE)
@@ -79,7 +79,7 @@ def _made(outcome: "Outcome", measured: "Measured", made: Sequence[tuple[str, st
             yield _number(now.scores.get(metric) if now else None)
 
 
-def _artifact(measured: "Measured", key: tuple[str, str]) -> "MadeFor | None":
+def _artifact(measured: "Worth", key: tuple[str, str]) -> "MadeFor | None":
     return next((artifact for artifact in measured.artifacts if (artifact.target, artifact.format) == key), None)
 
 

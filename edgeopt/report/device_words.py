@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from edgeopt.report.text import cut, one_line, size
 
 if TYPE_CHECKING:
-    from edgeopt.devices.facts import Cluster, DeviceFacts
+    from edgeopt.devices.state.facts import Cluster, DeviceFacts
 
 _MOST_CLUSTERS = 4
 _LONGEST = 60

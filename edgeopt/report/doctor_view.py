@@ -11,7 +11,7 @@ from edgeopt.report.console import output, paragraph
 from edgeopt.report.text import counted, plain
 
 if TYPE_CHECKING:
-    from edgeopt.doctor import Check
+    from edgeopt.starter.doctor import Check
 
 
 def print_checks(checks: "Iterable[Check]", console: Console | None = None) -> None:

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeopt.files import write_atomic
 from edgeopt.report.svg import literal, svg
+from edgeopt.support.files import write_atomic
 
 if TYPE_CHECKING:
-    from edgeopt.compress.families.found import Found
+    from edgeopt.compress.search.found import Found
 
 _FRONT, _OTHERS = "#1f5fa8", "#9a9a9a"
 _LABELS = {"macs": "MACs", "latency_ms": "latency, ms"}

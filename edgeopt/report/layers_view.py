@@ -10,7 +10,7 @@ from edgeopt.report.console import output, paragraph
 from edgeopt.report.text import counted, one_line
 
 if TYPE_CHECKING:
-    from edgeopt.compress.latency_table import LatencyTable, Prediction
+    from edgeopt.compress.search.latency_table import LatencyTable, Prediction
 
 
 def print_layers(

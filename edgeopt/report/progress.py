@@ -12,8 +12,8 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from edgeopt.options import Event, Listener
 from edgeopt.report.text import one_line, plain
+from edgeopt.support.progress import Event, Listener
 
 _FINAL = {"done": ("✓", "green"), "unverified": ("?", "yellow"), "failed": ("✗", "red"), "skipped": ("-", "dim")}
 _EACH = ("measure", "wait")

@@ -106,5 +106,5 @@ def _terminal() -> Iterator[int]:
 
 _prompt = _Prompt()
 ask = _prompt.ask
-"""Asks the user for a secret, from any thread; see :data:`edgeopt.devices.base.Ask`."""
+"""Asks the user for a secret, from any thread; see :data:`edgeopt.devices.transport.Ask`."""
 give_up = _prompt.give_up

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeopt.files import write_atomic
 from edgeopt.report.svg import literal, svg
 from edgeopt.report.text import one_line
+from edgeopt.support.files import write_atomic
 
 if TYPE_CHECKING:
-    from edgeopt.compress.sensitivity import Sensitivity
+    from edgeopt.compress.advice.sensitivity import Sensitivity
 
 _ROW, _COLUMN, _MARGIN = 0.28, 0.9, 1.3
 """Inches."""

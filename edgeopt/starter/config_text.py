@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
-from edgeopt.config import Settings
+from edgeopt.model.config import Settings
 from edgeopt.starter.choices import Choice
 from edgeopt.starter.seen import Seen
 
@@ -17,7 +17,7 @@ _UNSET |= {"calibration": "the model's own", "evaluate": "the model's own", "out
 
 
 def config_text(seen: Seen, choices: Sequence[Choice], meanings: Mapping[str, str], code_file: str, command: str) -> str:
-    """TOML that :func:`edgeopt.config.read` reads.
+    """TOML that :func:`edgeopt.model.config.read` reads.
 
     ``meanings``: what each setting does, by its name, as the options' help has it. Raises KeyError for a setting without one.
     """

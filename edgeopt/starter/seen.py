@@ -5,11 +5,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeopt.chatter import diverted
 from edgeopt.core import TensorSpec
-from edgeopt.input_text import InputSpec
-from edgeopt.model import Model
-from edgeopt.references import load, load_model
+from edgeopt.model.input_text import InputSpec
+from edgeopt.model.model import Model
+from edgeopt.model.references import load, load_model
+from edgeopt.support.log_diversion import diverted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

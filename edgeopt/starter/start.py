@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeopt.config import Settings
 from edgeopt.errors import UsageError
-from edgeopt.files import write_atomic
-from edgeopt.input_text import parse_input
+from edgeopt.model.config import Settings
+from edgeopt.model.input_text import parse_input
 from edgeopt.starter.choices import Choice, choices
 from edgeopt.starter.code_text import code_text
 from edgeopt.starter.config_text import config_text
 from edgeopt.starter.seen import Seen, look
+from edgeopt.support.files import write_atomic
 
 CONFIG_FILE = "edgeopt.toml"
 CODE_FILE = "edgeopt_model.py"

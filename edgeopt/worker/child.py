@@ -124,7 +124,7 @@ def _reply(connection: socket.socket, compute: Callable[[], list[memoryview]]) -
 
 def _describe(error: BaseException) -> dict[str, str]:
     if isinstance(error, ModuleNotFoundError):  # a part of an extra may have been uninstalled
-        from edgeopt.extras import missing_for
+        from edgeopt.support.extras import missing_for
 
         error = missing_for(error) or error
     if isinstance(error, EdgeoptError):

@@ -17,7 +17,7 @@ from edgeopt.worker.running import RunningTask
 _STARTS = 2
 
 
-class Session:
+class WorkerSession:
     """A task that stays and computes arrays from arrays, such as a loaded artifact on its runtime."""
 
     def __init__(self, task: RunningTask, timeout_s: float) -> None:
@@ -95,13 +95,13 @@ class WorkerHost:
 
     def session(
         self, task: str, request: dict[str, Any], *, timeout_s: float, log: Path, shown_log: Path | None = None
-    ) -> Session:
+    ) -> WorkerSession:
         """A process in which ``f(request)`` has returned a function of a tuple of arrays; call it through the session.
 
         ``timeout_s`` holds for the start and, unless given there, for each call. Raises as :meth:`run`.
         """
         running, _ = self._begin(task, request, session=True, timeout_s=timeout_s, logs=(log, shown_log))
-        return Session(running, timeout_s)
+        return WorkerSession(running, timeout_s)
 
     def close(self) -> None:
         """For good: kills every task and the host; returns when all are gone. Tasks in other threads end with WorkerCrashed."""

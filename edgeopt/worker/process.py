@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeopt.scratch import PREFIX, Scratch, clear_temporary
+from edgeopt.support.scratch import PREFIX, Scratch, clear_temporary
 from edgeopt.worker.host import command, kill_group
 
 _SHUTDOWN_S = 2.0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.errors import WorkerCrashed, WorkerTimeout
-from edgeopt.files import make_folder, writing
+from edgeopt.support.files import make_folder, writing
 from edgeopt.worker import failures
 from edgeopt.worker.host import kill_group
 from edgeopt.worker.process import Ending, HostProcess

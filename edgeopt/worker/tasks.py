@@ -1,9 +1,9 @@
 """The tasks a worker can run: names to ``module:function``."""
 
 TASKS = {
-    "convert": "edgeopt.tasks:convert",
-    "inspect": "edgeopt.tasks:inspect",
-    "check": "edgeopt.tasks:check",
-    "predict": "edgeopt.tasks:predict",
-    "time": "edgeopt.tasks:time_against_twin",
+    "convert": "edgeopt.pipeline.tasks:convert",
+    "inspect": "edgeopt.pipeline.tasks:inspect",
+    "check": "edgeopt.pipeline.tasks:check",
+    "predict": "edgeopt.pipeline.tasks:predict",
+    "time": "edgeopt.pipeline.tasks:time_against_twin",
 }

@@ -24,8 +24,8 @@ from edgeopt.bench.artifacts import Runnable, load
 from edgeopt.bench.run import RESULT_NAME, Benchmark, Request
 from edgeopt.bench.types import BenchSettings, DeviceRun
 from edgeopt.core import from_json
-from edgeopt.devices.known import DeviceSpec
-from edgeopt.devices.own_folder import MARK
+from edgeopt.devices.devices_toml import DeviceSpec
+from edgeopt.devices.session.own_folder import MARK
 
 SILENCE_S = 4
 """Instead of half a minute: a device clears itself after so long."""

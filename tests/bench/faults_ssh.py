@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeopt.devices import device as device_module
+from edgeopt.devices.session import device as device_module
 from tests.bench.faults import SILENCE_S, Bed
-from tests.devices.sshd import Proxy, Server, sshd
+from tests.emulators.sshd import Proxy, Server, sshd
 
 
 class Way:

@@ -8,13 +8,13 @@ import numpy as np
 
 from edgeopt.bench.artifacts import Runnable, load
 from edgeopt.bench.inputs import Array
-from edgeopt.bench.place import Elements, Measured
+from edgeopt.bench.place import Elements, LaunchOutcome
 from edgeopt.bench.run import Benchmark, Request
 from edgeopt.bench.types import BenchSettings, DeviceRun, Launch, Operator, Subject
 from edgeopt.core import Format, TensorSpec
-from edgeopt.devices.environment import Environment
-from edgeopt.devices.known import DeviceSpec
-from tests.devices.runner_jobs import onnx_model, tflite_model
+from edgeopt.devices.devices_toml import DeviceSpec
+from edgeopt.devices.state.environment import Environment
+from tests.devices.runner.jobs import onnx_model, tflite_model
 
 QUICK = BenchSettings(launches=2, min_runs=20, min_seconds=0.05, max_seconds=2.0, timeout_s=60.0, wait_s=60.0)
 X = TensorSpec(name="x", shape=(1, 2), dtype="float32")
@@ -73,12 +73,12 @@ class Pretend:
     def path_of(self, artifact: Runnable) -> str:
         return f"/there/{artifact.path}"
 
-    def measure(self, artifact: Runnable, threads: int) -> Measured:
+    def measure(self, artifact: Runnable, threads: int) -> LaunchOutcome:
         self.measured.append(f"{artifact.name} x{threads}")
         found = self.launch(len(self.measured) - 1, artifact)
         if isinstance(found, Exception):
             raise found
-        return Measured(found, [np.zeros((1, 2), np.float32)])
+        return LaunchOutcome(found, [np.zeros((1, 2), np.float32)])
 
     def operators(self, artifact: Runnable, threads: int) -> tuple[Operator, ...]:
         return ()

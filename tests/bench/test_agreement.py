@@ -11,7 +11,7 @@ from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.inputs import Array
 from edgeopt.core import TensorSpec
 from edgeopt.errors import BadAnswer, EvaluationError
-from edgeopt.model import Predict
+from edgeopt.model.model import Predict
 from tests.bench.parts import Pretend, X, runnable
 
 QUANTIZED = TensorSpec(name="y", shape=(1, 2), dtype="int8", scale=0.5, zero_point=1)

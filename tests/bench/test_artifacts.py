@@ -9,11 +9,11 @@ import pytest
 
 from edgeopt.bench.artifacts import Runnable, is_bundle, load, selected
 from edgeopt.core import Artifact, Format, Manifest, ModelFacts, Plan, QuantScheme, Structure, TargetResult, to_json
-from edgeopt.devices.known import DeviceSpec
+from edgeopt.devices.devices_toml import DeviceSpec
 from edgeopt.errors import ConfigError, EdgeoptError, ReferenceNotFound, UnknownName
-from edgeopt.files import sha256_of, size_of
+from edgeopt.support.files import sha256_of, size_of
 from tests.bench.parts import X, runnable
-from tests.devices.runner_jobs import onnx_model, tflite_model
+from tests.devices.runner.jobs import onnx_model, tflite_model
 
 PI = DeviceSpec(name="pi5", url="ssh://pi5")
 

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from edgeopt.bench.artifacts import load, selected
 from edgeopt.bench.interface import LARGEST_BYTES, check_interface
-from edgeopt.converters.onnx import OnnxConverter
+from edgeopt.converters.onnx.converter import OnnxConverter
 from edgeopt.core import TWIN, TargetResult, TensorSpec
-from edgeopt.devices.known import DeviceSpec
+from edgeopt.devices.devices_toml import DeviceSpec
 from edgeopt.errors import ConfigError, worst_of
-from edgeopt.files import sha256_of, size_of
+from edgeopt.support.files import sha256_of, size_of
 from edgeopt.targets import loader
 from tests.bench.parts import QUICK, bench, here
 from tests.bench.test_artifacts import made, written
-from tests.devices.runner_jobs import onnx_model
+from tests.devices.runner.jobs import onnx_model
 
 LOCAL = DeviceSpec(name="local", url="local")
 SPARSE = 200 << 30

@@ -7,7 +7,7 @@ import pytest
 
 from edgeopt.bench.types import BenchResult
 from tests.bench.parts import QUICK, bench, here, onnx_file, tflite_file
-from tests.devices.runner_jobs import delegate_library
+from tests.devices.runner.jobs import delegate_library
 
 SETTINGS = replace(QUICK, launches=1, accelerator="delegate")
 

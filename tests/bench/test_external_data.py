@@ -12,13 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeopt.bench.artifacts import load
 from edgeopt.bench.external_data import external_files
 from edgeopt.bench.types import DeviceRun
-from edgeopt.devices.known import DeviceSpec
+from edgeopt.devices.devices_toml import DeviceSpec
 from edgeopt.errors import ConfigError
-from edgeopt.files import sha256_of
+from edgeopt.support.files import sha256_of
 from tests.bench.faults import Bed
 from tests.bench.faults_ssh import bed, server
 from tests.bench.parts import QUICK, bench, here, onnx_file
-from tests.devices.sshd import Server
+from tests.emulators.sshd import Server
 
 __all__ = ["bed", "server"]
 

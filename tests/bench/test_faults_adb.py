@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from edgeopt.devices import adb_direct
-from edgeopt.devices import device as device_module
+from edgeopt.devices.adb import direct
+from edgeopt.devices.session import device as device_module
 from tests.bench.fault_contract import SIZE, Lies, LinkFaults, RunFaults, assert_lost
 from tests.bench.faults import SILENCE_S, Bed, assert_clear, assert_measured, identity, samples
-from tests.devices.adb_fixtures import home
-from tests.devices.adbd import Adbd
+from tests.devices.adb.fixtures import home
+from tests.emulators.adbd import Adbd
 
 __all__ = ["home"]
 
@@ -147,7 +147,7 @@ def test_a_reboot_in_the_middle_of_a_run_blocks_nobody(bed: Bed, adbd: Adbd, hea
 
 def test_a_key_that_was_never_allowed_is_told(bed: Bed, healthy_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
-    monkeypatch.setattr(adb_direct, "ALLOW_S", 0.3)
+    monkeypatch.setattr(direct, "ALLOW_S", 0.3)
     with Adbd(keys=[]) as strict:
         refused, fine = bed.bench(bed.device("stranger", url(strict)), bed.device("healthy", healthy_url))
     assert_measured(fine)

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from edgeopt.bench.types import DeviceRun
-from edgeopt.devices.known import DeviceSpec
-from edgeopt.devices.own_folder import MARK
+from edgeopt.devices.devices_toml import DeviceSpec
+from edgeopt.devices.session.own_folder import MARK
 from tests.bench.fault_contract import SIZE, assert_lost
 from tests.bench.faults import Bed, assert_clear, assert_measured, identity, samples
 from tests.bench.faults_ssh import Way, bed, server
-from tests.devices.arm64 import Board, switched_on
-from tests.devices.sshd import Server
+from tests.emulators.arm64 import Board, switched_on
+from tests.emulators.sshd import Server
 
 __all__ = ["bed", "server"]
 pytestmark = [pytest.mark.slow, pytest.mark.device]

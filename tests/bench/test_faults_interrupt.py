@@ -19,7 +19,7 @@ from edgeopt.core import from_json
 from edgeopt.errors import INTERRUPTED_EXIT_CODE
 from tests.bench.faults import SILENCE_S, Bed, identity, samples, until
 from tests.bench.faults_ssh import Way, bed, server
-from tests.devices.sshd import Server
+from tests.emulators.sshd import Server
 
 __all__ = ["bed", "server"]
 

@@ -15,13 +15,13 @@ from rich.console import Console
 
 from edgeopt.bench.types import DeviceRun
 from edgeopt.devices import local
-from edgeopt.devices.device import Device
-from edgeopt.devices.known import DeviceSpec
+from edgeopt.devices.devices_toml import DeviceSpec
+from edgeopt.devices.session.device import Device
 from edgeopt.report.bench_formats import as_csv, as_markdown
 from edgeopt.report.bench_table import print_runs
 from tests.bench.faults import Bed, assert_clear, assert_measured, nobody
 from tests.bench.faults_ssh import bed, liar_url, server
-from tests.devices.sshd import Server
+from tests.emulators.sshd import Server
 
 __all__ = ["bed", "liar_url", "server"]
 

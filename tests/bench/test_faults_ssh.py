@@ -9,7 +9,7 @@ import pytest
 from tests.bench.fault_contract import Lies, LinkFaults, RunFaults
 from tests.bench.faults import Bed, assert_clear, assert_measured
 from tests.bench.faults_ssh import Way, bed, liar_url, server
-from tests.devices.sshd import Server, make_key
+from tests.emulators.sshd import Server, make_key
 
 __all__ = ["bed", "liar_url", "server"]
 

@@ -62,7 +62,7 @@ def test_bench_onto_a_disk_of_that_size(tmp_path: Path, size: str, code: int) ->
     disk.mkdir()
     script = f"""
         mount -t tmpfs -o size={size} none {disk}
-        {sys.executable} -c 'from edgeopt.cli import main; main()' bench {artifact} --launches 1 --seconds 0.1 --runs 5 \\
+        {sys.executable} -c 'from edgeopt.cli.app import main; main()' bench {artifact} --launches 1 --seconds 0.1 --runs 5 \\
             --max-seconds 2 --format json --out {disk}/runs
         code=$?
         find {disk} -type f -printf "left: %f\\n" >&2

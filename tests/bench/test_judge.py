@@ -10,7 +10,7 @@ from edgeopt.bench.events import MissingRuntime
 from edgeopt.bench.rounds import Configuration
 from edgeopt.bench.types import Agreement, BenchResult, BenchSettings, Launch, Measurement, Window
 from edgeopt.core import Format, from_json, to_json
-from edgeopt.devices.environment import CpuState, Environment
+from edgeopt.devices.state.environment import CpuState, Environment
 from edgeopt.errors import FellBack, RunFailed
 from tests.bench.parts import runnable
 

@@ -23,13 +23,13 @@ from edgeopt.bench.artifacts import load
 from edgeopt.bench.rounds import Rounds
 from edgeopt.bench.run import Benchmark, Request
 from edgeopt.bench.types import DeviceRun
-from edgeopt.bundle import Bundle
+from edgeopt.bundle.bundle import Bundle
 from edgeopt.core import from_json
-from edgeopt.devices.known import DeviceSpec
-from edgeopt.model import Predict
-from edgeopt.references import load_model
+from edgeopt.devices.devices_toml import DeviceSpec
+from edgeopt.model.model import Predict
+from edgeopt.model.references import load_model
 from tests.bench.parts import QUICK, bench, here, onnx_file, refuse, tflite_file
-from tests.test_pipeline import NET
+from tests.pipeline.test_pipeline import NET
 
 # The warnings are of torch and torchao, in this process; the export's workers send theirs to its log.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from edgeopt.bench.artifacts import load
 from edgeopt.bench.types import BenchSettings
-from edgeopt.model import Predict
+from edgeopt.model.model import Predict
 from tests.bench.parts import bench, here
 from tests.bench.test_local import no_pauses
 

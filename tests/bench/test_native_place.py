@@ -10,9 +10,9 @@ from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.inventory import inventory
 from edgeopt.bench.types import DeviceRun, Measurement
 from edgeopt.core import from_json
-from edgeopt.devices.known import DeviceSpec
+from edgeopt.devices.devices_toml import DeviceSpec
 from tests.bench.parts import QUICK, bench, here, onnx_file, refuse, tflite_file
-from tests.devices.test_native_output import GOLDEN
+from tests.devices.native.test_native_output import GOLDEN
 
 PERF_TEST = """
 while [ $# -gt 2 ]; do shift; done

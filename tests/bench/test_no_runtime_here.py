@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeopt import extras
 from edgeopt.errors import MissingExtra
+from edgeopt.support import extras
 from tests.bench.parts import QUICK, bench, here, onnx_file
 
 ONE = replace(QUICK, launches=1, min_runs=5)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from edgeopt.bench.inventory import inventory
-from edgeopt.devices.known import DeviceSpec
+from edgeopt.devices.devices_toml import DeviceSpec
 from tests.bench.parts import bench, here, onnx_file, refuse, tflite_file
 from tests.bench.test_native_place import measurement, tool
-from tests.devices.test_native_output import GOLDEN
+from tests.devices.native.test_native_output import GOLDEN
 
 
 @pytest.fixture

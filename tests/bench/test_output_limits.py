@@ -13,7 +13,7 @@ from edgeopt.bench.computed import Computed
 from edgeopt.bench.launch import MAX_OUTPUT_BYTES, PythonPlace, _limits
 from edgeopt.core import TensorSpec
 from edgeopt.errors import BadAnswer
-from edgeopt.model import Predict
+from edgeopt.model.model import Predict
 from tests.bench.parts import QUICK, bench, here, runnable
 
 DYNAMIC = TensorSpec(name="y", shape=(2, -1), dtype="int64")

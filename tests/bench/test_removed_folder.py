@@ -9,8 +9,8 @@ from tests.bench.faults import Bed, assert_clear
 from tests.bench.faults_ssh import bed, server
 from tests.bench.parts import bench, tflite_file
 from tests.bench.test_native_place import phone, tool
-from tests.devices.sshd import Server
-from tests.devices.test_native_output import GOLDEN
+from tests.devices.native.test_native_output import GOLDEN
+from tests.emulators.sshd import Server
 
 __all__ = ["bed", "server"]
 

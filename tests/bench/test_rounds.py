@@ -7,10 +7,10 @@ import pytest
 
 from edgeopt.bench.artifacts import Runnable
 from edgeopt.bench.inputs import Array
-from edgeopt.bench.place import Measured, Place
+from edgeopt.bench.place import LaunchOutcome, Place
 from edgeopt.bench.rounds import Configuration, Rounds
 from edgeopt.bench.types import BenchSettings, Launch
-from edgeopt.devices.environment import Environment
+from edgeopt.devices.state.environment import Environment
 from edgeopt.errors import BadAnswer, DeviceError, DeviceTimeout, EdgeoptError, InputError, LinkLost, RunFailed
 from tests.bench.parts import QUICK, Pretend, runnable
 
@@ -97,9 +97,9 @@ class Cut(Pretend):
         super().__init__()
         self.failure, self.part = failure, part
 
-    def measure(self, artifact: Runnable, threads: int) -> Measured:
+    def measure(self, artifact: Runnable, threads: int) -> LaunchOutcome:
         whole = super().measure(artifact, threads)
-        return whole if len(self.measured) == 1 else Measured(self.part, failure=self.failure)
+        return whole if len(self.measured) == 1 else LaunchOutcome(self.part, failure=self.failure)
 
 
 def test_what_a_launch_measured_before_it_was_cut_off_is_kept() -> None:

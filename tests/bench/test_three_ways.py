@@ -11,10 +11,10 @@ import pytest
 import edgeopt
 from edgeopt.bench.types import DeviceRun
 from edgeopt.core import from_json
-from edgeopt.references import load_model
-from tests.devices.adbd import Adbd
-from tests.devices.arm64 import Board, arm64
-from tests.test_pipeline import NET
+from edgeopt.model.references import load_model
+from tests.emulators.adbd import Adbd
+from tests.emulators.arm64 import Board, arm64
+from tests.pipeline.test_pipeline import NET
 
 __all__ = ["arm64"]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from edgeopt.capture import Captured, capture
 from edgeopt.errors import CaptureError, EdgeoptError, ForwardError, InputError, ModelError, NotFiniteError
-from edgeopt.model import Model
+from edgeopt.model.model import Model
 from tests.captures import Calls, Normed, run
 
 aten = torch.ops.aten

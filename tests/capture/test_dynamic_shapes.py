@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import edgeopt
-from edgeopt.calling import Signature, call_arguments
 from edgeopt.capture.dynamic_shapes import fixed_axes, warnings
-from edgeopt.references import load_model
+from edgeopt.model.references import load_model
+from edgeopt.model.signature import Signature, call_arguments
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch.export
 

@@ -11,7 +11,7 @@ from edgeopt.capture.equivalence import Case, Reference
 from edgeopt.capture.graph_tensors import set_tensor, tensor_at
 from edgeopt.capture.witness import Witness
 from edgeopt.errors import CaptureError
-from edgeopt.model import Model
+from edgeopt.model.model import Model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
 

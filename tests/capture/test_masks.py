@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgeopt.capture import Captured, capture
 from edgeopt.errors import NotFiniteError
-from edgeopt.model import Model
+from edgeopt.model.model import Model
 from tests.captures import run
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgeopt.capture import capture
 from edgeopt.errors import CaptureError, EdgeoptError, InputError, ModelError
-from edgeopt.model import Model
+from edgeopt.model.model import Model
 from tests.captures import operators, run
 
 aten = torch.ops.aten

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from edgeopt.capture import capture
 from edgeopt.errors import CaptureError
-from edgeopt.model import Model
+from edgeopt.model.model import Model
 from tests.captures import exact
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log

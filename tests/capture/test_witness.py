@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from edgeopt.capture import capture
 from edgeopt.capture.unlike import unlike
 from edgeopt.capture.witness import Witness, copied
-from edgeopt.model import Model
+from edgeopt.model.model import Model
 from tests.captures import Calls
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log

@@ -8,22 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeopt.compress import store
-from edgeopt.compress.channels import Channels
-from edgeopt.compress.cluster import Cluster
-from edgeopt.compress.distill import Distill
-from edgeopt.compress.early_exit import EarlyExit
-from edgeopt.compress.heads import Heads
-from edgeopt.compress.layer_drop import Layers
-from edgeopt.compress.lottery import Lottery
-from edgeopt.compress.low_rank import LowRank
-from edgeopt.compress.magnitude import Magnitude
-from edgeopt.compress.nm import NM
+from edgeopt.compress.channels.channels import Channels
+from edgeopt.compress.cluster.cluster import Cluster
+from edgeopt.compress.common import store
+from edgeopt.compress.common.training import Trainer, fine_tune
+from edgeopt.compress.distill.distill import Distill
+from edgeopt.compress.early_exit.early_exit import EarlyExit
+from edgeopt.compress.heads.heads import Heads
+from edgeopt.compress.layers.layer_drop import Layers
+from edgeopt.compress.low_rank.low_rank import LowRank
 from edgeopt.compress.technique import Context, Technique
 from edgeopt.compress.techniques import TECHNIQUES
-from edgeopt.compress.training import Trainer, fine_tune
+from edgeopt.compress.zeros.lottery import Lottery
+from edgeopt.compress.zeros.magnitude import Magnitude
+from edgeopt.compress.zeros.nm import NM
 from edgeopt.errors import EdgeoptError, NotFiniteError, TrainingFailed
-from tests.compress import channel_nets as nets
+from tests.compress.channels import nets
 
 ROWS, CLASSES = 64, 10
 

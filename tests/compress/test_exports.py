@@ -16,26 +16,27 @@ import torch
 from torch import Tensor, nn
 
 import edgeopt
-from edgeopt.compress.channels import Channels
-from edgeopt.compress.cluster import Cluster
-from edgeopt.compress.distill import Distill
-from edgeopt.compress.early_exit import EarlyExit
-from edgeopt.compress.families.family import Family
-from edgeopt.compress.families.supernet import Supernet
-from edgeopt.compress.heads import Heads
-from edgeopt.compress.layer_drop import Layers
-from edgeopt.compress.lottery import Lottery
-from edgeopt.compress.low_rank import LowRank
-from edgeopt.compress.magnitude import Magnitude
-from edgeopt.compress.nm import NM
-from edgeopt.compress.pattern import pattern_holds
-from edgeopt.compress.stages.exits import EarlyExits
-from edgeopt.compress.students import narrower
+from edgeopt.compress.channels.channels import Channels
+from edgeopt.compress.cluster.cluster import Cluster
+from edgeopt.compress.common.training import Trainer
+from edgeopt.compress.distill.distill import Distill
+from edgeopt.compress.distill.students import narrower
+from edgeopt.compress.early_exit.early_exit import EarlyExit
+from edgeopt.compress.early_exit.exits import EarlyExits
+from edgeopt.compress.heads.heads import Heads
+from edgeopt.compress.layers.layer_drop import Layers
+from edgeopt.compress.low_rank.low_rank import LowRank
+from edgeopt.compress.search.family import Family
+from edgeopt.compress.search.supernet import Supernet
 from edgeopt.compress.technique import Context, Technique
-from edgeopt.compress.training import Trainer
+from edgeopt.compress.zeros.lottery import Lottery
+from edgeopt.compress.zeros.magnitude import Magnitude
+from edgeopt.compress.zeros.nm import NM
+from edgeopt.compress.zeros.pattern import pattern_holds
 from edgeopt.targets import loader
 from examples import digits
-from tests.compress import channel_nets, families
+from tests.compress.channels import nets
+from tests.compress.search import families
 from tests.compress.transformer_nets import HIDDEN, bert, plain_encoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of torch and torchao: an export sends them to its log
@@ -79,7 +80,7 @@ def digits_batches() -> Batches:
 
 def narrowed_factorised_and_clustered() -> Iterator[Case]:
     data = random_batches(3, 8, 8)
-    net = channel_nets.Random((("residual", 16), ("concat", 32), ("depthwise", 16))).eval()
+    net = nets.Random((("residual", 16), ("concat", 32), ("depthwise", 16))).eval()
     tucker = LowRank(share=0.6, min_parameters=0, exclude=("end*",))
     cp = LowRank(share=0.6, min_parameters=0, conv="cp", exclude=("stages*",))
     steps = Channels(amount=0.3), tucker, cp, Cluster(centroids=16, min_parameters=0)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 import edgeopt.compress
-from edgeopt.compress.measures import sparsity
+from edgeopt.compress.common.measures import sparsity
 from edgeopt.compress.techniques import TECHNIQUES, technique
 from edgeopt.recipe.schema import read
-from tests.compress import families
+from tests.compress.search import families
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "compression.md").read_text(encoding="utf-8")
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 import edgeopt
 import edgeopt.coreml
-from edgeopt.converters import coreml_forms, tflite_forms
-from edgeopt.converters.coreml import CoremlConverter
+from edgeopt.converters.coreml import forms as coreml_forms
+from edgeopt.converters.coreml.converter import CoremlConverter
 from edgeopt.converters.program import Program
-from edgeopt.converters.tflite import TfliteConverter
+from edgeopt.converters.tflite import forms as tflite_forms
+from edgeopt.converters.tflite.converter import TfliteConverter
 from edgeopt.converters.transposed_convolutions import written_out
 from edgeopt.errors import ConversionError
 from edgeopt.targets.loader import load

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper, save_model
 
-from edgeopt.converters.onnx import OnnxConverter
+from edgeopt.converters.onnx.converter import OnnxConverter
 from edgeopt.converters.operators import Operator, unsupported
 from edgeopt.errors import ConfigError
 from edgeopt.targets.loader import load
@@ -75,7 +75,7 @@ def test_an_onnx_operator_has_the_version_of_the_opset_that_last_changed_it(
         seen.update({one.name: one.version for one in operators})
         return ()
 
-    monkeypatch.setattr("edgeopt.converters.onnx.unsupported", take)
+    monkeypatch.setattr("edgeopt.converters.onnx.converter.unsupported", take)
     OnnxConverter().inspect(onnx_file(tmp_path / "m.onnx", opset, domain), profile())
     assert seen == {"Relu": relu, "DequantizeLinear": dequantize, "Own": 3}
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import edgeopt
-from edgeopt import tasks
-from edgeopt.converters import tflite_forms
+from edgeopt.converters.tflite import forms
 from edgeopt.core import to_data
 from edgeopt.errors import ConversionError
-from edgeopt.reference_file import References
+from edgeopt.pipeline import tasks
 from edgeopt.targets.loader import load
+from edgeopt.verify.reference_outputs import ReferenceOutputs
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the converters
 
@@ -70,9 +70,9 @@ def test_what_a_runtime_cannot_compute_is_named(tmp_path: Path, monkeypatch: pyt
 
     program = torch.export.export(Turned(), (torch.randn(1, 2, 3, 4),), strict=False)
     torch.export.save(program, tmp_path / "program.pt2")
-    monkeypatch.setattr(tflite_forms, "rewritten", lambda program: program)
+    monkeypatch.setattr(forms, "rewritten", lambda program: program)
     profile, x, out = load("portable-fp32"), np.ones((1, 2, 3, 4), np.float32), tmp_path / "model.tflite"
-    references = References(("y",), [(x,)], [((x + 1)[:, ::-1, :, ::-1],)])
+    references = ReferenceOutputs(("y",), [(x,)], [((x + 1)[:, ::-1, :, ::-1],)])
     references.write(tmp_path / "references.npz")
     request = {
         "format": "tflite", "program": str(tmp_path / "program.pt2"), "out": str(out), "profile": to_data(profile),

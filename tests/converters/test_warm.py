@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 import torch
 from edgeopt.converters import warm
-from edgeopt.converters.onnx import OnnxConverter
+from edgeopt.converters.onnx.converter import OnnxConverter
 from tests.converters import programs
 if sys.argv[1] == "warm":
     warm.programs(), warm.onnx()

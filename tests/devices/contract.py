@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeopt.devices.base import Transport
+from edgeopt.devices.transport import Transport
 from edgeopt.errors import BadAnswer, DeviceError, DeviceTimeout, LinkLost
 
 QUICK_S = 10.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.devices.arm64 import SCRIPT, Board, arm64, emulated_root, switched_on
+from tests.emulators.arm64 import SCRIPT, Board, arm64, emulated_root, switched_on
 
 __all__ = ["arm64"]
 

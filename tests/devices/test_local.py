@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgeopt.devices.base import Transport
 from edgeopt.devices.local import LocalTransport
+from edgeopt.devices.transport import Transport
 from edgeopt.errors import DeviceFull, DeviceTimeout, UsageError
 from tests.devices.contract import TransportContract
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from edgeopt.devices.device import Device
 from edgeopt.devices.local import connect
-from edgeopt.devices.own_folder import MARK, NAME
-from edgeopt.devices.scripts import script
+from edgeopt.devices.session.device import Device
+from edgeopt.devices.session.own_folder import MARK, NAME
+from edgeopt.devices.session.scripts import script
 from edgeopt.errors import DeviceBusy, DeviceError, DeviceTimeout
-from tests.devices.test_own_folder import of_before, state
-from tests.devices.test_session import eventually, left, refuse, running
+from tests.devices.session.test_own_folder import of_before, state
+from tests.devices.session.test_session import eventually, left, refuse, running
 
 GROUPS = ("setsid", "busybox", "toybox")
 DIGESTS = ("sha256sum", "shasum", "openssl", "busybox", "toybox")

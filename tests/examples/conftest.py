@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import edgeopt
-from edgeopt.references import load_model
+from edgeopt.model.references import load_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

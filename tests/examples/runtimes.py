@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgeopt.coreml
-from edgeopt.converters import onnx_kernels
+from edgeopt.converters.onnx import kernels
 from edgeopt.core import Artifact, TensorSpec
 
 Array = NDArray[Any]
@@ -18,7 +18,7 @@ def run_onnx(path: Path, artifact: Artifact, arrays: tuple[Array, ...]) -> tuple
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    if onnx_kernels.kernels():
+    if kernels.kernels():
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     feed = {spec.name: array for spec, array in zip(artifact.inputs, arrays, strict=True)}

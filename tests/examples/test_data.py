@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgeopt.references import resolve
+from edgeopt.model.references import resolve
 from tests.examples.conftest import EXAMPLES, load
 
 TRAIN = "import runpy, sys; runpy.run_path(sys.argv[1])['trained']()"

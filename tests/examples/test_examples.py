@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import edgeopt
-from edgeopt import verify
 from edgeopt.core import QuantScheme, TargetResult
 from edgeopt.targets import loader
+from edgeopt.verify import verdicts
 from tests.examples.conftest import load
 from tests.examples.runtimes import Array, run_coreml, run_onnx, run_tflite, sqnr_db
 
@@ -49,7 +49,7 @@ def test_the_artifact_is_ok_and_computes_what_the_model_computes(example: str, t
     assert {result.format for result in made} == set(loader.load(target).formats)
     for result in made:
         assert result.status == "ok", f"{result.error}: {result.reason}"
-        assert not verify.failures(result.verdicts)
+        assert not verdicts.failures(result.verdicts)
         assert result.calibrated
         assert result.artifact is not None
         assert result.plan is not None

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
-from edgeopt.references import resolve
+from edgeopt.model.references import resolve
 from tests.examples.conftest import EXAMPLES, load
 
 

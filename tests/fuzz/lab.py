@@ -12,15 +12,17 @@ from typing import Self
 
 from torch import nn
 
-from edgeopt import making, registry
-from edgeopt.bundle import BundleWriter
-from edgeopt.cache import Cache
-from edgeopt.chatter import diverted
+from edgeopt import registry
+from edgeopt.bundle.bundle import BundleWriter
 from edgeopt.converters import warm
 from edgeopt.core import TargetResult
 from edgeopt.errors import EdgeoptError, NotApplicable
-from edgeopt.model import Model
-from edgeopt.options import Options, ignore
+from edgeopt.model.model import Model
+from edgeopt.model.options import Options
+from edgeopt.pipeline import stages
+from edgeopt.support.cache import Cache
+from edgeopt.support.log_diversion import diverted
+from edgeopt.support.progress import ignore
 from edgeopt.targets import loader
 from edgeopt.targets.schema import TargetProfile
 from edgeopt.worker.client import WorkerHost
@@ -60,8 +62,7 @@ class Lab:
     """Exports in workers that are started once: what an export costs most is the import of the converters."""
 
     def __init__(self) -> None:
-        preload = [module for modules in making.PRELOAD.values() for module in modules]
-        self._host = _Kept(tuple(dict.fromkeys((*making.PRELOAD_ALWAYS, *preload))))
+        self._host = _Kept(stages.preload(registry.formats()))
         self._folder = Path(tempfile.mkdtemp(prefix="edgeopt-fuzz-"))
 
     def __enter__(self) -> Self:
@@ -96,7 +97,7 @@ class Lab:
         """As ``edgeopt.export`` does it, but for these targets alone: without the fp32 twins and without times."""
         options = Options(out=out, targets=tuple(targets), jobs=1, use_cache=False)
         with BundleWriter(out) as writer, diverted(writer.log_folder / "edgeopt.log"), self._hosted():
-            manifest, _ = making.make(
+            manifest, _ = stages.make(
                 model, options, ignore, [profile_of(target) for target in targets], writer, Cache(enabled=False)
             )
             writer.commit(manifest)
@@ -105,12 +106,12 @@ class Lab:
     @contextmanager
     def _hosted(self) -> Iterator[None]:
         """``make`` takes the running host instead of starting one."""
-        made = making.WorkerHost
-        making.WorkerHost = lambda preload: self._host  # type: ignore[misc, assignment]
+        made = stages.WorkerHost
+        stages.WorkerHost = lambda preload: self._host  # type: ignore[misc, assignment]
         try:
             yield
         finally:
-            making.WorkerHost = made  # type: ignore[misc]
+            stages.WorkerHost = made  # type: ignore[misc]
 
 
 class _Kept(WorkerHost):

@@ -14,15 +14,15 @@ from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper
 
 from edgeopt.bench.artifacts import load
-from edgeopt.cache import Cache
-from edgeopt.converters import tflite_file
+from edgeopt.converters.tflite import file as tflite_file
 from edgeopt.errors import ConfigError, ConversionError, EdgeoptError, ModelError, UnknownName
-from edgeopt.files import sha256_of
-from edgeopt.program_file import load_program
+from edgeopt.model.program_file import read_program
 from edgeopt.recipe import schema as recipe
-from edgeopt.recipe.subject import _settings
-from edgeopt.untrusted import MESSAGE_BYTES, MOST_FILES, NotRead, check_artifact, read, shown
-from tests.devices.runner_jobs import onnx_model, tflite_model
+from edgeopt.recipe.workload import _settings
+from edgeopt.support.cache import Cache
+from edgeopt.support.files import sha256_of
+from edgeopt.support.untrusted import MESSAGE_BYTES, MOST_FILES, NotRead, check_artifact, read, shown
+from tests.devices.runner.jobs import onnx_model, tflite_model
 
 NO_TEXT = b"\xff\xfe"
 
@@ -247,7 +247,7 @@ def test_a_member_of_a_pt2_whose_name_is_no_text_is_refused(tmp_path: Path) -> N
         archive.writestr("m/models/model.jsö", "{}")
     path.write_bytes(path.read_bytes().replace("ö".encode(), NO_TEXT))
     with pytest.raises(ModelError, match=r"no \.pt2 archive"):
-        load_program(path)
+        read_program(path)
 
 
 def test_members_of_a_pt2_that_overlap_are_refused_before_they_are_read(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_members_of_a_pt2_that_overlap_are_refused_before_they_are_read(tmp_path
             info.header_offset, info.CRC, info.file_size, info.compress_size = 0, 0, 1 << 20, 1 << 20
             archive.filelist.append(info)
     with pytest.raises(ModelError, match="more in it than bytes"):
-        load_program(path)
+        read_program(path)
 
 
 @pytest.mark.parametrize("text", ["[]", "1", '"x"', "null", "[[1]]", '{"range_constraints": 1}', '{"range_constraints": [[]]}'])
@@ -267,7 +267,7 @@ def test_json_of_a_pt2_that_is_something_else_is_refused(text: str, tmp_path: Pa
     with zipfile.ZipFile(tmp_path / "m.pt2", "w") as archive:
         archive.writestr("m/models/model.json", text)
     with pytest.raises(ModelError, match=r"is no object|names sizes"):
-        load_program(tmp_path / "m.pt2")
+        read_program(tmp_path / "m.pt2")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"\x00" * 100, NO_TEXT * 50])

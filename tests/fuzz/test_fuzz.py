@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgeopt.capture import Captured, capture
-from edgeopt.model import Model
+from edgeopt.model.model import Model
 from tests.fuzz import compare
 from tests.fuzz.draw import draw
 from tests.fuzz.hunt import FORMATS, KNOWN, Hunt

@@ -60,7 +60,7 @@ def run(code: str, *arguments: str, preload: Path | None = None) -> str:
 
 
 def test_the_kernels_of_a_cpu_without_vnni_are_found_to_saturate(preload: Path) -> None:
-    code = "from edgeopt.converters.onnx_kernels import kernels; print(kernels())"
+    code = "from edgeopt.converters.onnx.kernels import kernels; print(kernels())"
     assert run(code, preload=preload).strip() == "saturating u8 saturating s8"
 
 

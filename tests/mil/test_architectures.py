@@ -11,9 +11,9 @@ from torch import Tensor, nn
 import edgeopt
 import edgeopt.coreml
 from edgeopt.capture import capture
-from edgeopt.converters.coreml import CoremlConverter
+from edgeopt.converters.coreml.converter import CoremlConverter
 from edgeopt.core import QuantScheme
-from edgeopt.model import Model
+from edgeopt.model.model import Model
 from edgeopt.targets.loader import load
 from tests.matrix.architectures import ARCHITECTURES
 from tests.mil.packages import close

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import edgeopt.coreml
-from edgeopt.mil.loading import load_program, operations, read_spec
+from edgeopt.mil.loading import load_mil_program, operations, read_spec
 from tests.mil.packages import close, converted, run_mil
 
 # coremltools and torch.jit warn about each other's versions and their own deprecated calls
@@ -144,7 +144,7 @@ def test_a_compressed_package_computes_what_pytorch_does_with_its_decoded_weight
 
 def decoded(package: Path) -> tuple[list[Tensor], set[str]]:
     """The net's three weights as coremltools decodes them, and the kinds of encodings."""
-    function = load_program(package, read_spec(package)).functions["main"]
+    function = load_mil_program(package, read_spec(package)).functions["main"]
     users = [operation for operation in operations(function) if operation.op_type in ("conv", "linear")]
     kinds = {operation.op_type for operation in operations(function) if operation.op_type.startswith("constexpr_")}
     return [torch.from_numpy(value_of(operation.weight).astype(np.float32)) for operation in users], kinds

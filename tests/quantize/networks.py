@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgeopt.capture import Captured, capture
-from edgeopt.model import Model
+from edgeopt.model.model import Model
 from edgeopt.quantize.annotate import quantize
 from edgeopt.quantize.planner import Quantization, decide
 from edgeopt.quantize.statistics import Recorder, Statistics

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.fx import Graph, Node
 
-from edgeopt.kinds import HEAVY, PASS_THROUGH, elements, macs
+from edgeopt.capture.operator_kinds import HEAVY, PASS_THROUGH, elements, macs
 from edgeopt.quantize.graph import Op, operators
 from edgeopt.quantize.partition import PASS_THROUGH_GAIN, integer_operators
 from edgeopt.targets import loader

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from edgeopt.capture import capture
 from edgeopt.core import KeptFloat, QuantScheme
-from edgeopt.model import Model
+from edgeopt.model.model import Model
 from edgeopt.quantize.weights import quantize_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log

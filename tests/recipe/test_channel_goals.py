@@ -12,7 +12,6 @@ from torch import nn
 
 from edgeopt.bench.types import BenchSettings
 from edgeopt.errors import BudgetUnmet, DeviceError
-from edgeopt.options import Event
 from edgeopt.recipe import measure
 from edgeopt.recipe.goal import Times
 from edgeopt.recipe.outcome import Outcome, StepOutcome
@@ -20,7 +19,8 @@ from edgeopt.recipe.run import compress
 from edgeopt.recipe.schema import read
 from edgeopt.report.compress_plot import write_plot
 from edgeopt.report.compress_view import print_outcome
-from tests.devices.arm64 import Board, switched_on
+from edgeopt.support.progress import Event
+from tests.emulators.arm64 import Board, switched_on
 from tests.recipe.test_run import recipe
 
 NET = """

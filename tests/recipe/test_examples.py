@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from edgeopt.bundle import Bundle
+from edgeopt.bundle.bundle import Bundle
 from edgeopt.core import TWIN, from_json
-from edgeopt.recipe.outcome import MadeFor, Measured, Outcome
+from edgeopt.recipe.outcome import MadeFor, Outcome, Worth
 from examples.fashion_mnist import data_folder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.slow
 
 
-def made(measured: Measured, target: str) -> MadeFor:
+def made(measured: Worth, target: str) -> MadeFor:
     return next(found for found in measured.artifacts if (found.target, found.format) == (target, "tflite"))
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from edgeopt.bundle import Bundle
-from edgeopt.cli import app
+from edgeopt.bundle.bundle import Bundle
+from edgeopt.cli.app import app
 from edgeopt.errors import VerificationFailed
+from tests.cli.test_app import RUN
 from tests.recipe.test_run import HALF, HEAD, NET, recipe
-from tests.test_cli import RUN
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # warnings of torch and torchao
 ROOT = Path(__file__).parents[2]

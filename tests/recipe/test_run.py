@@ -7,12 +7,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from edgeopt.cli import app
+from edgeopt.cli.app import app
 from edgeopt.errors import BudgetUnmet, ConfigError, TrainingFailed, UnknownName
-from edgeopt.options import Event
-from edgeopt.program_file import load_program
+from edgeopt.model.program_file import read_program
 from edgeopt.recipe.run import compress
 from edgeopt.recipe.schema import read
+from edgeopt.support.progress import Event
 
 NET = """
 from pathlib import Path
@@ -93,7 +93,7 @@ def test_every_step_is_measured_and_the_result_is_an_ordinary_program(folder: Pa
     assert [step.status for step in outcome.steps] == ["kept", "kept"]
     assert outcome.best == 2
     assert outcome.kept.size.zstd_bytes < outcome.original.size.zstd_bytes
-    program = load_program(folder / "out" / "model.pt2")
+    program = read_program(folder / "out" / "model.pt2")
     weights = [value for name, value in program.state_dict.items() if name.endswith("weight")]
     zero = sum(int((value == 0).sum()) for value in weights) / sum(value.numel() for value in weights)
     assert zero == pytest.approx(0.7, abs=0.01)
@@ -106,7 +106,7 @@ def test_the_gate_stops_and_keeps_what_was_good(folder: Path) -> None:
     assert [step.status for step in outcome.steps] == ["kept", "stopped"]
     assert outcome.best == 1
     assert "max_drop 0.05" in outcome.steps[1].reason
-    assert load_program(folder / "out" / "model.pt2").state_dict["2.weight"].eq(0).float().mean() < 0.6
+    assert read_program(folder / "out" / "model.pt2").state_dict["2.weight"].eq(0).float().mean() < 0.6
 
 
 def test_after_a_crash_in_training_the_steps_before_are_not_done_again(folder: Path) -> None:
@@ -122,8 +122,8 @@ def test_after_a_crash_in_training_the_steps_before_are_not_done_again(folder: P
     assert ("1 magnitude", "from the run before") in {(event.subject, event.detail) for event in events}
     alone = compress(read(recipe(folder, text)), folder / "alone", resume=False)
     assert resumed.kept.scores == alone.kept.scores
-    again = load_program(folder / "alone" / "model.pt2").state_dict
-    assert all(torch.equal(value, again[name]) for name, value in load_program(folder / "out" / "model.pt2").state_dict.items())
+    again = read_program(folder / "alone" / "model.pt2").state_dict
+    assert all(torch.equal(value, again[name]) for name, value in read_program(folder / "out" / "model.pt2").state_dict.items())
 
 
 def test_a_student_of_another_class_is_taken_from_the_run_before(folder: Path) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from edgeopt.bench.types import Agreement, BenchResult, BenchSettings, DeviceRun, Launch, Mark, Measurement, Subject, Window
 from edgeopt.core import Format
-from edgeopt.devices.facts import Cluster, DeviceFacts
-from edgeopt.stats import Comparison, compare, summarize
+from edgeopt.devices.state.facts import Cluster, DeviceFacts
+from edgeopt.support.stats import Comparison, compare, summarize
 
 HOSTILE = "\x1b[31mred\x1b[0m [bold]b[/bold] a|b `c` <script>x</script>\n=cmd()\t@team \u202eevil"
 """Terminal escapes, rich's markup, Markdown, HTML, a line break, a formula, a mention, and a change of direction."""

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edgeopt.compress.planner.advice import Advice, AdvisedStep, Budgets, Figures, Refusal
-from edgeopt.compress.planner.architecture import Architecture, Layer
-from edgeopt.compress.planner.recipe_text import recipe_text, reference_from
-from edgeopt.compress.sensitivity import Point, Sensitivity
+from edgeopt.compress.advice.advice import Advice, AdvisedStep, Budgets, Figures, Refusal
+from edgeopt.compress.advice.architecture import Architecture, WeightedLayer
+from edgeopt.compress.advice.recipe_text import recipe_text, reference_from
+from edgeopt.compress.advice.sensitivity import Point, Sensitivity
 from edgeopt.report.advice_view import print_advice, print_sensitivity
 
 REFERENCES = {"model": "../net.py:model", "target": "arm-xnnpack"}
 
 
 def advice() -> Advice:
-    layer = Layer(name="features.[0]", kind="convolution", parameters=800, macs=9_000, inputs=3, outputs=32)
+    layer = WeightedLayer(name="features.[0]", kind="convolution", parameters=800, macs=9_000, inputs=3, outputs=32)
     whole = Architecture(
         family="cnn", layers=(layer,), parameters=1_000, macs=10_000, shares={"convolution": 0.9, "linear": 0.1}
     )

@@ -5,9 +5,9 @@ import pytest
 from rich.console import Console
 
 from edgeopt.bench.inventory import DeviceRow
-from edgeopt.devices.environment import Environment
-from edgeopt.devices.facts import Cluster
-from edgeopt.devices.known import DeviceSpec
+from edgeopt.devices.devices_toml import DeviceSpec
+from edgeopt.devices.state.environment import Environment
+from edgeopt.devices.state.facts import Cluster
 from edgeopt.report.devices_view import print_devices
 from tests.report.bench_samples import HOSTILE, facts
 

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edgeopt.compress.families.found import Found, Trial
+from edgeopt.compress.search.found import Found, Trial
 from edgeopt.report.front_plot import write_front
 
 

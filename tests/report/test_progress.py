@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from edgeopt.options import Event
 from edgeopt.report.progress import paused, progress
+from edgeopt.support.progress import Event
 
 CODE = """
-from edgeopt.options import Event
+from edgeopt.support.progress import Event
 from edgeopt.report.progress import progress
 with progress() as listen:
     listen(Event(subject="a/onnx", phase="convert", detail="[bold]x\\x1b[31m", fraction=0.5))

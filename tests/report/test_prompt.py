@@ -15,15 +15,16 @@ from typing import Self
 
 import pytest
 
-from edgeopt.devices.base import asked_by
+from edgeopt.devices.transport import asked_by
 from edgeopt.errors import NotAuthorized
 from edgeopt.report.prompt import ask
-from tests.devices.runner_jobs import onnx_model
+from tests.devices.runner.jobs import onnx_model
 
 ASKS = """
 import fcntl, sys, termios, threading, time
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from edgeopt import cli, registry
+from edgeopt import registry
+from edgeopt.cli import app as cli
 from edgeopt.errors import NotAuthorized
 
 real = registry.transport

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from edgeopt.core import Manifest, Plan
-from edgeopt.doctor import Check
 from edgeopt.report.doctor_view import print_checks
 from edgeopt.report.plan_view import print_plans
 from edgeopt.report.table import print_table
 from edgeopt.report.target_view import print_target, print_targets
 from edgeopt.report.text import counted, plain, size
+from edgeopt.starter.doctor import Check
 from edgeopt.targets import loader
 from tests.report.samples import everything, manifest, plan, result
 

@@ -15,14 +15,14 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from edgeopt import evaluation
-from edgeopt.calling import Signature, as_float32
 from edgeopt.capture import interface
-from edgeopt.cli import app
-from edgeopt.config import read
+from edgeopt.cli.app import app
 from edgeopt.errors import CalibrationError, EvaluationError
-from edgeopt.model import Model
-from edgeopt.references import load_evaluate, load_model, parse_input
+from edgeopt.model import evaluation
+from edgeopt.model.config import read
+from edgeopt.model.model import Model
+from edgeopt.model.references import load_evaluate, load_model, parse_input
+from edgeopt.model.signature import Signature, as_float32
 from tests import shells
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeopt.cli import app
-from edgeopt.config import Settings, read
+from edgeopt.cli.app import app
 from edgeopt.core import TensorSpec
+from edgeopt.model.config import Settings, read
 from edgeopt.starter.choices import Choice, choices
 from edgeopt.starter.code_text import code_text
 from edgeopt.starter.config_text import config_text

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from edgeopt.errors import ConfigError
-from edgeopt.selection import asked
+from edgeopt.pipeline.selection import asked
+from edgeopt.support.untrusted import SETTINGS_BYTES
 from edgeopt.targets import loader
-from edgeopt.untrusted import SETTINGS_BYTES
 
 BASE = files("edgeopt.targets").joinpath("arm-ort.toml").read_text(encoding="utf-8")
 LONGEST = 4000

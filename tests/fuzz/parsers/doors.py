@@ -12,23 +12,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgeopt import config
 from edgeopt.bench import artifacts
 from edgeopt.bench.events import Reader
 from edgeopt.bench.inputs import synthetic
-from edgeopt.bundle import MANIFEST_NAME, SUMS_NAME, Bundle
-from edgeopt.cache import Cache
-from edgeopt.devices import adb_direct, adb_link, adb_packets, adb_states, adb_sync, benchmark_model, known, perf_test
-from edgeopt.devices.base import Finished
-from edgeopt.devices.environment import parse_environment
-from edgeopt.devices.facts import parse_facts
-from edgeopt.devices.native_job import NativeJob
-from edgeopt.devices.native_output import Nonsense
-from edgeopt.devices.sftp import READ, Refused, Sftp
+from edgeopt.bundle.bundle import Bundle
+from edgeopt.core import MANIFEST_NAME, SUMS_NAME
+from edgeopt.devices import devices_toml
+from edgeopt.devices.adb import direct, packets, states, sync
+from edgeopt.devices.adb import link as adb_link
+from edgeopt.devices.native import benchmark_model, perf_test
+from edgeopt.devices.native.job import NativeJob
+from edgeopt.devices.native.output import Nonsense
+from edgeopt.devices.ssh.sftp import READ, Refused, Sftp
+from edgeopt.devices.state.environment import parse_environment
+from edgeopt.devices.state.facts import parse_facts
+from edgeopt.devices.transport import Finished
 from edgeopt.errors import InputError
+from edgeopt.model import config
 from edgeopt.recipe import schema
+from edgeopt.support.cache import Cache
 from edgeopt.targets import loader
-from tests.devices.sftp_script import Script
+from tests.emulators.sftp_script import Script
 
 LIMIT = 1 << 20
 TFLITE = NativeJob(format="tflite", tool="/tools/benchmark_model", artifact="/store/model.tflite")
@@ -65,12 +69,12 @@ def _inputs(one: artifacts.Runnable) -> None:
 def devices(path: Path) -> None:
     folder = path.with_suffix(".folder")
     folder.mkdir(exist_ok=True)
-    (folder / known.FILE_NAME).write_bytes(path.read_bytes())
+    (folder / devices_toml.FILE_NAME).write_bytes(path.read_bytes())
     os.chdir(folder)
     os.environ["XDG_CONFIG_HOME"] = str(folder / "none")
-    known.known()
-    known.add(known.DeviceSpec(name="new", url="ssh://new"), folder / known.FILE_NAME)
-    assert "new" in known.known()
+    devices_toml.known()
+    devices_toml.add(devices_toml.DeviceSpec(name="new", url="ssh://new"), folder / devices_toml.FILE_NAME)
+    assert "new" in devices_toml.known()
 
 
 def target(path: Path) -> None:
@@ -78,7 +82,7 @@ def target(path: Path) -> None:
 
 
 def recipe(path: Path) -> None:
-    from edgeopt.recipe.subject import _settings
+    from edgeopt.recipe.workload import _settings
 
     for number, step in enumerate(schema.read(path).steps, 1):
         _settings(number, step)
@@ -133,13 +137,13 @@ def facts(path: Path) -> None:
 
 def adb(path: Path) -> None:
     """A device that has written all it will ever say: greeting, a file that is fetched, the end."""
-    adb_packets._TICK_S, patience = 0.1, 0.5
-    adb_direct.CONNECT_S = adb_direct.ALLOW_S = adb_link._CONSENT_S = adb_sync._STALL_S = patience
+    packets._TICK_S, patience = 0.1, 0.5
+    direct.CONNECT_S = direct.ALLOW_S = adb_link._CONSENT_S = sync._STALL_S = patience
     os.environ["HOME"] = str(path.parent)
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=_say, args=(server, path.read_bytes()), daemon=True).start()
-        link = adb_direct.connect(*server.getsockname(), "adb://there")
-        adb_sync.fetch(link, "adb://there", "/x", io.BytesIO(), LIMIT)
+        link = direct.connect(*server.getsockname(), "adb://there")
+        sync.fetch(link, "adb://there", "/x", io.BytesIO(), LIMIT)
 
 
 def _say(server: socket.socket, content: bytes) -> None:
@@ -158,7 +162,7 @@ def _say(server: socket.socket, content: bytes) -> None:
 
 
 def adb_devices(path: Path) -> None:
-    adb_states.parse_devices(path.read_bytes().decode("utf-8", "replace"))
+    states.parse_devices(path.read_bytes().decode("utf-8", "replace"))
 
 
 def sftp(path: Path) -> None:

@@ -8,10 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from edgeopt.cache import Cache
 from edgeopt.core import TWIN, Format, TargetResult
-from edgeopt.files import sha256_of, sha256_of_all, size_of
 from edgeopt.registry import converter
+from edgeopt.support.cache import Cache
+from edgeopt.support.files import sha256_of, sha256_of_all, size_of
 from edgeopt.targets import loader
 from tests.fuzz.parsers.doors import packet
 
@@ -112,7 +112,7 @@ def _written(folder: Path, name: str, *contents: str | bytes) -> list[Path]:
 
 def _manifest(folder: Path) -> list[Path]:
     from tests.bench.test_artifacts import made, written
-    from tests.devices.runner_jobs import onnx_model, tflite_model
+    from tests.devices.runner.jobs import onnx_model, tflite_model
 
     def whole(target: str, form: Format, make: Callable[[Path], Path]) -> TargetResult:
         result, path = made(bundle, target, form), bundle / target / f"model.{form}"
@@ -139,13 +139,13 @@ def _cache(folder: Path) -> list[Path]:
 
 def _onnx(folder: Path) -> list[Path]:
     from tests.bench.test_external_data import saved
-    from tests.devices.runner_jobs import onnx_model
+    from tests.devices.runner.jobs import onnx_model
 
     return [onnx_model(folder / "relu.onnx"), _copied(saved(folder, "first.bin", "second.bin"), folder / "external.onnx")]
 
 
 def _tflite(folder: Path) -> list[Path]:
-    from tests.devices.runner_jobs import tflite_model
+    from tests.devices.runner.jobs import tflite_model
 
     return [tflite_model(folder / "chain.tflite", "TANH", "RELU", "LOGISTIC")]
 

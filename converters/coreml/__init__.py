@@ -1,0 +1,1 @@
+"""Core ML programs, by coremltools."""

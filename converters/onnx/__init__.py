@@ -1,0 +1,1 @@
+"""ONNX, in QDQ form where the program is quantized."""

@@ -1,0 +1,1 @@
+"""TFLite, by litert-torch."""

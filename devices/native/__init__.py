@@ -1,0 +1,1 @@
+"""Measuring with native tools where a device has no Python."""

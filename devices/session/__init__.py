@@ -1,0 +1,1 @@
+"""A device for oneself: its folder, its lock, its runs, and the end of what was started there."""

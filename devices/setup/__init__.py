@@ -1,0 +1,1 @@
+"""The runtimes, put on a device that needs no internet."""

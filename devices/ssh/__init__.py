@@ -1,0 +1,1 @@
+"""Devices over SSH, by OpenSSH's own client."""

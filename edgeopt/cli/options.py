@@ -1,0 +1,82 @@
+"""What ``edgeopt export`` and ``edgeopt plan`` are asked, and the model and options that this means."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeopt.cli import completion
+
+if TYPE_CHECKING:
+    from edgeopt.model.model import Model
+    from edgeopt.model.options import Options
+
+ModelArgument = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="file.py:name, package.module:name or a .pt2 file.", show_default=False)
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="A target or its TOML file; repeatable.  [default: all]",
+        autocompletion=completion.targets,
+    ),
+]
+Calibration = Annotated[str | None, typer.Option(metavar="REF", help="Batches, or a function that yields them.")]
+Evaluate = Annotated[str | None, typer.Option(metavar="REF", help="evaluate(predict) -> {name: number}, higher is better.")]
+MaxDrop = Annotated[
+    float | None, typer.Option(metavar="X", help="Fail an artifact whose first evaluated number is lower by more.")
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="SPEC", help="1x3x224x224:float32, or ids=1x128:int64; repeatable, in order."),
+]
+Config = Annotated[Path | None, typer.Option(metavar="FILE", help="An edgeopt.toml with any of these settings.")]
+Out = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the bundle.  [default: build/MODEL]")]
+FloatIo = Annotated[
+    bool | None, typer.Option("--float-io/--no-float-io", help="Floats in and out where the target's default is integers.")
+]
+Timeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Longest time for one target, in seconds.  [default: 900]")
+]
+Jobs = Annotated[int | None, typer.Option(metavar="N", help="Targets made at the same time.  [default: 2]")]
+Cache = Annotated[
+    bool | None, typer.Option("--cache/--no-cache", help="Take unchanged work from the cache.  [default: --cache]")
+]
+
+
+def request(arguments: dict[str, Any], *, makes: bool = False) -> "tuple[Model, Options]":
+    """The loaded model and the options that the command line and the configuration file ask for.
+
+    A wrong target is told at once, before the model is loaded, and where it ``makes`` something, one that cannot be made here.
+    """
+    from edgeopt.errors import UsageError
+    from edgeopt.model.config import from_arguments, read
+    from edgeopt.model.references import load_model, parse_input
+    from edgeopt.pipeline.selection import asked, select
+
+    settings = from_arguments(arguments)
+    if arguments["config"]:
+        settings = settings.over(read(arguments["config"]))
+    if settings.model is None:
+        raise UsageError("no model is given", fix="edgeopt export file.py:name, or model = ... in the file after --config")
+    inputs = tuple(map(parse_input, settings.inputs))
+    (select if makes else asked)(settings.targets)
+    model = load_model(settings.model, inputs=inputs, calibration=settings.calibration, evaluate=settings.evaluate)
+    if settings.max_drop is not None and model.evaluate is None:
+        why, fix = "the model has no evaluate", "add --evaluate file.py:name"
+        if "evaluate" in model.unfilled:
+            why, fix = "the model's evaluate is still a placeholder", "fill it in, then take @edgeopt.placeholder away"
+        raise UsageError("--max-drop has nothing to judge", why=why, fix=fix)
+    _warn_of_placeholders(model)
+    return model, settings.options(model.name)
+
+
+def _warn_of_placeholders(model: "Model") -> None:
+    """Until they are filled in, nothing is calibrated or measured, whatever the figures below say."""
+    for name in model.unfilled:
+        function = {"calibration": "batches"}.get(name, name)
+        typer.echo(
+            f"warning: no {name}: the model's {function}() is marked with @edgeopt.placeholder, until it is filled in", err=True
+        )

@@ -1,0 +1,45 @@
+"""``edgeopt plan``: what an export would make, and why."""
+
+from typing import Annotated
+
+import typer
+
+from edgeopt.cli.endings import Debug, reported
+from edgeopt.cli.options import (
+    Cache,
+    Calibration,
+    Config,
+    Evaluate,
+    FloatIo,
+    Inputs,
+    Jobs,
+    MaxDrop,
+    ModelArgument,
+    Out,
+    Targets,
+    Timeout,
+    request,
+)
+
+Verbose = Annotated[bool, typer.Option("--verbose", help="List every layer, not the first few.")]
+
+
+def plan(
+    context: typer.Context, model: ModelArgument = None, targets: Targets = None, calibration: Calibration = None,
+    evaluate: Evaluate = None, max_drop: MaxDrop = None, inputs: Inputs = None, config: Config = None, out: Out = None,
+    io_float: FloatIo = None, timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False,
+    verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Show what export would make, and why; make nothing."""
+    with reported(debug):
+        loaded, options = request(context.params)
+        from edgeopt.support.log_diversion import dropped
+
+        with dropped():
+            from edgeopt.pipeline.plan import plan as run
+        from edgeopt.report.plan_view import print_plans
+        from edgeopt.report.progress import progress
+
+        with progress() as listen:
+            plans = run(loaded, options, listen)
+        print_plans(plans, verbose=verbose)

@@ -1,0 +1,1 @@
+"""Few distinct values for each weight."""

@@ -1,1 +1,0 @@
-"""Networks of one family, and the layers they consist of."""

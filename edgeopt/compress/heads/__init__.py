@@ -1,0 +1,1 @@
+"""Attention heads: how much each matters, and how they are taken out."""

@@ -1,0 +1,1 @@
+"""Networks of one family, and the search for the most accurate of them within a budget."""

@@ -1,1 +1,0 @@
-"""Zeros: which weights may have them, which ones lose least, and the proof that they are there."""

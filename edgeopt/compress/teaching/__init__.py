@@ -1,1 +1,0 @@
-"""What a student learns from its teacher, and the students cut from it."""

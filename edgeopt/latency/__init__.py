@@ -1,0 +1,1 @@
+"""Latency on a device of what is no artifact yet: modules, and the layers that an architecture search puts together."""

@@ -1,0 +1,21 @@
+"""What the user asks of one export, from the command line, edgeopt.toml or Python."""
+
+from pathlib import Path
+
+from edgeopt.core import data_class
+
+DEFAULT_TIMEOUT_S = 900.0
+
+
+@data_class
+class Options:
+    """How to export. Empty ``targets`` means every target; ``max_drop`` is in the unit of ``evaluate``'s numbers."""
+
+    out: Path
+    targets: tuple[str, ...] = ()
+    max_drop: float | None = None
+    io_float: bool = False
+    """Floats in and out where the target's default is integers (arm-xnnpack, android-nnapi)."""
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    jobs: int = 2
+    use_cache: bool = True

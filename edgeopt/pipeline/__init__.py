@@ -1,0 +1,1 @@
+"""One export, stage by stage: plan, program, convert, prove, evaluate, judge, time, write."""

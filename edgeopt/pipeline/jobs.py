@@ -1,0 +1,91 @@
+"""The work of one export, cut into jobs: one per target and format, each with its plan; equal ones share a conversion."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from torch.fx import GraphModule
+
+from edgeopt.core import TWIN, Decision, Format, QuantScheme, to_data
+from edgeopt.quantize.graph import operators
+from edgeopt.targets.schema import TargetProfile
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One target, one format, one scheme of the profile."""
+
+    profile: TargetProfile
+    format: Format
+    scheme: QuantScheme
+    io_float: bool
+    earlier: tuple[Decision, ...] = ()
+    """Why schemes before this one were given up."""
+
+    @property
+    def name(self) -> str:
+        """``target/format``: how progress and messages call it."""
+        return f"{self.profile.name}/{self.format}"
+
+    @property
+    def variant(self) -> str:
+        """Which program it starts from: the dense one, or the one with this sparsity."""
+        return DENSE if self.profile.sparsity is None else repr(self.profile.sparsity)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the artifact depends on the calibration data, by its ranges or by the weights that pruning leaves."""
+        return self.scheme.integer or self.profile.sparsity is not None
+
+    @property
+    def alternatives(self) -> tuple[object, ...]:
+        """What may lead to another scheme, and to which: the schemes that are left and the checks; nothing for the last."""
+        left = self.profile.schemes[self.profile.schemes.index(self.scheme) + 1 :]
+        return (left, self.profile.checks) if left else ()
+
+    def conversion(self) -> dict[str, object]:
+        """Everything in the profile that the converted bytes depend on: jobs with equal ones share a conversion."""
+        profile = self.profile
+        return {
+            "format": self.format,
+            "scheme": to_data(self.scheme),
+            "io_float": self.io_float,
+            "io": to_data(profile.io),
+            "limits": to_data(profile.limits),
+            "operators": to_data(replace(profile.operators, table=None)),
+            "costs": to_data(profile.costs),
+            "variant": self.variant,
+        }
+
+    def fallback(self, refusal: str) -> "Job | None":
+        """The same target with the profile's next scheme, where it has one; the refusal becomes a recorded decision."""
+        schemes = self.profile.schemes
+        position = schemes.index(self.scheme) + 1
+        if position == len(schemes):
+            return None
+        reason = f"{self.scheme.describe()} was refused: {refusal}"
+        decision = Decision(subject="scheme", choice=schemes[position].describe(), reason=reason)
+        return replace(self, scheme=schemes[position], earlier=(*self.earlier, decision))
+
+
+def jobs_of(profiles: Iterable[TargetProfile], io_float: bool) -> list[Job]:
+    """Every artifact to make, the twins first."""
+    ordered = sorted(profiles, key=lambda profile: profile.name != TWIN)
+    return [
+        Job(profile, fmt, profile.schemes[0], float_io(profile, io_float)) for profile in ordered for fmt in profile.formats
+    ]
+
+
+def float_io(profile: TargetProfile, wanted: bool) -> bool:
+    """Whether the artifact takes and gives floats: the profile's own choice, or the user's where it can be chosen."""
+    own = profile.io.float_type.startswith("float")
+    return own or (wanted and "float32" in profile.io.selectable)
+
+
+def calibrated_values(module: GraphModule, jobs: Iterable[Job]) -> set[str]:
+    """Names of the values whose ranges some integer job may need: not those inside a pattern that every job fuses."""
+    fusings = {frozenset(job.profile.operators.fused) for job in jobs if job.scheme.integer}
+    ops = [op for fused in fusings for op in operators(module.graph, fused)]
+    values = {node.name for op in ops for node in (*op.operands, op.output)}
+    return values | {node.name for node in module.graph.nodes if node.op == "placeholder"}

@@ -1,0 +1,127 @@
+"""The judgement of an artifact: its verdicts against the target's limits and the gate, and the result that says all of it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgeopt.capture import dynamic_shapes
+from edgeopt.core import Artifact, Decision, Status, TargetResult, Verdict
+from edgeopt.errors import EdgeoptError, EvaluationError, GateFailed, NotApplicable, UnknownOperator, VerificationFailed
+from edgeopt.pipeline.convert import Made
+from edgeopt.pipeline.jobs import Job
+from edgeopt.pipeline.plan import Chosen, border_decisions, plan_of
+from edgeopt.pipeline.prove import Proven
+from edgeopt.pipeline.requests import Facts, InspectRequest
+from edgeopt.pipeline.run import Data, ExportRun
+from edgeopt.quantize.calibrate import outside
+from edgeopt.support.files import copy_tree, sha256_of, size_of
+from edgeopt.verify import verdicts
+
+
+def failures(run: ExportRun, proven: Proven, accuracy: dict[str, float]) -> list[Verdict]:
+    """What the artifact fails of its own target's checks and of the gate."""
+    return verdicts.failures(_verdicts(run, proven, proven.made.job, accuracy))
+
+
+def judge(run: ExportRun, proven: Proven, job: Job, accuracy: dict[str, float], data: Data) -> TargetResult:
+    """The result of ``job``, which may share the artifact of another target's job; that is copied to its own folder then."""
+    made = proven.made
+    job = replace(job, scheme=made.job.scheme)
+    path, facts = made.path, made.facts
+    if job.profile.name != made.job.profile.name:
+        path = run.writer.folder(job.profile.name) / made.path.name
+        copy_tree(made.path, path)
+    if job.profile.operators.table is not None:
+        request = InspectRequest(format=job.format, profile=job.profile, out=path)
+        facts = replace(run.ask("inspect", job.profile.name, request, Facts), tool_versions=facts.tool_versions)
+    found = _verdicts(run, proven, job, accuracy)
+    result = TargetResult(
+        target=job.profile.name,
+        format=job.format,
+        status="ok",
+        plan=replace(made.plan, target=job.profile.name, decisions=_decisions(run, made, job)),
+        artifact=_artifact(job, path, facts),
+        verdicts=tuple(found),
+        accuracy=accuracy,
+        warnings=(*_warnings(run, made, job, facts, data), *verdicts.warnings(proven.proof, found, bool(accuracy))),
+        calibrated=not job.scheme.integer or data.calibrated.real,
+    )
+    return replace(_with_status(result), **_unproven(proven))
+
+
+def failed_result(job: Job, error: EdgeoptError) -> TargetResult:
+    """The result of a job that ended in ``error``: skipped where there was nothing to do."""
+    status: Status = "skipped" if isinstance(error, NotApplicable) else "failed"
+    name = "" if status == "skipped" else type(error).__name__
+    return TargetResult(target=job.profile.name, format=job.format, status=status, reason=error.message(), error=name)
+
+
+def _verdicts(run: ExportRun, proven: Proven, job: Job, accuracy: dict[str, float]) -> list[Verdict]:
+    found = list(verdicts.judge(proven.proof, job.profile.checks))
+    if not accuracy:
+        return found
+    metric = next(iter(run.model_accuracy))
+    if metric not in accuracy:
+        raise EvaluationError(f"evaluate gave {metric} for the model, not for the artifact", fix="always return the same names")
+    compared = proven.proof.compared if proven.proof else ""
+    drop = run.options.max_drop
+    return [*found, verdicts.accuracy_drop(metric, run.model_accuracy[metric], accuracy[metric], drop, compared)]
+
+
+def _decisions(run: ExportRun, made: Made, job: Job) -> tuple[Decision, ...]:
+    if made.job.profile.name == job.profile.name:
+        return made.plan.decisions
+    reason = "both profiles ask for the same bytes"
+    shared = Decision(subject="conversion", choice=f"shared with {made.job.profile.name}", reason=reason)
+    own = plan_of(replace(job, earlier=made.job.earlier), run.captured, Chosen()).decisions
+    return (*own, *border_decisions(made.plan), shared)
+
+
+def _artifact(job: Job, path: Path, facts: Facts) -> Artifact:
+    return Artifact(
+        path=f"{job.profile.name}/{path.name}",
+        format=job.format,
+        sha256=sha256_of(path),
+        bytes=size_of(path),
+        inputs=facts.inputs,
+        outputs=facts.outputs,
+        structure=facts.structure,
+        tool_versions=facts.tool_versions,
+    )
+
+
+def _warnings(run: ExportRun, made: Made, job: Job, facts: Facts, data: Data) -> tuple[str, ...]:
+    found = dynamic_shapes.warnings(run.captured.decisions)
+    if job.scheme.integer and not data.calibrated.real:
+        found.append("UNCALIBRATED: ranges come from the example input alone; give --calibration before you ship this")
+    if job.scheme.integer:
+        found += outside(data.calibrated, run.captured)
+    if made.job.earlier:
+        found.append(f"made as {made.plan.scheme.describe()}: {made.job.earlier[-1].reason}")
+    found += [f"{one.subject} stays {one.choice}: {one.reason}" for one in border_decisions(made.plan)]
+    found += verdicts.mostly_float(made.plan)
+    if facts.structure.unsupported:
+        found.append(f"{job.profile.name} does not support: {', '.join(facts.structure.unsupported)}")
+    if job.profile.status == "legacy":
+        found.append(f"legacy target: {job.profile.status_note}")
+    return tuple(found)
+
+
+def _with_status(result: TargetResult) -> TargetResult:
+    """``result`` with the status that its verdicts give it; the gate's failure wins over others."""
+    failed = verdicts.failures(result.verdicts)
+    if not failed:
+        return result
+    gate = any(verdict.check == "accuracy_drop" for verdict in failed)
+    error = GateFailed if gate else VerificationFailed
+    reason = "; ".join(map(verdicts.describe, failed))
+    if all(verdict.check in verdicts.LOSES_TO_THE_GATE for verdict in failed):
+        reason += "; where --evaluate finds it good enough, --max-drop accepts it"
+    return replace(result, status="failed", reason=reason, error=error.__name__)
+
+
+def _unproven(proven: Proven) -> dict[str, Any]:
+    """What becomes of the result of an artifact that nothing here could run."""
+    if not proven.unproven:
+        return {}
+    return {"status": "unverified", "reason": f"not verified: {proven.unproven}", "error": UnknownOperator.__name__}

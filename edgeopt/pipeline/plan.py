@@ -1,0 +1,134 @@
+"""Plans: what would be made, or was made, of a model for each target, and the reason for every choice."""
+
+from dataclasses import dataclass
+
+from torch.fx import GraphModule
+
+from edgeopt import registry
+from edgeopt.capture import Captured, capture
+from edgeopt.core import Decision, Format, KeptFloat, Plan, SparseLayer
+from edgeopt.errors import MissingExtra
+from edgeopt.model.model import Model
+from edgeopt.model.options import Options
+from edgeopt.pipeline.jobs import DENSE, Job, jobs_of
+from edgeopt.pipeline.selection import asked
+from edgeopt.pipeline.torch_threads import one_torch_thread
+from edgeopt.quantize import sparse24
+from edgeopt.quantize.calibrate import calibrate
+from edgeopt.quantize.opening import opened
+from edgeopt.quantize.palettized import left_whole
+from edgeopt.quantize.planner import Quantization, decide
+from edgeopt.quantize.shares import Shares
+from edgeopt.quantize.statistics import Statistics
+from edgeopt.quantize.weights import left_float
+from edgeopt.support.log_diversion import dropped
+from edgeopt.support.progress import Listener, event, ignore
+
+BORDERS = ("input ", "output ")
+"""How the subjects of decisions begin that concern one input or output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What was chosen while a program was quantized: the part of a plan that needs the program."""
+
+    kept_float: tuple[KeptFloat, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    """Inputs and outputs that stay float although the target asks for integers."""
+    shares: Shares | None = None
+
+
+def plan(
+    model: Model, options: Options, listen: Listener = ignore, captured: Captured | None = None
+) -> tuple[Plan, ...]:  # fmt: skip
+    """What an export would make for each target, and why; makes nothing. Ranges come from the example input alone.
+
+    Needs the extra ``torch`` alone: that a format's own is not installed is a decision of its plans.
+    ``captured``: the capture of ``model``, where the caller has it.
+    """
+    with dropped(), one_torch_thread():
+        if captured is None:
+            listen(event("model", "capture"))
+            captured = capture(model)
+        module = captured.program.module(check_guards=False)
+        statistics = calibrate({DENSE: module}, captured.signature, captured.example, None).statistics[DENSE]
+        plans = []
+        for job in jobs_of(asked(options.targets), options.io_float):
+            listen(event(job.name, "plan"))
+            plans.append(plan_of(job, captured, chosen(job, captured, module, statistics)))
+        return tuple(plans)
+
+
+def plan_of(job: Job, captured: Captured, chosen: Chosen) -> Plan:
+    """The plan of ``job`` with every decision and its reason."""
+    sparsity = job.profile.sparsity
+    layers: tuple[SparseLayer, ...] = sparse24.considered(captured.program, sparsity) if sparsity else ()
+    return Plan(
+        target=job.profile.name,
+        format=job.format,
+        scheme=job.scheme,
+        io_float=job.io_float,
+        kept_float=chosen.kept_float,
+        sparse_layers=layers,
+        decisions=(*captured.decisions, *job.earlier, *_decisions(job, layers), *chosen.decisions),
+        integer_weights=chosen.shares.weights if chosen.shares else None,
+        integer_macs=chosen.shares.macs if chosen.shares else None,
+    )
+
+
+def chosen_by(decided: Quantization, captured: Captured) -> Chosen:
+    """The planner's choices with the model's own names for inputs and outputs."""
+    names = {"input": captured.signature.specs, "output": captured.outputs}
+    decisions = tuple(
+        Decision(subject=f"{one.side} {names[one.side][one.position].name}", choice="float32", reason=one.reason)
+        for one in decided.float_border
+    )
+    return Chosen(decided.kept_float, decisions, decided.shares)
+
+
+def border_decisions(plan: Plan) -> tuple[Decision, ...]:
+    """Of the plan's decisions those about single inputs and outputs."""
+    return tuple(decision for decision in plan.decisions if decision.subject.startswith(BORDERS))
+
+
+def chosen(job: Job, captured: Captured, module: GraphModule, statistics: Statistics) -> Chosen:
+    """What quantizing for ``job`` would choose; nothing for a floating-point scheme. ``module`` is that of the program."""
+    if job.scheme.integer:
+        whole, observed = opened(module, statistics, job.profile)
+        return chosen_by(decide(whole, observed, job.profile, job.scheme, job.io_float), captured)
+    if job.scheme.palette_bits:
+        return Chosen(left_whole(captured.program, job.scheme))
+    return Chosen(left_float(module)) if job.scheme.quantized else Chosen()
+
+
+def _decisions(job: Job, layers: tuple[SparseLayer, ...]) -> tuple[Decision, ...]:
+    profile, sources = job.profile, job.profile.sources
+    found = [] if job.earlier else [_decision("scheme", job.scheme.describe(), sources.get("schemes", ""))]
+    io = "float" if job.io_float else profile.io.float_type
+    reason = sources.get("io.float_type", "") if job.io_float == profile.io.float_type.startswith("float") else "asked for"
+    found.append(_decision("inputs and outputs", io, reason))
+    if profile.limits.opset is not None and job.format == "onnx":
+        found.append(_decision("opset", str(profile.limits.opset), sources.get("limits.opset", "")))
+    if profile.limits.minimum_os is not None:
+        found.append(_decision("minimum OS", profile.limits.minimum_os, sources.get("limits.minimum_os", "")))
+    found += _as_installed(job.format)
+    if layers:
+        pruned = sum(layer.pruned for layer in layers)
+        found.append(_decision("sparsity 2:4", f"{pruned} of {len(layers)} layers", sources.get("sparsity.pattern", "")))
+    if profile.status == "legacy":
+        found.append(_decision("status", "legacy", profile.status_note))
+    return tuple(found)
+
+
+def _as_installed(fmt: Format) -> list[Decision]:
+    """What this computer and what is installed on it make of the format."""
+    try:
+        stand_in = registry.converter(fmt).stand_in
+    except MissingExtra as missing:
+        return [_decision("made here", "no", f"{missing.why}; {missing.fix}")]
+    reason = "the format's own runtime does not exist for this system"
+    return [_decision("verification", stand_in, reason)] if stand_in else []
+
+
+def _decision(subject: str, choice: str, reason: str) -> Decision:
+    return Decision(subject=subject, choice=choice, reason=reason)

@@ -1,0 +1,123 @@
+"""The programs that workers lower: made when first asked for, saved once, shared by every job that starts from the same one."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+
+from edgeopt import registry
+from edgeopt.capture import Captured, name_inputs
+from edgeopt.capture.operator_kinds import HEAVY
+from edgeopt.errors import ConversionError, NotApplicable
+from edgeopt.model.user_code import cause
+from edgeopt.pipeline.jobs import Job
+from edgeopt.pipeline.plan import Chosen, chosen_by
+from edgeopt.quantize import sparse24
+from edgeopt.quantize.annotate import quantize
+from edgeopt.quantize.calibrate import Calibrated, Sample
+from edgeopt.quantize.palettized import palettize
+from edgeopt.quantize.planner import Quantization
+from edgeopt.quantize.statistics import Recorder, Statistics
+from edgeopt.quantize.weights import quantize_weights
+from edgeopt.support.files import writing
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Programs:
+    """Saves programs below ``folder``; asked from any thread, works with torch in one at a time."""
+
+    captured: Captured
+    folder: Path
+    _variants: dict[str, ExportedProgram] = field(default_factory=dict)
+    _statistics: dict[str, Statistics] = field(default_factory=dict)
+    _samples: list[Sample] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _float: dict[str, Path] = field(default_factory=dict)
+    _count: int = 0
+
+    def calibrated(self, found: Calibrated) -> None:
+        """Statistics and samples, from which integer and sparse programs are made."""
+        self._statistics, self._samples = dict(found.statistics), found.kept
+
+    def saved(self, job: Job) -> tuple[Path, Chosen]:
+        """The ``.pt2`` file that ``job`` lowers, and what was chosen while it was quantized."""
+        with self._lock, torch.no_grad():
+            program = self._variant(job)
+            if job.scheme.quantized and not job.scheme.integer:
+                return self._with_small_weights(program, job)
+            if not job.scheme.integer:
+                if job.variant not in self._float:
+                    self._float[job.variant] = self._save(program)
+                return self._float[job.variant], Chosen()
+            quantized, decided = self._quantized(program, job)
+            if not any(op.kind in HEAVY or op.kind == "embedding" for op in decided.integer):
+                raise _nothing_to_quantize(job, decided)
+            name_inputs(quantized, self.captured.signature.specs)
+            return self._save(quantized), chosen_by(decided, self.captured)
+
+    def _with_small_weights(self, program: ExportedProgram, job: Job) -> tuple[Path, Chosen]:
+        """Only its weights are quantized."""
+        with _refused(job):
+            if job.scheme.palette_bits:
+                small, kept = palettize(program, job.scheme)
+            else:
+                small, kept = quantize_weights(program, self.captured.example, job.scheme)
+        name_inputs(small, self.captured.signature.specs)
+        return self._save(small), Chosen(kept)
+
+    def _quantized(self, program: ExportedProgram, job: Job) -> tuple[ExportedProgram, Quantization]:
+        statistics, example = self._statistics[job.variant], self.captured.example
+        with _refused(job):
+            fold = registry.converter(job.format).folds_weights
+            return quantize(program, example, statistics, job.profile, job.scheme, job.io_float, fold)
+
+    def _variant(self, job: Job) -> ExportedProgram:
+        """The dense program, or one pruned as the profile asks with statistics of its own from the kept samples."""
+        if job.profile.sparsity is None:
+            return self.captured.program
+        if job.variant not in self._variants:
+            pruned = sparse24.prune(self.captured.program, job.profile.sparsity, self._samples)
+            recorder = Recorder(pruned.module(check_guards=False))
+            for sample in self._samples:
+                recorder.run(*sample)
+            self._variants[job.variant] = pruned
+            self._statistics[job.variant] = recorder.statistics
+        return self._variants[job.variant]
+
+    def _save(self, program: ExportedProgram) -> Path:
+        self._count += 1
+        path = self.folder / f"program_{self._count}.pt2"
+        archive = BytesIO()  # into a file on a full disk torch would end this process
+        torch.export.save(program, archive)
+        with writing(path):
+            path.write_bytes(archive.getbuffer())
+        return path
+
+
+@contextmanager
+def _refused(job: Job) -> Iterator[None]:
+    """What PT2E and torch raise inside costs this job only. The traceback goes to the export's log."""
+    try:
+        yield
+    except Exception as error:
+        _log.exception("%s cannot be quantized", job.name)
+        fix = "leave this target out, and report the model with the bundle's log"
+        raise ConversionError(f"{job.name} cannot be quantized", why=cause(error), fix=fix) from error
+
+
+def _nothing_to_quantize(job: Job, decided: Quantization) -> NotApplicable:
+    reasons = Counter(f"{kept.operator}: {kept.reason}" for kept in decided.kept_float)
+    return NotApplicable(
+        f"no layer of this model can be computed in integers on {job.profile.name}",
+        why="; ".join(reason for reason, _ in reasons.most_common(3)) or "it has no layer with weights",
+        fix="use a floating-point target instead, such as portable-fp32",
+    )

@@ -1,0 +1,70 @@
+"""What the user's own module gives, in the file that every artifact is proved against."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgeopt.capture import Captured
+from edgeopt.model import evaluation
+from edgeopt.quantize.calibrate import Calibrated, Sample, raising_on
+from edgeopt.verify.reference_outputs import ReferenceOutputs
+
+Arrays = tuple[evaluation.Array, ...]
+
+
+def write_references(path: Path, captured: Captured, calibrated: Calibrated) -> None:
+    """Its outputs on held-out samples, and on inputs unlike the example where it takes them."""
+    run = _module_run(captured)
+    names = tuple(spec.name for spec in captured.outputs)
+    references = ReferenceOutputs(names=names, samples=[], outputs=[])
+    for sample in calibrated.held_out:
+        with raising_on(captured.program.module(check_guards=False), sample, "a sample of the calibration data"):
+            references.outputs.append(run(_arrays(sample)))
+        references.samples.append(_arrays(sample))
+    masks = not all(_is_finite(output) for outputs in references.outputs for output in outputs)
+    for sample in captured.unlike:
+        outputs = _given(run, _arrays(sample))
+        if outputs is not None and (masks or all(map(_is_finite, outputs))):
+            references.unlike.append(_arrays(sample))
+            references.unlike_outputs.append(outputs)
+    references.write(path)
+
+
+def program_run(captured: Captured) -> evaluation.Run:
+    """The captured program, called with arrays."""
+    module = captured.program.module(check_guards=False)
+
+    def run(arrays: Arrays) -> Arrays:
+        with torch.no_grad():
+            return tuple(output.numpy() for output in module(*(torch.from_numpy(np.asarray(array)) for array in arrays)))
+
+    return run
+
+
+def _module_run(captured: Captured) -> evaluation.Run:
+    """The user's own module; where that computes in float16 or bfloat16, its float32 program, which was compared with it."""
+    if captured.in_low_precision:
+        return program_run(captured)
+
+    def run(arrays: Arrays) -> Arrays:
+        return tuple(output.numpy() for output in captured.witness(*map(torch.from_numpy, arrays)))
+
+    return run
+
+
+def _given(run: evaluation.Run, sample: Arrays) -> Arrays | None:
+    """The outputs; None where the module cannot take such inputs (it raises, or gives NaN)."""
+    try:
+        outputs = run(sample)
+    except (Exception, SystemExit):  # the user's code may raise anything on inputs that are none of its own
+        return None
+    return None if any(np.isnan(np.asarray(output, np.float64)).any() for output in outputs) else outputs
+
+
+def _is_finite(output: evaluation.Array) -> bool:
+    return bool(np.isfinite(np.asarray(output, np.float64)).all())
+
+
+def _arrays(sample: Sample) -> Arrays:
+    return tuple(value.numpy() for value in sample)

@@ -1,0 +1,53 @@
+"""Which of a profile's schemes an artifact is made by: the first that converts and passes, with every refusal recorded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from edgeopt.errors import ConversionError
+from edgeopt.pipeline.convert import Made, convert
+from edgeopt.pipeline.evaluate import evaluate
+from edgeopt.pipeline.jobs import Job
+from edgeopt.pipeline.judge import failures
+from edgeopt.pipeline.prove import Proven, prove
+from edgeopt.pipeline.run import Data, ExportRun
+from edgeopt.support.progress import event
+from edgeopt.verify import verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """An artifact by the scheme that was kept, and the user's numbers for it."""
+
+    proven: Proven
+    accuracy: dict[str, float]
+
+
+def settle(run: ExportRun, job: Job, data: Data, early: Callable[[], Made] | None = None) -> Settled:
+    """Tries the schemes of ``job`` in their order; the last is kept whatever its checks say, to be judged.
+
+    ``early`` gives the artifact of the first scheme where it is being converted already. Raises what the last scheme's
+    conversion raises.
+    """
+    attempt = early or partial(convert, run, job, data)
+    while True:
+        try:
+            made = attempt()
+        except ConversionError as error:
+            told, other = "", job.fallback(": ".join(filter(None, (error.what, error.why))))
+            if other is None:
+                raise
+        else:
+            settled = _settled(run, made, data)
+            failed = [verdicts.describe(one) for one in failures(run, settled.proven, settled.accuracy)]
+            other = job.fallback("; ".join(failed)) if failed else None
+            if other is None:
+                return settled
+            told = f"{failed[0]}: "
+        run.listen(event(job.name, "convert", f"{told}falling back to {other.scheme.describe()}"))
+        job, attempt = other, partial(convert, run, other, data)
+
+
+def _settled(run: ExportRun, made: Made, data: Data) -> Settled:
+    proven = prove(run, made, data)
+    return Settled(proven, evaluate(run, proven))

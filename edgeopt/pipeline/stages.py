@@ -1,0 +1,158 @@
+"""One export from the model to its manifest, stage by stage. Data goes one way; nothing is printed."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgeopt import __version__, registry
+from edgeopt.bundle.bundle import BundleWriter
+from edgeopt.capture import capture
+from edgeopt.capture.macs import macs_by_layer
+from edgeopt.core import Manifest, ModelFacts, TargetResult
+from edgeopt.errors import EdgeoptError
+from edgeopt.model.model import Model
+from edgeopt.model.options import Options
+from edgeopt.pipeline.convert import Made, convert
+from edgeopt.pipeline.evaluate import evaluate_model
+from edgeopt.pipeline.jobs import DENSE, Job, calibrated_values, jobs_of
+from edgeopt.pipeline.judge import failed_result, judge
+from edgeopt.pipeline.program import Programs
+from edgeopt.pipeline.references import write_references
+from edgeopt.pipeline.run import Data, ExportRun
+from edgeopt.pipeline.schemes import Settled, settle
+from edgeopt.pipeline.timing import time_all
+from edgeopt.quantize.calibrate import Calibrated, calibrate
+from edgeopt.support.cache import Cache
+from edgeopt.support.progress import Listener, event, reading
+from edgeopt.support.scratch import scratch
+from edgeopt.targets.schema import TargetProfile
+from edgeopt.worker.client import WorkerHost
+
+PRELOAD = ("edgeopt.pipeline.tasks", "torch", "torchao.quantization.pt2e", "edgeopt.converters.warm:programs")
+"""What every worker needs: imported once, before workers are forked; each format adds its own."""
+
+
+def make(
+    model: Model, options: Options, listen: Listener, profiles: list[TargetProfile], writer: BundleWriter, cache: Cache
+) -> tuple[Manifest, dict[str, str]]:
+    """Fills ``writer``'s folders; the manifest to commit, and the cache's key of each artifact by its path in the bundle."""
+    with scratch() as folder, WorkerHost(preload(fmt for profile in profiles for fmt in profile.formats)) as host:
+        listen(event("model", "capture"))
+        captured = capture(model)
+        run = ExportRun(
+            captured=captured,
+            programs=Programs(captured, folder),
+            host=host,
+            writer=writer,
+            cache=cache,
+            options=options,
+            listen=listen,
+            evaluate=model.evaluate,
+            model_accuracy=evaluate_model(model.evaluate, captured, listen),
+        )
+        keys: dict[str, str] = {}
+        results, data = _make_all(run, model, jobs_of(profiles, options.io_float), folder, keys)
+        return _manifest(model, run, data, time_all(run, results, data)), keys
+
+
+def preload(formats: Iterable[str]) -> tuple[str, ...]:
+    """What workers of these formats import before they are forked."""
+    return (*PRELOAD, *(module for form in dict.fromkeys(formats) for module in registry.converter(form).preload))
+
+
+def _make_all(
+    run: ExportRun, model: Model, jobs: list[Job], folder: Path, keys: dict[str, str]
+) -> tuple[list[TargetResult], Data]:
+    """Artifacts that need no data are lowered while the main thread calibrates; the others follow."""
+    groups = _groups(jobs)
+    with _pool(run) as pool:
+        early = {name: pool.submit(convert, run, group[0], None) for name, group in groups.items() if not group[0].needs_data}
+        data = Data(_calibrate(run, model, jobs), folder / "references.npz")
+        write_references(data.references, run.captured, data.calibrated)
+        lowered = {name: future.result for name, future in early.items()}
+        finished = [pool.submit(_finish, run, group, data, keys, lowered.get(name)) for name, group in groups.items()]
+        made = {(r.target, r.format): r for future in finished for r in future.result()}
+    return [made[job.profile.name, job.format] for job in jobs], data
+
+
+@contextmanager
+def _pool(run: ExportRun) -> Iterator[ThreadPoolExecutor]:
+    """Threads that drive workers; on any exception their workers are killed first, so that none keeps its thread waiting."""
+    pool = ThreadPoolExecutor(max_workers=max(1, run.options.jobs), thread_name_prefix="edgeopt")
+    try:
+        yield pool
+    except BaseException:
+        run.host.close()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _groups(jobs: list[Job]) -> dict[str, list[Job]]:
+    """Jobs by what their bytes depend on, checks that may lead to another scheme included: the first of each is converted."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(repr((job.conversion(), job.alternatives)), []).append(job)
+    return groups
+
+
+def _finish(
+    run: ExportRun, group: list[Job], data: Data, keys: dict[str, str], early: Callable[[], Made] | None
+) -> list[TargetResult]:
+    """Converts where that is still to do, proves, evaluates and judges; an error fails the whole group with its cause."""
+    try:
+        settled = settle(run, group[0], data, early)
+    except EdgeoptError as error:
+        return [_told(run, failed_result(job, error)) for job in group]
+    made = settled.proven.made
+    keys.update({f"{job.profile.name}/{made.path.name}": made.key for job in group})
+    return [_told(run, _judged(run, settled, job, data)) for job in group]
+
+
+def _judged(run: ExportRun, settled: Settled, job: Job, data: Data) -> TargetResult:
+    try:
+        return judge(run, settled.proven, job, settled.accuracy, data)
+    except EdgeoptError as error:
+        return failed_result(job, error)
+
+
+def _told(run: ExportRun, result: TargetResult) -> TargetResult:
+    subject = f"{result.target}/{result.format}"
+    if not run.host.closed:  # else the export is being stopped, and what is half made has not failed
+        run.listen(event(subject, "done" if result.status == "ok" else result.status, result.reason))
+    return result
+
+
+def _calibrate(run: ExportRun, model: Model, jobs: list[Job]) -> Calibrated:
+    captured = run.captured
+    run.listen(event("model", "calibrate"))
+    module = captured.program.module(check_guards=False)
+    found = calibrate(
+        {DENSE: module},
+        captured.signature,
+        captured.example,
+        model.calibration,
+        reading(run.listen),
+        keep=any(job.profile.sparsity for job in jobs),
+        wanted=calibrated_values(module, jobs),
+    )
+    run.programs.calibrated(found)
+    return found
+
+
+def _manifest(model: Model, run: ExportRun, data: Data, results: list[TargetResult]) -> Manifest:
+    captured, program = run.captured, run.captured.program
+    runnable = program.module(check_guards=False)
+    facts = ModelFacts(
+        name=model.name,
+        sha256=captured.sha256(),
+        parameters=sum(value.numel() for value in program.parameters()),
+        macs=sum(macs_by_layer(runnable, lambda: runnable(*captured.example)).values()),
+        inputs=captured.signature.specs,
+        outputs=captured.outputs,
+        accuracy=run.model_accuracy,
+    )
+    return Manifest(
+        edgeopt_version=__version__, model=facts, calibration=data.calibrated.described, results=tuple(results)
+    )  # fmt: skip

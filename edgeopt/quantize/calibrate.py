@@ -1,0 +1,294 @@
+"""One streaming pass over the user's calibration data: statistics for every target, and samples held out for the proof.
+
+Every tenth sample (of few: the last) is never calibrated on; at most sixteen of those are kept to verify artifacts with.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from edgeopt.capture import Captured, failing_layer
+from edgeopt.errors import CalibrationError, ForwardError, NotFiniteError
+from edgeopt.model.model import Calibration
+from edgeopt.model.rebatching import Rebatching
+from edgeopt.model.signature import Signature
+from edgeopt.model.user_code import cause, reported_as, summary, users_line
+from edgeopt.quantize.statistics import Recorder, Statistics
+
+HOLD_OUT_EVERY = 10
+HELD_OUT_MOST = 16
+KEPT_MOST = 64
+OUTSIDE = 4.0
+"""How many times the greatest calibrated magnitude of an input its example may reach without a word."""
+FAR_INSIDE = 64.0
+"""How many times an example's the calibrated magnitude may be: 8 bits leave 2 to an input that much smaller."""
+KEPT_BYTES = 1 << 28
+
+_END = object()
+
+Sample = tuple[Tensor, ...]
+
+
+@dataclass(slots=True)
+class Calibrated:
+    """Statistics per program variant, samples for verification, and a digest of all data that was seen."""
+
+    statistics: dict[str, Statistics]
+    held_out: list[Sample]
+    digest: str
+    samples: int
+    described: str
+    kept: list[Sample] = field(default_factory=list)
+    """Some of the recorded samples, spread evenly over all, for what needs data in memory (pruning)."""
+
+    @property
+    def real(self) -> bool:
+        """Whether the user gave data; else everything made from this is marked uncalibrated."""
+        return self.samples > 0
+
+
+def calibrate(
+    programs: dict[str, GraphModule],
+    signature: Signature,
+    example: Sample,
+    data: Calibration | None,
+    progress: Callable[[int], None] = lambda count: None,
+    keep: bool = False,
+    wanted: Collection[str] | None = None,
+) -> Calibrated:
+    """Runs every program in ``programs`` (by variant name) on the data; with ``keep``, some samples stay in memory.
+
+    ``wanted``: names of the values to record, all where None.
+
+    Raises CalibrationError where there is no sample or reading one raises, InputError where one does not fit the model,
+    NotFiniteError where one holds NaN or infinity.
+    """
+    recorders = {name: Recorder(module, wanted) for name, module in programs.items()}
+    if data is None:
+        return _uncalibrated(recorders, example)
+    digest = hashlib.sha256()
+    held_out: list[Sample] = []
+    kept = _Kept(keep)
+    rebatching = Rebatching(signature)
+    count = 0
+    for sample, is_held_out in _assigned(_finite(_samples(_batches(data), rebatching), signature)):
+        _update(digest, sample)
+        if not is_held_out:
+            _record(programs, recorders, sample, f"calibration sample {count}")
+            kept.add(sample)
+        elif len(held_out) < HELD_OUT_MOST:
+            held_out.append(_alone(sample))
+        count += 1
+        progress(count)
+    statistics = {name: recorder.statistics for name, recorder in recorders.items()}
+    described = _described(count, rebatching)
+    return Calibrated(statistics, held_out or perturbed(example), digest.hexdigest(), count, described, kept.samples)
+
+
+def _described(count: int, rebatching: Rebatching) -> str:
+    """For people: how many samples, and what became of batches that had another size than the example."""
+    size = "x".join(map(str, rebatching.signature.specs[0].shape))
+    joined = f", batches joined along their first axis to the example's {size}" if rebatching.joined else ""
+    rows = "row, which fills" if rebatching.left == 1 else f"{rebatching.left} rows, which fill"
+    left = f"; the last {rows} none, left out" if rebatching.left else ""
+    return f"{count} samples{joined}{left}"
+
+
+def _assigned(stream: Iterator[Sample]) -> Iterator[tuple[Sample, bool]]:
+    """Every sample, in order, and whether it is held out: each tenth, or the last of two to nine."""
+    pending: Sample | None = None
+    count = 0
+    for sample in stream:
+        if pending is not None:
+            yield pending, False
+        count += 1
+        pending = sample
+        if count % HOLD_OUT_EVERY == 0:
+            yield sample, True
+            pending = None
+    if pending is not None:
+        yield pending, 1 < count < HOLD_OUT_EVERY
+
+
+class _Kept:
+    """At most KEPT_MOST samples and KEPT_BYTES bytes, every n-th of all: n doubles whenever there are too many."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.samples: list[Sample] = []
+        self._wanted, self._every, self._count = wanted, 1, 0
+
+    def add(self, sample: Sample) -> None:
+        if self._wanted and self._count % self._every == 0:
+            self.samples.append(_alone(sample))
+            size = sum(value.nbytes for value in sample)
+            if len(self.samples) > max(2, min(KEPT_MOST, KEPT_BYTES // max(size, 1))):
+                self.samples = self.samples[::2]
+                self._every *= 2
+        self._count += 1
+
+
+def _finite(stream: Iterator[Sample], signature: Signature) -> Iterator[Sample]:
+    for count, sample in enumerate(stream):
+        for spec, value in zip(signature.specs, sample, strict=True):
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise NotFiniteError(f"calibration sample {count} holds NaN or infinity in {spec.name}", fix="clean the data")
+        yield sample
+
+
+def _samples(batches: Iterator[Any], rebatching: Rebatching) -> Iterator[Sample]:
+    """The user's batches as flat, checked samples of the example's shape; larger batches are cut, smaller ones joined."""
+    count = 0
+    while True:
+        with reported_as(partial(_raised, count)):
+            batch = next(batches, _END)
+        if batch is _END:
+            break
+        for sample in rebatching.add(batch, f"calibration sample {count}"):
+            yield tuple(value.cpu() for value in sample)
+            count += 1
+    if not count:
+        raise _empty(rebatching)
+
+
+def _raised(count: int, error: BaseException) -> CalibrationError:
+    fix = "it must give every batch without an error: try it in a loop of its own"
+    return CalibrationError(f"the calibration data raised after {count} samples", why=cause(error), fix=fix)
+
+
+def _empty(rebatching: Rebatching) -> CalibrationError:
+    """Nothing came, or too little for one sample."""
+    if not rebatching.shapes:
+        why = "it gave no batch; a generator gives its batches once, and a function is called more than once"
+        fix = "give at least one batch (some hundred are usual), from a function that begins anew; or leave --calibration out"
+        return CalibrationError("the calibration data is empty", why=why, fix=fix)
+    came = ", ".join("x".join(map(str, shape)) for shape in rebatching.shapes)
+    rows = f"{rebatching.left} row{'' if rebatching.left == 1 else 's'}"
+    why = f"{rows} came (the last batch: {came}), and one sample takes {rebatching.signature.describe()}"
+    fix = "give more batches, or example inputs with a smaller first axis"
+    return CalibrationError("the calibration data fills no sample", why=why, fix=fix)
+
+
+def digest_of(data: Calibration, signature: Signature, progress: Callable[[int], None] = lambda count: None) -> str | None:
+    """The digest that :func:`calibrate` gives for the same data, without running any program or checking it for NaN.
+
+    None where reading it here would take it away from :func:`calibrate`.
+    """
+    batches = _read_again(data)
+    if batches is None:
+        return None
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(max_workers=1) as hashing:  # one sample is hashed while the user's code makes the next
+        pending: Future[None] | None = None
+        for count, sample in enumerate(_samples(batches, Rebatching(signature)), 1):
+            if pending is not None:
+                pending.result()
+            pending = hashing.submit(_update, digest, sample)
+            progress(count)
+    return digest.hexdigest()
+
+
+def _read_again(data: Calibration) -> Iterator[Any] | None:
+    """The batches, where a second pass sees the same ones: of a collection, or a function that gives a new iterator each time.
+
+    None for a generator object, and for a function that gives the same one again.
+    """
+    found = _iterable(data)
+    batches = _iterator(found)
+    if batches is not found:
+        return batches
+    return batches if callable(data) and _iterable(data) is not found else None
+
+
+def perturbed(example: Sample, count: int = 4) -> list[Sample]:
+    """The example with 5 % noise on its floats (fixed seed): inputs to compare on where no data is held out."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(value: Tensor) -> Tensor:
+        if not value.is_floating_point():
+            return value
+        spread = value.std(correction=0) if value.numel() > 1 else value.abs()
+        return value + 0.05 * spread * torch.randn(value.shape, generator=generator)
+
+    return [tuple(noisy(value) for value in example) for _ in range(count)]
+
+
+def _batches(data: Calibration) -> Iterator[Any]:
+    return _iterator(_iterable(data))
+
+
+def _iterable(data: Calibration) -> Any:
+    with reported_as(_unreadable):
+        return data() if callable(data) else data
+
+
+def _iterator(found: Any) -> Iterator[Any]:
+    with reported_as(_unreadable):
+        return iter(found)
+
+
+def _unreadable(error: BaseException) -> CalibrationError:
+    fix = "give an iterable of batches, or a function that takes no arguments and returns one"
+    return CalibrationError("the calibration data cannot be read", why=cause(error), fix=fix)
+
+
+def _record(programs: dict[str, GraphModule], recorders: dict[str, Recorder], sample: Sample, what: str) -> None:
+    for name, recorder in recorders.items():
+        with raising_on(programs[name], sample, what):
+            recorder.run(*sample)
+
+
+@contextmanager
+def raising_on(program: GraphModule, sample: Sample, what: str) -> Iterator[None]:
+    """Around a run of the model on one sample of the user's data: what it raises names ``what`` and the layer."""
+
+    def raised(error: BaseException) -> ForwardError:
+        layer, line = failing_layer(program, sample)
+        where = " at ".join(filter(None, (f" in layer {layer}" if layer else "", users_line(error) or line)))
+        fix = "look at this sample's values: an index beyond a table, a length that another input does not have"
+        return ForwardError(f"the model raised on {what}{where}", why=summary(error), fix=fix)
+
+    with reported_as(raised):
+        yield
+
+
+def _alone(sample: Sample) -> Sample:
+    """``sample`` without the rest of the batch that it was cut from."""
+    return tuple(value.clone() if value.untyped_storage().nbytes() > value.nbytes else value for value in sample)
+
+
+def _update(digest: Any, sample: Sample) -> None:
+    for value in sample:
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _uncalibrated(recorders: dict[str, Recorder], example: Sample) -> Calibrated:
+    for recorder in recorders.values():
+        recorder.run(*example)
+    statistics = {name: recorder.statistics for name, recorder in recorders.items()}
+    digest = hashlib.sha256(b"uncalibrated")
+    _update(digest, example)
+    return Calibrated(statistics, perturbed(example), digest.hexdigest(), 0, "uncalibrated: the example input only", [example])
+
+
+def outside(found: Calibrated, captured: Captured) -> Iterator[str]:
+    """A warning for each input whose example is of another scale than what calibration saw: integers have that one."""
+    for statistics in list(found.statistics.values())[:1]:
+        for spec, value in zip(captured.signature.specs, captured.example, strict=True):
+            known = statistics.get(spec.name)
+            if known is None or not value.is_floating_point() or not value.numel():
+                continue
+            seen, own = max(abs(known.minimum), abs(known.maximum)), float(value.abs().max())
+            if own > OUTSIDE * seen or 0 < FAR_INSIDE * own < seen:
+                yield (
+                    f"calibration saw input {spec.name} in [{known.minimum:.3g}, {known.maximum:.3g}], the example reaches"
+                    f" {own:.3g}: integers are made for that range; calibrate on what the device will see"
+                )

@@ -1,0 +1,1 @@
+"""What knows nothing of models: files, caches, scratch folders, signals, progress, statistics."""

@@ -1,0 +1,1 @@
+"""What the word ok means: outputs compared part by part, limits, verdicts."""
