@@ -29,9 +29,13 @@ Written by `scripts/exit_codes.py` from `edgeopt/errors.py`; a test holds that i
 """
 
 
+def rows() -> list[tuple[int, str, str]]:
+    """Code, name and meaning of every error, by code."""
+    return sorted((int(code), name, what) for name, code, what in _LINE.findall(errors.__doc__ or ""))
+
+
 def markdown() -> str:
-    rows = sorted((int(code), name, what) for name, code, what in _LINE.findall(errors.__doc__ or ""))
-    return HEAD + "".join(f"| {code} | {name} | {what} |\n" for code, name, what in rows) + TAIL
+    return HEAD + "".join(f"| {code} | {name} | {what} |\n" for code, name, what in rows()) + TAIL
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Somebody who has installed edgeopt and has no checkout of it: a folder with their own models, and the README's commands."""
 
+import os
 import re
 import shlex
 import tomllib
@@ -82,6 +83,19 @@ def model():
 """A network for every model that the README names, with all that it calls."""
 TRAINING = "def batches():\n    return zip(images, map(torch.from_numpy, outputs))\n"
 CALIBRATION = "def batches():\n    return calibration()\n"
+
+
+def environment(bin_folder: Path, folder: Path) -> dict[str, str]:
+    """The variables of somebody whose home is in ``folder`` and who has what is in ``bin_folder``, and nothing else."""
+    own = {"HOME": folder / "home", "EDGEOPT_CACHE": folder / "cache", "XDG_CONFIG_HOME": folder / "config"}
+    (folder / "home").mkdir(exist_ok=True)
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "XDG", "EDGEOPT", "PIP"))},
+        **{name: str(path) for name, path in own.items()},
+        "PATH": f"{bin_folder}:/usr/bin:/bin",
+        "ANDROID_ADB_SERVER_PORT": "1",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def settle(folder: Path) -> None:

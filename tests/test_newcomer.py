@@ -46,17 +46,8 @@ class Newcomer:
 
     def __init__(self, bin_folder: Path, folder: Path, places: dict[str, str], variables: dict[str, str]) -> None:
         self.folder, self._bin, self._places = folder, bin_folder, places
-        own = {"HOME": folder / "home", "EDGEOPT_CACHE": folder / "cache", "XDG_CONFIG_HOME": folder / "config"}
-        self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "XDG", "EDGEOPT", "PIP"))},
-            **{name: str(path) for name, path in own.items()},
-            "PATH": f"{bin_folder}:/usr/bin:/bin",
-            "ANDROID_ADB_SERVER_PORT": "1",
-            "OMP_NUM_THREADS": "1",
-            **variables,
-        }
+        self._environment = newcomer.environment(bin_folder, folder) | variables
         newcomer.settle(folder)
-        (folder / "home").mkdir()
 
     def edgeopt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """One command, as it is typed; benchmarks are cut short."""

@@ -35,15 +35,15 @@ def print_target(profile: TargetProfile, console: Console | None = None) -> None
     paragraph(console, profile.summary)
     if profile.status == "legacy":
         paragraph(console, f"legacy: {profile.status_note}", style="yellow")
-    for key, value in _settings(profile):
+    for key, value in settings(profile):
         console.print()
         paragraph(console, f"{key} = {value}")
-        source = _source(profile, key)
-        if source:
-            paragraph(console, f"source: {source}", indent=4, style="dim")
+        where = source(profile, key)
+        if where:
+            paragraph(console, f"source: {where}", indent=4, style="dim")
 
 
-def _settings(profile: TargetProfile) -> Iterator[tuple[str, str]]:
+def settings(profile: TargetProfile) -> Iterator[tuple[str, str]]:
     """Each setting by the dotted name that ``sources`` uses; what says nothing is left out."""
     data: dict[str, Any] = {key: value for key, value in to_data(profile).items() if key not in _OWN_WORDS}
     data["schemes"] = [scheme.describe() for scheme in profile.schemes]
@@ -62,6 +62,6 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _source(profile: TargetProfile, key: str) -> str:
+def source(profile: TargetProfile, key: str) -> str:
     """The source of ``key`` itself, else of its section."""
     return profile.sources.get(key) or profile.sources.get(key.partition(".")[0], "")

@@ -14,6 +14,8 @@ from edgeopt.starter import doctor
 from edgeopt.support import extras
 
 ROOT = Path(__file__).parents[2]
+FOR_WORK_ON_IT = {"all", "docs", "examples", "test"}
+"""Extras that the doctor does not look at: those of the others, and what is for who works on edgeopt."""
 
 
 def by_name() -> dict[str, doctor.Check]:
@@ -23,14 +25,14 @@ def by_name() -> dict[str, doctor.Check]:
 def test_every_extra_is_covered_and_found_where_it_is_installed() -> None:
     checks = by_name()
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    for extra in declared.keys() - {"all", "examples", "test"}:
+    for extra in declared.keys() - FOR_WORK_ON_IT:
         for requirement in map(Requirement, declared[extra]):
             assert requirement.name == "edgeopt" or checks[requirement.name].ok, requirement
     assert {"python", "cache", "cpu", "memory", "disk"} <= set(checks)
 
 
 def test_every_extra_has_a_purpose_and_every_package_of_it_a_module_of_its_name() -> None:
-    assert set(doctor.PURPOSES) == set(extras.names()) - {"all", "examples", "test"}
+    assert set(doctor.PURPOSES) == set(extras.names()) - FOR_WORK_ON_IT
     for extra in doctor.PURPOSES:
         assert extras.missing(extra) == (), extra
 

@@ -82,7 +82,7 @@ def test_top1_agreement_is_of_class_scores_only() -> None:
 def test_the_agreement_of_several_outputs_is_the_worst_one_s() -> None:
     same, other = np.array([[1.0, 2, 3], [3, 2, 1]]), np.array([[1.0, 2, 3], [3, 2, 4]])
     reference = [(same, same)]
-    numbers, found = verify.compare(verify.Scales.of(("a", "b"), reference), reference, [(same, other)])
+    numbers, found = verify.compare(verify.OutputScales.of(("a", "b"), reference), reference, [(same, other)])
     assert (numbers["top1_agreement"], found["top1_agreement"]) == (0.5, "output b")
     assert found["sqnr_float"] == "output b"
 
