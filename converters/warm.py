@@ -6,10 +6,10 @@ where a later torch has moved the function, the log says so and the function is 
 
 import functools
 import logging
-import typing
 from importlib import import_module
-from types import SimpleNamespace
 from typing import Any
+
+from edgeopt.support.patches import put_in
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +22,10 @@ _TORCH = (
 )
 """Modules that torch.export imports at its first use."""
 _ONNX = ("onnxscript.optimizer", "onnxscript.rewriter", "torch.onnx._internal.exporter._compat")
-_SERIALIZE = "torch._export.serde.serialize"
 _COMPOSITE = "_collect_all_valid_cia_ops"
 _DECOMPOSING = ("torch._export.utils", "torch.export.exported_program", "torch._decomp")
 _REGISTRATION = "torch.onnx._internal.exporter._registration"
+_TORCHLIB = "get_torchlib_ops"
 
 
 def programs() -> None:
@@ -33,14 +33,9 @@ def programs() -> None:
     for module in _TORCH:
         import_module(module)
     composite_operators()
-    serialize: Any = import_module(_SERIALIZE)
-    if not hasattr(serialize, "typing") or not hasattr(serialize, "schema"):
-        log.warning("%s has changed: programs load slower", _SERIALIZE)
-        return
+    from edgeopt.support.patches import torch_archives, torch_provenance
 
-    # It evaluates the annotations of the schema's classes anew for each node that it reads: a third of a program's loading.
-    hints = functools.cache(lambda kind: typing.get_type_hints(kind, globalns=vars(serialize.schema)))
-    serialize.typing = SimpleNamespace(**{**vars(typing), "get_type_hints": lambda kind, globalns: hints(kind)})
+    put_in((*torch_archives.PATCHES, *torch_provenance.PATCHES))
 
 
 def composite_operators() -> None:
@@ -65,9 +60,28 @@ def onnx() -> None:
 
     for module in _ONNX:
         import_module(module)
-    registry: Any = getattr(import_module(_REGISTRATION), "ONNXRegistry", None)
-    if not hasattr(registry, "from_torchlib"):
+    registration: Any = import_module(_REGISTRATION)
+    registry: Any = getattr(registration, "ONNXRegistry", None)
+    functions: Any = getattr(registration, "onnxscript_apis", None)
+    if not hasattr(registry, "from_torchlib") or not hasattr(functions, _TORCHLIB):
         log.warning("%s has changed: conversions to ONNX start slower", _REGISTRATION)
         return
+    # Every opset chooses from the same functions: another one than the default reads their sources no second time.
+    listed = functools.cache(getattr(functions, _TORCHLIB))
+    setattr(functions, _TORCHLIB, listed)
     registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))
     registry.from_torchlib(opset_version=DEFAULT_OPSET)
+
+
+def coreml() -> None:
+    """For coremltools."""
+    from edgeopt.support.patches import coremltools_graphs
+
+    put_in(coremltools_graphs.PATCHES)
+
+
+def listed() -> None:
+    """Last of all, where every library has registered its operators: children find them listed."""
+    users: Any = import_module(_DECOMPOSING[0])
+    if hasattr(users, _COMPOSITE):
+        getattr(users, _COMPOSITE)()

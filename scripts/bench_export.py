@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measures export against its goals: time, memory, and the speed of what it makes. Run it on an otherwise idle machine.
 
-    .venv/bin/python scripts/bench_export.py                # every part, about six minutes
-    .venv/bin/python scripts/bench_export.py export help    # some parts
+    .venv/bin/python scripts/bench_export.py                # every part, about eight minutes
+    .venv/bin/python scripts/bench_export.py stages help    # some parts
 
 Every figure comes from the real command in processes of their own, with a cache folder that starts out empty.
 """
@@ -10,6 +10,7 @@ Every figure comes from the real command in processes of their own, with a cache
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import stage_table
 from figures import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,7 +123,30 @@ def bench_memory(folder: Path) -> Iterator[Figure]:
     yield Figure(name="process tree, 2,000 over 200 images", value=many.tree_mib / few.tree_mib, unit="x", goal=1.05)
 
 
-PARTS: dict[str, Callable[[Path], Iterator[Figure]]] = {"help": bench_help, "export": bench_export, "memory": bench_memory}
+def bench_stages(folder: Path) -> Iterator[Figure | str]:
+    """Where the time of a cold export goes: wall and CPU seconds of each stage, in every process."""
+    lines, out = folder / "stages.jsonl", folder / "bundle"
+    command = [sys.executable, str(ROOT / "scripts" / "export_stages.py"), str(lines), "export", MODEL, "--out", str(out)]
+    before, start = _children_cpu(), time.perf_counter()
+    subprocess.run(
+        command, check=True, env=os.environ | {"EDGEOPT_CACHE": str(folder / "cache")}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wall, cpu = time.perf_counter() - start, _children_cpu() - before
+    yield from stage_table.table(lines, out / "manifest.json", cpu)
+    yield Figure(name="cold export, its stages timed", value=wall, unit="s", goal=60)
+    yield Figure(name="CPU of its process tree, over two cores", value=cpu / 2, unit="s", goal=60)
+
+
+def _children_cpu() -> float:
+    """User and system seconds of all processes that were started here, or by those, and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+PARTS: dict[str, Callable[[Path], Iterator[Figure | str]]] = {
+    "help": bench_help, "export": bench_export, "stages": bench_stages, "memory": bench_memory,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -10,8 +10,6 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +26,7 @@ from edgeopt.core import Structure, TensorSpec
 from edgeopt.errors import ConfigError, ConversionError, did_you_mean
 from edgeopt.mil.features import features
 from edgeopt.mil.loading import LAYERS_KEY, read_spec
+from edgeopt.support.patches import coremltools_graphs, in_place
 from edgeopt.targets.schema import TargetProfile
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class CoremlConverter:
     suffix = ".mlpackage"
     runs_here = True
     stand_in = "" if sys.platform == "darwin" else "edgeopt's evaluator of ML programs, every float16 tensor rounded"
-    preload = ("coremltools",)
+    preload = ("coremltools", "edgeopt.converters.warm:coreml")
     folds_weights = True
 
     def convert(
@@ -247,7 +246,7 @@ def _lower(program: Program, options: dict[str, Any]) -> tuple[str, dict[str, li
     try:
         named.append(decomposed := _decomposed(program.exported))
         marks = coreml_layers.mark(decomposed)
-        with _validated_once():
+        with in_place(coremltools_graphs.VALIDATED_ONCE):
             model: Any = ct.convert(decomposed, **options)
         return "torch.export", coreml_layers.layers(model._mil_program, marks)
     except Exception as error:  # coremltools raises anything, AssertionError included
@@ -261,31 +260,6 @@ def _lower(program: Program, options: dict[str, Any]) -> tuple[str, dict[str, li
         return f"torch.jit.trace, because of torch.export: {first_line(first)}", {}
     except Exception as second:
         raise _refusal(named, first, f"the traced program was refused too: {first_line(second)}") from second
-
-
-@contextmanager
-def _validated_once() -> Iterator[None]:
-    """Inside, coremltools validates its program where scopes count, not after each of its 90 passes: a fifth of its work.
-
-    Its backend validates whatever it serializes (coremltools/converters/mil/backend/mil/load.py): nothing broken gets out.
-    """
-    from coremltools.converters.mil.mil import Program as MilProgram
-
-    original = getattr(MilProgram, "validate", None)
-    if original is None:
-        log.warning("coremltools has changed: it validates as it likes")
-        yield
-        return
-
-    def validate(self: Any, check_essential_scope: bool = False) -> None:
-        if check_essential_scope:
-            original(self, check_essential_scope=True)
-
-    MilProgram.validate = validate
-    try:
-        yield
-    finally:
-        MilProgram.validate = original
 
 
 def _decomposed(exported: "ExportedProgram") -> "ExportedProgram":

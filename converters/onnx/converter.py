@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from edgeopt.converters.refusing import Unnamed, refusals
 from edgeopt.converters.values import from_artifact, to_artifact
 from edgeopt.core import Structure, TensorSpec
 from edgeopt.errors import ConversionError
+from edgeopt.support.patches import in_place, onnxscript_matching
 from edgeopt.targets.schema import TargetProfile
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _export(program: Program, opset: int) -> "ir.Model":
     import torch
 
     fix = "rewrite that layer with operators of the ONNX opset, or leave this target out"
-    with refusals("torch.onnx.export", fix, program.exported), _matched_from_the_first_node():
+    with refusals("torch.onnx.export", fix, program.exported), in_place(onnxscript_matching.PATCHES):
         exported = torch.onnx.export(program.exported, program.examples, dynamo=True, opset_version=opset, verbose=False)
     assert exported is not None
     model: ir.Model = exported.model
@@ -155,35 +155,6 @@ def _export(program: Program, opset: int) -> "ir.Model":
             fix="raise limits.opset in the target's TOML if its runtime is new enough, or leave this target out",
         )
     return model
-
-
-@contextmanager
-def _matched_from_the_first_node() -> Iterator[None]:
-    """Inside, onnxscript tries a pattern of several output nodes only where its first one fits.
-
-    It would list all nodes of the graph for each node, and find nothing: an eighth of the conversion of a large quantized
-    network (onnxscript 0.7, rewriter/_matcher.py, SimplePatternMatcher.match).
-    """
-    from onnxscript.rewriter import _basics, _matcher
-
-    matcher: Any = getattr(_matcher, "SimplePatternMatcher", None)
-    if matcher is None:
-        log.warning("onnxscript has changed: it matches as it likes")
-        yield
-        return
-    original = matcher.match
-
-    def match(self: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
-        first = None if self.pattern.has_single_output_node else self.pattern.output_nodes[0].op_identifier()
-        if first is not None and first != node.op_identifier():
-            return _basics.MatchResult().fail("the first node differs")
-        return original(self, model, graph, node, **options)
-
-    matcher.match = match
-    try:
-        yield
-    finally:
-        matcher.match = original
 
 
 def _save(model: "ir.Model", out: Path) -> None:

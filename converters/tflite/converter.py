@@ -4,12 +4,10 @@ import fcntl
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeopt.converters.interface import Array
 from edgeopt.converters.operators import unsupported
@@ -19,11 +17,12 @@ from edgeopt.converters.values import from_artifact, to_artifact
 from edgeopt.core import Structure, TensorSpec
 from edgeopt.errors import ConversionError
 from edgeopt.support.files import sha256_of, write_atomic
+from edgeopt.support.patches import in_place
+from edgeopt.support.patches.litert_torch_export import exported_already
 from edgeopt.targets.schema import TargetProfile
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
-    from torch.export import ExportedProgram
 
 log = logging.getLogger(__name__)
 
@@ -159,29 +158,5 @@ def _lower(program: Program) -> bytes:
     fix = "rewrite that layer with operators that TFLite has, or leave this target out"
     with refusals("litert-torch", fix, program.exported):
         module = program.exported.module(check_guards=False)
-        with _exported_already(program.exported):
+        with in_place(exported_already(program.exported)):
             return bytes(litert_torch.convert(module, program.examples, quant_config=settings).model_content())
-
-
-@contextmanager
-def _exported_already(exported: "ExportedProgram") -> Iterator[None]:
-    """litert_torch.convert takes modules only and exports them: hands it ``exported`` instead, a tenth of its work."""
-    from litert_torch import fx_infra
-    from litert_torch._convert import core
-
-    original = getattr(core, "export_torch_signature", None)
-    if original is None:
-        log.warning("litert_torch has changed: the program is exported once more")
-        yield
-        return
-
-    def decomposed(*_: Any, **__: Any) -> "ExportedProgram":
-        reset = fx_infra.graph_utils.reset_from_node_meta(exported)
-        found: ExportedProgram = fx_infra.safe_run_decompositions(reset, fx_infra.decomp.pre_convert_decomp(), can_skip=False)
-        return found
-
-    core.export_torch_signature = decomposed
-    try:
-        yield
-    finally:
-        core.export_torch_signature = original

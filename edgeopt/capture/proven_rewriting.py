@@ -37,7 +37,7 @@ def canonical(
         for stage in stages(program, given, example, limited):
             last = stage
             copied += stage.copied
-        deviation = reference.deviation(last)
+        deviation = reference.deviation(last.runner())
         if deviation is None:
             return last.program(), _judged(reference, others), (*_copies(copied), *_masks(limited))
         guilty = _guilty(reference, stages(program, given, example, limited), bool(witness.low))

@@ -1,6 +1,6 @@
 """From what torch.export gives to the one canonical program, in named stages: each must leave what is computed as it was."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +43,19 @@ class RewritingStage:
 
     def __call__(self, *sample: Tensor) -> tuple[Tensor, ...]:
         """The outputs for float32 inputs."""
-        with torch.no_grad():
-            return tuple(self.module()(*(value.to(dtype) for value, dtype in zip(sample, self.inputs, strict=True))))
+        return self.runner()(*sample)
+
+    def runner(self) -> Callable[..., tuple[Tensor, ...]]:
+        """What gives the outputs for float32 inputs, of one module for every call: for a stage that writes nothing."""
+        made: list[nn.Module] = []
+
+        def run(*sample: Tensor) -> tuple[Tensor, ...]:
+            if not made:
+                made.append(self.module())
+            with torch.no_grad():
+                return tuple(made[0](*(value.to(dtype) for value, dtype in zip(sample, self.inputs, strict=True))))
+
+        return run
 
 
 def stages(

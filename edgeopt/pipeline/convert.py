@@ -1,5 +1,6 @@
 """From a job to its artifact: quantized here, lowered in a worker, or taken from the cache as it was made before."""
 
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,12 @@ def convert(run: ExportRun, job: Job, data: Data | None) -> Made:
     return Made(job=job, path=out, plan=plan_of(job, run.captured, chosen), facts=facts, program=program, key=key)
 
 
+def promise(run: ExportRun, job: Job, data: Data | None, ahead: Executor) -> None:
+    """Lets ``ahead`` make the program of ``job`` before its turn, where the cache has no artifact of it."""
+    if run.cache.get(_key(run, job, data)) is None:
+        run.programs.promise(job, ahead)
+
+
 def one_scheme(job: Job) -> TargetProfile:
     """The profile with the job's scheme alone: converters take the first."""
     return replace(job.profile, schemes=(job.scheme,))
@@ -85,4 +92,4 @@ def _stored(cache: Cache, key: str, out: Path) -> tuple[Chosen, Facts] | None:
 def _key(run: ExportRun, job: Job, data: Data | None) -> str:
     digest = data.calibrated.digest if job.needs_data and data else ""
     tools = registry.converter(job.format).tool_versions()
-    return Cache.key(own_code(), run.captured.sha256(), digest, job.conversion(), tools)
+    return Cache.key(own_code(), run.model, digest, job.conversion(), tools)

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -43,13 +44,28 @@ class Programs:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _float: dict[str, Path] = field(default_factory=dict)
     _count: int = 0
+    _promised: "dict[tuple[str, str], Future[tuple[Path, Chosen]]]" = field(default_factory=dict)
 
     def calibrated(self, found: Calibrated) -> None:
         """Statistics and samples, from which integer and sparse programs are made."""
         self._statistics, self._samples = dict(found.statistics), found.kept
 
+    def turn(self) -> threading.Lock:
+        """To hold around whatever runs the model in this process: while torch.export works it turns oneDNN off for every thread
+        (torch 2.13, export/_trace.py, _ignore_backend_decomps), and convolutions round otherwise without it.
+        """
+        return self._lock
+
+    def promise(self, job: Job, ahead: Executor) -> None:
+        """Lets ``ahead``, of one thread, make what :meth:`saved` will be asked for: no worker waits for it."""
+        self._promised[_key(job)] = ahead.submit(self._made, job)
+
     def saved(self, job: Job) -> tuple[Path, Chosen]:
         """The ``.pt2`` file that ``job`` lowers, and what was chosen while it was quantized."""
+        promised = self._promised.pop(_key(job), None)
+        return self._made(job) if promised is None else promised.result()
+
+    def _made(self, job: Job) -> tuple[Path, Chosen]:
         with self._lock, torch.no_grad():
             program = self._variant(job)
             if job.scheme.quantized and not job.scheme.integer:
@@ -101,6 +117,10 @@ class Programs:
         with writing(path):
             path.write_bytes(archive.getbuffer())
         return path
+
+
+def _key(job: Job) -> tuple[str, str]:
+    return job.name, repr(job.scheme)
 
 
 @contextmanager

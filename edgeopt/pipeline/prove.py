@@ -66,5 +66,6 @@ def _excused(run: ExportRun, proof: Proof, job: Job, references: Path) -> Proof:
     """Where a float32 artifact fails, with how near the model stays to itself: nothing can be nearer."""
     if not verdicts.failures(verdicts.judge(proof, job.profile.checks)):
         return proof
-    excused = replace(proof, steady=steadiness(run.captured, ReferenceOutputs.read(references)))
+    with run.programs.turn():
+        excused = replace(proof, steady=steadiness(run.captured, ReferenceOutputs.read(references)))
     return proof if verdicts.failures(verdicts.judge(excused, job.profile.checks)) else excused

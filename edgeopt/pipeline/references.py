@@ -18,8 +18,9 @@ def write_references(path: Path, captured: Captured, calibrated: Calibrated) -> 
     run = _module_run(captured)
     names = tuple(spec.name for spec in captured.outputs)
     references = ReferenceOutputs(names=names, samples=[], outputs=[])
+    module = captured.program.module(check_guards=False)
     for sample in calibrated.held_out:
-        with raising_on(captured.program.module(check_guards=False), sample, "a sample of the calibration data"):
+        with raising_on(module, sample, "a sample of the calibration data"):
             references.outputs.append(run(_arrays(sample)))
         references.samples.append(_arrays(sample))
     masks = not all(_is_finite(output) for outputs in references.outputs for output in outputs)

@@ -33,6 +33,8 @@ class ExportRun:
     """One export: its model, its workers, its bundle. Stages take it from any thread."""
 
     captured: Captured
+    model: str
+    """The digest of the captured program."""
     programs: Programs
     host: WorkerHost
     writer: BundleWriter

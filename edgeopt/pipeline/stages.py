@@ -1,7 +1,7 @@
 """One export from the model to its manifest, stage by stage. Data goes one way; nothing is printed."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from edgeopt.core import Manifest, ModelFacts, TargetResult
 from edgeopt.errors import EdgeoptError
 from edgeopt.model.model import Model
 from edgeopt.model.options import Options
-from edgeopt.pipeline.convert import Made, convert
+from edgeopt.pipeline.convert import Made, convert, promise
 from edgeopt.pipeline.evaluate import evaluate_model
 from edgeopt.pipeline.jobs import DENSE, Job, calibrated_values, jobs_of
 from edgeopt.pipeline.judge import failed_result, judge
@@ -24,6 +24,7 @@ from edgeopt.pipeline.schemes import Settled, settle
 from edgeopt.pipeline.timing import time_all
 from edgeopt.quantize.calibrate import Calibrated, calibrate
 from edgeopt.support.cache import Cache
+from edgeopt.support.patches import in_place, torch_archives, torch_provenance
 from edgeopt.support.progress import Listener, event, reading
 from edgeopt.support.scratch import scratch
 from edgeopt.targets.schema import TargetProfile
@@ -31,17 +32,22 @@ from edgeopt.worker.client import WorkerHost
 
 PRELOAD = ("edgeopt.pipeline.tasks", "torch", "torchao.quantization.pt2e", "edgeopt.converters.warm:programs")
 """What every worker needs: imported once, before workers are forked; each format adds its own."""
+PRELOAD_LAST = "edgeopt.converters.warm:listed"
+PATCHES = (*torch_archives.PATCHES, *torch_provenance.PATCHES)
+"""Of libraries, in the main process."""
 
 
 def make(
     model: Model, options: Options, listen: Listener, profiles: list[TargetProfile], writer: BundleWriter, cache: Cache
 ) -> tuple[Manifest, dict[str, str]]:
     """Fills ``writer``'s folders; the manifest to commit, and the cache's key of each artifact by its path in the bundle."""
-    with scratch() as folder, WorkerHost(preload(fmt for profile in profiles for fmt in profile.formats)) as host:
+    modules = preload(fmt for profile in profiles for fmt in profile.formats)
+    with scratch() as folder, WorkerHost(modules) as host, in_place(PATCHES):
         listen(event("model", "capture"))
         captured = capture(model)
         run = ExportRun(
             captured=captured,
+            model=captured.sha256(),
             programs=Programs(captured, folder),
             host=host,
             writer=writer,
@@ -58,18 +64,30 @@ def make(
 
 def preload(formats: Iterable[str]) -> tuple[str, ...]:
     """What workers of these formats import before they are forked."""
-    return (*PRELOAD, *(module for form in dict.fromkeys(formats) for module in registry.converter(form).preload))
+    own = (module for form in dict.fromkeys(formats) for module in registry.converter(form).preload)
+    return (*PRELOAD, *own, PRELOAD_LAST)
 
 
 def _make_all(
     run: ExportRun, model: Model, jobs: list[Job], folder: Path, keys: dict[str, str]
 ) -> tuple[list[TargetResult], Data]:
-    """Artifacts that need no data are lowered while the main thread calibrates; the others follow."""
+    """Artifacts that need no data are lowered while the main thread calibrates; the others follow.
+
+    Their programs are made one after the other in a thread of its own, ahead of the workers that lower them.
+    """
     groups = _groups(jobs)
-    with _pool(run) as pool:
-        early = {name: pool.submit(convert, run, group[0], None) for name, group in groups.items() if not group[0].needs_data}
+    with _pool(run) as pool, _ahead() as ahead:
+        early: dict[str, Future[Made]] = {}
+        for name, (first, *_) in groups.items():
+            if not first.needs_data:
+                promise(run, first, None, ahead)
+                early[name] = pool.submit(convert, run, first, None)
         data = Data(_calibrate(run, model, jobs), folder / "references.npz")
-        write_references(data.references, run.captured, data.calibrated)
+        with run.programs.turn():
+            write_references(data.references, run.captured, data.calibrated)
+        for name, (first, *_) in groups.items():
+            if name not in early:
+                promise(run, first, data, ahead)
         lowered = {name: future.result for name, future in early.items()}
         finished = [pool.submit(_finish, run, group, data, keys, lowered.get(name)) for name, group in groups.items()]
         made = {(r.target, r.format): r for future in finished for r in future.result()}
@@ -87,6 +105,16 @@ def _pool(run: ExportRun) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
         raise
     pool.shutdown()
+
+
+@contextmanager
+def _ahead() -> Iterator[ThreadPoolExecutor]:
+    """A thread that makes programs; on any exception nothing that it has not begun is made."""
+    ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="edgeopt-programs")
+    try:
+        yield ahead
+    finally:
+        ahead.shutdown(wait=True, cancel_futures=True)
 
 
 def _groups(jobs: list[Job]) -> dict[str, list[Job]]:
@@ -136,6 +164,7 @@ def _calibrate(run: ExportRun, model: Model, jobs: list[Job]) -> Calibrated:
         reading(run.listen),
         keep=any(job.profile.sparsity for job in jobs),
         wanted=calibrated_values(module, jobs),
+        turn=run.programs.turn,
     )
     run.programs.calibrated(found)
     return found
@@ -146,7 +175,7 @@ def _manifest(model: Model, run: ExportRun, data: Data, results: list[TargetResu
     runnable = program.module(check_guards=False)
     facts = ModelFacts(
         name=model.name,
-        sha256=captured.sha256(),
+        sha256=run.model,
         parameters=sum(value.numel() for value in program.parameters()),
         macs=sum(macs_by_layer(runnable, lambda: runnable(*captured.example)).values()),
         inputs=captured.signature.specs,

@@ -6,7 +6,7 @@ Every tenth sample (of few: the last) is never calibrated on; at most sixteen of
 import hashlib
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -63,10 +63,11 @@ def calibrate(
     progress: Callable[[int], None] = lambda count: None,
     keep: bool = False,
     wanted: Collection[str] | None = None,
+    turn: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Calibrated:
     """Runs every program in ``programs`` (by variant name) on the data; with ``keep``, some samples stay in memory.
 
-    ``wanted``: names of the values to record, all where None.
+    ``wanted``: names of the values to record, all where None. ``turn``: around each run of a program.
 
     Raises CalibrationError where there is no sample or reading one raises, InputError where one does not fit the model,
     NotFiniteError where one holds NaN or infinity.
@@ -82,7 +83,8 @@ def calibrate(
     for sample, is_held_out in _assigned(_finite(_samples(_batches(data), rebatching), signature)):
         _update(digest, sample)
         if not is_held_out:
-            _record(programs, recorders, sample, f"calibration sample {count}")
+            with turn():
+                _record(programs, recorders, sample, f"calibration sample {count}")
             kept.add(sample)
         elif len(held_out) < HELD_OUT_MOST:
             held_out.append(_alone(sample))

@@ -91,6 +91,9 @@ class Histogram:
         first = math.floor(minimum / width)
         counts = np.zeros(math.floor(maximum / width) - first + 1, np.int64)
         for part in (self, other):
+            if part.exponent == exponent and 0 <= part.first - first <= len(counts) - len(part.counts):
+                counts[part.first - first :][: len(part.counts)] += part.counts
+                continue
             index = ((np.arange(len(part.counts)) + part.first) >> (exponent - part.exponent)) - first
             np.add.at(counts, np.minimum(np.maximum(index, 0), len(counts) - 1), part.counts)
         return Histogram(exponent, first, counts, minimum, maximum, _same_channels(self.channels, other.channels))

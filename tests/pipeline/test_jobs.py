@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,31 @@ def test_what_quantization_raises_costs_one_job_only(made: Programs, monkeypatch
             made.saved(job("x86-fbgemm"))
     assert "a pattern nobody thought of" in caught.value.why
     assert made.saved(job("arm-xnnpack"))[0].exists()
+
+
+def test_what_is_promised_is_made_ahead_and_once(made: Programs) -> None:
+    wanted = job("arm-xnnpack")
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        made.promise(wanted, ahead)
+    assert [path.name for path in made.folder.iterdir()] == ["program_1.pt2"]
+    assert made.saved(wanted)[0].name == "program_1.pt2"
+    assert made.saved(wanted)[0].name == "program_2.pt2", "a promise is kept once: what is asked for again is made again"
+
+
+def test_a_promise_that_cannot_be_kept_raises_what_making_it_raised(made: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("no such range")
+
+    monkeypatch.setattr(programs, "quantize", refused)
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        made.promise(job("arm-xnnpack"), ahead)
+    with pytest.raises(ConversionError, match="cannot be quantized"):
+        made.saved(job("arm-xnnpack"))
+
+
+def test_no_program_is_made_while_the_model_runs(made: Programs) -> None:
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        with made.turn():
+            waiting = ahead.submit(made.saved, job("arm-xnnpack"))
+            assert not wait([waiting], timeout=0.5).done
+        assert waiting.result()[0].exists()

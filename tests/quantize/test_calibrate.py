@@ -2,6 +2,7 @@ import math
 import sys
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -231,3 +232,16 @@ def test_an_example_of_another_scale_than_the_calibration_data_is_a_warning(seen
     module = captured.program.module(check_guards=False)
     found = calibrate({"dense": module}, captured.signature, captured.example, [sample(seen)] * 3)
     assert len(list(outside(found, captured))) == warned
+
+
+def test_each_run_of_the_model_takes_a_turn() -> None:
+    turns: list[str] = []
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        turns.append("taken")
+        yield
+        turns.append("given back")
+
+    run([sample(number) for number in range(20)], turn=turn)
+    assert turns == ["taken", "given back"] * 18
