@@ -72,6 +72,9 @@ class Converter(Protocol):
     folds_weights: bool
     """Whether a quantized program comes with its weights as integers already; else with the floats and their Q/DQ."""
 
+    takes_long: bool
+    """Whether lowering takes several times as long as to other formats."""
+
     def convert(
         self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]
     ) -> None:

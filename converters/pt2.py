@@ -29,6 +29,7 @@ class Pt2Converter:
     stand_in = ""
     preload = ()
     folds_weights = True
+    takes_long = False
 
     def convert(
         self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]

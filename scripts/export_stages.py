@@ -47,7 +47,7 @@ CHILD = {
     "litert_torch:convert": "litert-torch",
     "litert_torch.fx_infra:safe_run_decompositions": "decompose",
     "litert_torch.backend.export:exported_program_to_mlir": "to MLIR",
-    "litert_torch._convert.litert_converter:exported_program_to_tflite": "to TFLite",
+    "litert_torch._convert.litert_converter:exported_programs_to_flatbuffer": "to TFLite",
     "torch.onnx:export": "torch.onnx.export",
     "torch.export.exported_program:ExportedProgram.run_decompositions": "decompose",
     "onnxscript.optimizer:optimize": "onnxscript",
@@ -94,7 +94,7 @@ def watch(functions: dict[str, str]) -> None:
 def _watched(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     @functools.wraps(function)
     def watched(*arguments: Any, **options: Any) -> Any:
-        label = " ".join((name, *map(_subject, arguments[:2]))).strip()
+        label = " ".join(filter(None, (name, *map(_subject, arguments[:2]))))
         with stage(label), _profiled(label):
             return function(*arguments, **options)
 

@@ -10,7 +10,7 @@ from edgeopt.support import extras
 
 CONVERTER = """
 class Mine:
-    suffix, runs_here, stand_in, preload, folds_weights = ".mine", False, "", (), True
+    suffix, runs_here, stand_in, preload, folds_weights, takes_long = ".mine", False, "", (), True, False
 
 def connect(url, ask):
     return url

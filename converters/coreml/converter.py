@@ -48,6 +48,7 @@ class CoremlConverter:
     stand_in = "" if sys.platform == "darwin" else "edgeopt's evaluator of ML programs, every float16 tensor rounded"
     preload = ("coremltools", "edgeopt.converters.warm:coreml")
     folds_weights = True
+    takes_long = False
 
     def convert(
         self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]

@@ -42,6 +42,7 @@ class OnnxConverter:
     stand_in = ""
     preload = ("onnx", "onnxscript", "onnxruntime", "edgeopt.converters.warm:onnx")
     folds_weights = True
+    takes_long = False
 
     def convert(
         self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]

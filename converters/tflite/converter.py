@@ -37,6 +37,7 @@ class TfliteConverter:
     stand_in = ""
     preload = ("litert_torch", "ai_edge_litert.interpreter")
     folds_weights = False  # litert-torch folds them itself
+    takes_long = True
 
     def convert(
         self, program: Path, profile: TargetProfile, out: Path, *, io_float: bool, output_names: tuple[str, ...]

@@ -1,6 +1,6 @@
 """One export from the model to its manifest, stage by stage. Data goes one way; nothing is printed."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,11 +85,13 @@ def _make_all(
         data = Data(_calibrate(run, model, jobs), folder / "references.npz")
         with run.programs.turn():
             write_references(data.references, run.captured, data.calibrated)
-        for name, (first, *_) in groups.items():
-            if name not in early:
-                promise(run, first, data, ahead)
+        for name in (later := _longest_first(groups, early)):
+            promise(run, groups[name][0], data, ahead)
+        done = [name for name, future in early.items() if future.done()]
+        # What is still being lowered is judged last: a thread that waited for another one's work would leave its core idle.
+        order = dict.fromkeys((*done, *later, *early))
         lowered = {name: future.result for name, future in early.items()}
-        finished = [pool.submit(_finish, run, group, data, keys, lowered.get(name)) for name, group in groups.items()]
+        finished = [pool.submit(_finish, run, groups[name], data, keys, lowered.get(name)) for name in order]
         made = {(r.target, r.format): r for future in finished for r in future.result()}
     return [made[job.profile.name, job.format] for job in jobs], data
 
@@ -123,6 +125,12 @@ def _groups(jobs: list[Job]) -> dict[str, list[Job]]:
     for job in jobs:
         groups.setdefault(repr((job.conversion(), job.alternatives)), []).append(job)
     return groups
+
+
+def _longest_first(groups: dict[str, list[Job]], but: Collection[str]) -> list[str]:
+    """Names of groups ``but`` for these; what takes long to lower is begun first, so that none is left for one core at the end."""
+    left = (name for name in groups if name not in but)
+    return sorted(left, key=lambda name: not registry.converter(groups[name][0].format).takes_long)
 
 
 def _finish(
