@@ -9,7 +9,7 @@ import logging
 from importlib import import_module
 from typing import Any
 
-from edgeopt.support.patches import put_in
+from edgeopt.support.patches import put_in, torch_composites
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ def composite_operators() -> None:
 
     The list grows only where somebody registers an operator: that must be over before the first decomposition.
     """
+    put_in(torch_composites.PATCHES)
     users: list[Any] = [import_module(name) for name in _DECOMPOSING]
     original = getattr(users[0], _COMPOSITE, None)
     if original is None:

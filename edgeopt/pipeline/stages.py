@@ -128,7 +128,7 @@ def _groups(jobs: list[Job]) -> dict[str, list[Job]]:
 
 
 def _longest_first(groups: dict[str, list[Job]], but: Collection[str]) -> list[str]:
-    """Names of groups ``but`` for these; what takes long to lower is begun first, so that none is left for one core at the end."""
+    """Names of groups ``but`` for these; what takes long is begun first, so that none is left for one core at the end."""
     left = (name for name in groups if name not in but)
     return sorted(left, key=lambda name: not registry.converter(groups[name][0].format).takes_long)
 

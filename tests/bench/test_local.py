@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,7 @@ import psutil
 import pytest
 
 import edgeopt
-from edgeopt.bench import on_device
 from edgeopt.bench.artifacts import load
-from edgeopt.bench.rounds import Rounds
 from edgeopt.bench.run import Benchmark, Request
 from edgeopt.bench.types import DeviceRun
 from edgeopt.bundle.bundle import Bundle
@@ -30,6 +27,7 @@ from edgeopt.model.model import Predict
 from edgeopt.model.references import load_model
 from tests.bench.parts import QUICK, bench, here, onnx_file, refuse, tflite_file
 from tests.pipeline.test_pipeline import NET
+from tests.unpaused import unpaused
 
 # The warnings are of torch and torchao, in this process; the export's workers send theirs to its log.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -40,8 +38,7 @@ PATIENCE_S = 60.0
 @pytest.fixture(scope="module", autouse=True)
 def no_pauses() -> Iterator[None]:
     """A busy machine looks like a throttled device: launches are repeated, but nobody waits."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(on_device, "Rounds", partial(Rounds, pauses_s=(0.0, 0.0)))
+    with unpaused((0.0, 0.0)):
         yield
 
 
@@ -93,8 +90,9 @@ def twice(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     model = load_model(f"{bundle.path.parent}/net.py:model")
     benchmark = Benchmark(
         Request(
-            artifacts=load(bundle.path), devices=[here(folder, "first"), here(folder, "second")], settings=QUICK,
-            out=folder / "runs", ask=refuse, evaluate=model.evaluate, specs=bundle.manifest.model.inputs,
+            artifacts=load(bundle.path), devices=[here(folder, "first"), here(folder, "second")],
+            settings=replace(QUICK, wait_s=3600.0), out=folder / "runs", ask=refuse, evaluate=model.evaluate,
+            specs=bundle.manifest.model.inputs,
         )
     )  # fmt: skip
     runs = benchmark.run()

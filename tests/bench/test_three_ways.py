@@ -18,6 +18,7 @@ from tests.pipeline.test_pipeline import NET
 
 __all__ = ["arm64"]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+ROOT = Path(__file__).parents[2]
 TARGETS = ("arm-ort", "arm-xnnpack")
 
 
@@ -40,7 +41,8 @@ def folder(arm64: Board, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 def edgeopt_said(folder: Path, arm64: Board, *arguments: str) -> str:
     """What the command line prints, run by a user whose configuration is in ``folder``."""
     own = {"EDGEOPT_SSH_CONFIG": str(arm64.ssh_config), "XDG_CONFIG_HOME": str(folder / "config"), "COLUMNS": "160"}
-    command = [sys.executable, "-m", "edgeopt.cli", *arguments]
+    own |= {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.unpaused", *arguments]
     done = subprocess.run(command, cwd=folder, env=os.environ | own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

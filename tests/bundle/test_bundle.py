@@ -233,7 +233,6 @@ def test_an_export_that_was_killed_is_tidied_up_by_the_next(tmp_path: Path) -> N
 KILLED_IN_A_SWAP = """
     import os, signal, sys
     from pathlib import Path
-    from edgeopt import bundle
     from tests.bundle.test_bundle import export
     rename = Path.rename
     def killed(self, target):

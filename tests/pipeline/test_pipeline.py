@@ -12,9 +12,11 @@ import psutil
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import edgeopt
 from edgeopt.bundle.bundle import Bundle
+from edgeopt.cli.app import app
 from edgeopt.core import TargetResult
 from edgeopt.model.model import Model
 from edgeopt.model.references import load_model
@@ -144,6 +146,13 @@ def test_numbers_from_the_cache_are_those_of_the_samples_held_out_now(bundle: Bu
 
 def run(folder: Path, out: str, *arguments: str) -> tuple[Bundle, str]:
     """The bundle that the command line makes, and what it said."""
+    done = CliRunner().invoke(app, ["export", f"{folder}/net.py:model", "--out", str(folder / out), *arguments])
+    assert done.exit_code == 0, done.output
+    return Bundle.load(folder / out), done.stdout + done.stderr
+
+
+def run_elsewhere(folder: Path, out: str, *arguments: str) -> tuple[Bundle, str]:
+    """As ``run``, in a process of its own."""
     command = [sys.executable, "-m", "edgeopt.cli", "export", f"{folder}/net.py:model", "--out", str(folder / out), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -151,14 +160,14 @@ def run(folder: Path, out: str, *arguments: str) -> tuple[Bundle, str]:
 
 
 def test_another_process_makes_the_same_bytes(bundle: Bundle, folder: Path) -> None:
-    other, _ = run(folder, "other", "--no-cache", *(part for target in TARGETS for part in ("--target", target)))
+    other, _ = run_elsewhere(folder, "other", "--no-cache", *(part for target in TARGETS for part in ("--target", target)))
     assert digests(other) == digests(bundle)
     assert other.manifest.model.sha256 == bundle.manifest.model.sha256
 
 
 def test_a_run_in_which_nothing_changed_does_nothing(bundle: Bundle, folder: Path) -> None:
-    first, _ = run(folder, "unchanged", "--target", "x86-fbgemm")
-    second, said = run(folder, "unchanged", "--target", "x86-fbgemm")
+    first, _ = run_elsewhere(folder, "unchanged", "--target", "x86-fbgemm")
+    second, said = run_elsewhere(folder, "unchanged", "--target", "x86-fbgemm")
     assert "nothing changed: from the cache" in said
     assert "convert" not in said
     assert second == first

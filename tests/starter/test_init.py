@@ -257,17 +257,20 @@ def test_placeholders_are_told_and_refused_where_they_are_asked_for_by_name(fold
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["several inputs", "by keyword", "a .pt2", "an odd path"])
-def test_the_printed_commands_run_as_they_are(folder: Path, tmp_path: Path, case: str) -> None:
+def test_the_printed_commands_run_as_they_are(folder: Path, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell takes each line apart; what it would start with these words runs here, where conversions start sooner."""
     reference, specs = CASES[case]
-    environment = shells.install(tmp_path / "home") | {"EDGEOPT_CACHE": str(tmp_path / "cache")}
-    Path(environment["HOME"], "edgeopt").write_text(f'#!/bin/sh\nexec {sys.executable} -m edgeopt.cli "$@"\n')
-    command = ["edgeopt", "init", reference, *inputs(specs)]
-    said = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
+    environment = shells.install(tmp_path / "home")
+    Path(environment["HOME"], "edgeopt").write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
+    monkeypatch.setenv("EDGEOPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", environment["HOME"])
+    said = RUN.invoke(app, ["init", reference, *inputs(specs)], catch_exceptions=False).stdout
     commands = re.findall(r"^    (edgeopt .*)", said, re.MULTILINE)
     assert [line.split()[1] for line in commands] == ["export", "bench"]
     commands[1] += " --launches 1 --runs 10 --seconds 0.1 --max-seconds 1"  # else it measures for minutes
     for line in commands:
-        done = subprocess.run(["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        split = subprocess.run(["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, check=True)
+        done = RUN.invoke(app, split.stdout.split("\0")[:-1])
+        assert done.exit_code == 0, done.output
         assert "UNCALIBRATED" in done.stdout
         assert "export" not in line or "warning: no calibration" in done.stderr

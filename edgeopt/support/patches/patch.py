@@ -25,6 +25,7 @@ class Patch:
     digest: str
     """The first 16 hexadecimal digits of the sha256 of the function's source."""
     faster: Callable[[Any], Any]
+    """Raises AttributeError where something else that it stands on is not what it was."""
 
     def holder(self) -> Any:
         """What the function is an attribute of. Raises ImportError or AttributeError."""
@@ -69,16 +70,15 @@ def _put(patch: Patch) -> list[tuple[Any, str, Any]]:
         holder = patch.holder()
         # Not getattr: of a class method that would be bound.
         original = vars(holder)[patch.name]
-        found = digest_of(kept_original(original))
+        if digest_of(kept_original(original)) != patch.digest:
+            log.warning("%s.%s is not that of %s: conversions take longer", patch.module, patch.attribute, patch.version)
+            return []
+        if original is not kept_original(original):
+            return []  # it is there already
+        replacement = patch.faster(original)
     except (ImportError, AttributeError, KeyError, OSError, TypeError) as error:
         log.warning("%s has no %s.%s: conversions take longer (%s)", patch.version, patch.module, patch.attribute, error)
         return []
-    if found != patch.digest:
-        log.warning("%s.%s is not that of %s: conversions take longer", patch.module, patch.attribute, patch.version)
-        return []
-    if original is not kept_original(original):
-        return []  # it is there already
-    replacement = patch.faster(original)
     _plain(replacement)._edgeopt_original = original
     places = [holder] if isinstance(holder, type) else [*_users(holder, patch.name, original)]
     for place in places:

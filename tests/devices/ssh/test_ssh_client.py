@@ -21,7 +21,7 @@ from tests.emulators.sshd import Server, make_key, sshd
 
 PROGRAM = """
 import sys, time
-from edgeopt.devices import ssh
+from edgeopt.devices.ssh import transport as ssh
 transport = ssh.connect(sys.argv[1])
 print("connected", flush=True)
 transport.run(["sleep", "60"], timeout_s=100)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgeopt.support.patches import Patch, in_place, kept_original, torch_archives, torch_provenance
+from edgeopt.support.patches import Patch, in_place, kept_original, torch_archives, torch_composites, torch_provenance
 from edgeopt.support.patches.patch import digest_of
 
 TORCH = (*torch_archives.PATCHES, *torch_provenance.PATCHES)
@@ -23,7 +23,7 @@ def found(patch: Patch) -> object:
     return vars(patch.holder())[patch.name]
 
 
-@pytest.mark.parametrize("patch", TORCH, ids=lambda patch: patch.attribute)
+@pytest.mark.parametrize("patch", (*TORCH, *torch_composites.PATCHES), ids=lambda patch: patch.attribute)
 def test_torch_has_the_source_that_each_patch_was_made_from(patch: Patch) -> None:
     assert digest_of(kept_original(found(patch))) == patch.digest, "read the new source, and make the patch anew"
 
