@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def test_every_package_has_its_row_in_contributing() -> None:
     packages = {path.name for path in (ROOT / "edgeopt").iterdir() if path.is_dir() and (path / "__init__.py").exists()}
     rows = {name.rstrip("/").rpartition("/")[2] for name in named_paths()}
     assert packages - rows == set()
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in sources() if path.name == "__init__.py"}
+    named = {f"edgeopt.{name}" if name.partition(".")[0] in LINKS else name for name in found}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert set(project["tool"]["setuptools"]["packages"]) == named
 
 
 @pytest.mark.parametrize("path", sorted(sources()), ids=lambda path: str(path.relative_to(ROOT)))

@@ -12,6 +12,7 @@ from edgeopt.converters.tflite import forms
 from edgeopt.core import to_data
 from edgeopt.errors import ConversionError
 from edgeopt.pipeline import tasks
+from edgeopt.pipeline.requests import CheckRequest, ConvertRequest
 from edgeopt.targets.loader import load
 from edgeopt.verify.reference_outputs import ReferenceOutputs
 
@@ -74,12 +75,14 @@ def test_what_a_runtime_cannot_compute_is_named(tmp_path: Path, monkeypatch: pyt
     profile, x, out = load("portable-fp32"), np.ones((1, 2, 3, 4), np.float32), tmp_path / "model.tflite"
     references = ReferenceOutputs(("y",), [(x,)], [((x + 1)[:, ::-1, :, ::-1],)])
     references.write(tmp_path / "references.npz")
-    request = {
-        "format": "tflite", "program": str(tmp_path / "program.pt2"), "out": str(out), "profile": to_data(profile),
-        "io_float": False, "output_names": ["y"], "references": str(tmp_path / "references.npz"),
-        "quantized": False, "exact": True, "real": True,
-    }  # fmt: skip
-    tasks.convert(request)
+    convert = ConvertRequest(
+        format="tflite", profile=profile, program=tmp_path / "program.pt2", out=out, io_float=False, output_names=("y",)
+    )
+    check = CheckRequest(
+        format="tflite", profile=profile, program=tmp_path / "program.pt2", out=out,
+        references=tmp_path / "references.npz", quantized=False, exact=True, real=True,
+    )  # fmt: skip
+    tasks.convert(to_data(convert))
     with pytest.raises(ConversionError, match=r"the runtime refused the operator aten\.flip\.default") as caught:
-        tasks.check(request)
+        tasks.check(to_data(check))
     assert "Non-contiguous" in caught.value.why
