@@ -31,7 +31,9 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a newcomer with edgeopt's wheel, every extra and scikit-learn, without an index."""
     folder = tmp_path_factory.mktemp("newcomer")
     installed = environments.make(folder / "venv", environments.build_wheel(folder / "wheel"), "examples")
-    return newcomer.environment(installed, folder) | {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    # Wide, so that no column gives way to a mark beside a time.
+    wide = {"COLUMNS": "160", "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    return newcomer.environment(installed, folder) | wide
 
 
 @pytest.fixture(scope="module")
