@@ -7,6 +7,7 @@ import typer
 
 from edgeopt.cli import completion
 from edgeopt.cli.endings import Debug, reported
+from edgeopt.cli.options import Calibration, Evaluate, Inputs
 
 if TYPE_CHECKING:
     from edgeopt.compress.advice.advice import Advice
@@ -28,12 +29,6 @@ Target = Annotated[
 MaxSize = Annotated[str | None, typer.Option(metavar="SIZE", help="Of the target's artifact: 4MB, 500kB.")]
 MaxLatency = Annotated[str | None, typer.Option(metavar="TIME", help="Of the target's artifact on this computer: 20ms.")]
 MaxDrop = Annotated[float | None, typer.Option(metavar="X", min=0, help="What the first evaluated number may lose.")]
-Calibration = Annotated[str | None, typer.Option(metavar="REF", help="Batches, or a function that yields them.")]
-Evaluate = Annotated[str | None, typer.Option(metavar="REF", help="evaluate(predict) -> {name: number}, higher is better.")]
-Inputs = Annotated[
-    list[str] | None,
-    typer.Option("--input", metavar="SPEC", help="1x3x224x224:float32, or ids=1x128:int64; repeatable, in order."),
-]
 Write = Annotated[Path | None, typer.Option("--write", metavar="FILE", help="Write the advice as a recipe, recipe.toml.")]
 Scan = Annotated[
     str | None,

@@ -33,7 +33,7 @@ def judge(run: ExportRun, proven: Proven, job: Job, accuracy: dict[str, float], 
         copy_tree(made.path, path)
     if job.profile.operators.table is not None:
         request = InspectRequest(format=job.format, profile=job.profile, out=path)
-        facts = replace(run.ask("inspect", job.profile.name, request, Facts), tool_versions=facts.tool_versions)
+        facts = run.ask("inspect", job.profile.name, request, Facts)
     found = _verdicts(run, proven, job, accuracy)
     result = TargetResult(
         target=job.profile.name,

@@ -18,6 +18,7 @@ from edgeopt.converters.refusing import Unnamed, named
 from edgeopt.core import Latency, from_data, to_data
 from edgeopt.errors import EdgeoptError
 from edgeopt.pipeline.requests import CheckRequest, ConvertRequest, Facts, InspectRequest, PredictRequest, TimeRequest
+from edgeopt.targets.schema import TargetProfile
 from edgeopt.verify import verdicts
 from edgeopt.verify.prover import prover
 from edgeopt.verify.reference_outputs import ReferenceOutputs
@@ -39,14 +40,17 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
     anyone = replace(
         asked.profile, operators=replace(asked.profile.operators, table=None)
     )  # operators are judged for each target
-    return inspect(to_data(InspectRequest(format=asked.format, profile=anyone, out=asked.out)))
+    return _facts(converter, anyone, asked.out)
 
 
 def inspect(request: dict[str, Any]) -> dict[str, Any]:
     """Answers an :class:`InspectRequest`."""
     asked = from_data(InspectRequest, request)
-    converter = registry.converter(asked.format)
-    inputs, outputs, structure = converter.inspect(asked.out, asked.profile)
+    return _facts(registry.converter(asked.format), asked.profile, asked.out)
+
+
+def _facts(converter: Converter, profile: TargetProfile, out: Path) -> dict[str, Any]:
+    inputs, outputs, structure = converter.inspect(out, profile)
     facts = Facts(inputs=inputs, outputs=outputs, structure=structure, tool_versions=converter.tool_versions())
     data: dict[str, Any] = to_data(facts)
     return data

@@ -44,7 +44,7 @@ def digest_of(function: Any) -> str:
 
 def kept_original(function: Any) -> Any:
     """The library's own function of one that was put in; else ``function`` itself."""
-    return getattr(function, "_edgeopt_original", function)
+    return getattr(_plain(function), "_edgeopt_original", function)
 
 
 def put_in(patches: Iterable[Patch]) -> None:

@@ -34,7 +34,7 @@ def test_the_converters_have_the_source_that_each_patch_was_made_from() -> None:
         assert digest_of(kept_original(found(patch))) == patch.digest, f"{patch.attribute}: make the patch anew"
 
 
-def test_a_patch_is_in_place_inside_and_gone_behind() -> None:
+def test_a_patch_is_in_place_inside_and_gone_behind(caplog: pytest.LogCaptureFixture) -> None:
     before = [found(patch) for patch in TORCH]
     with in_place(TORCH):
         inside = [found(patch) for patch in TORCH]
@@ -43,6 +43,7 @@ def test_a_patch_is_in_place_inside_and_gone_behind() -> None:
         assert [found(patch) for patch in TORCH] == inside
         assert all(new is not old for new, old in zip(inside, before, strict=True))
     assert [found(patch) for patch in TORCH] == before
+    assert caplog.records == []
 
 
 def test_another_source_keeps_its_own_function_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
