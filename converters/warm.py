@@ -9,18 +9,19 @@ import logging
 from importlib import import_module
 from typing import Any
 
-from edgeopt.support.patches import put_in, torch_composites
+from edgeopt.support.patches import onnxscript_matching, put_in, read_ahead, torch_composites
 
 log = logging.getLogger(__name__)
 
 _TORCH = (
+    "edgeopt.model.program_file",
     "torch.export._trace",
     "torch.export.pt2_archive._package",
     "torch._export.non_strict_utils",
     "torch._functorch.aot_autograd",
     "torch._inductor.codecache",
 )
-"""Modules that torch.export imports at its first use."""
+"""Modules that programs are read with, and that torch.export imports at its first use."""
 _ONNX = ("onnxscript.optimizer", "onnxscript.rewriter", "torch.onnx._internal.exporter._compat")
 _COMPOSITE = "_collect_all_valid_cia_ops"
 _DECOMPOSING = ("torch._export.utils", "torch.export.exported_program", "torch._decomp")
@@ -33,9 +34,9 @@ def programs() -> None:
     for module in _TORCH:
         import_module(module)
     composite_operators()
-    from edgeopt.support.patches import torch_archives, torch_provenance
+    from edgeopt.support.patches import torch_archives, torch_graphs, torch_provenance
 
-    put_in((*torch_archives.PATCHES, *torch_provenance.PATCHES))
+    put_in((*torch_archives.PATCHES, *torch_graphs.PATCHES, *torch_provenance.PATCHES))
 
 
 def composite_operators() -> None:
@@ -61,6 +62,7 @@ def onnx() -> None:
 
     for module in _ONNX:
         import_module(module)
+    read_ahead(onnxscript_matching.PATCHES)
     registration: Any = import_module(_REGISTRATION)
     registry: Any = getattr(registration, "ONNXRegistry", None)
     functions: Any = getattr(registration, "onnxscript_apis", None)
@@ -75,10 +77,19 @@ def onnx() -> None:
 
 
 def coreml() -> None:
-    """For coremltools."""
+    """For coremltools, and for the evaluator that checks what it makes."""
+    import_module("edgeopt.mil.evaluator")
     from edgeopt.support.patches import coremltools_graphs
 
     put_in(coremltools_graphs.PATCHES)
+    read_ahead(coremltools_graphs.VALIDATED_ONCE)
+
+
+def tflite() -> None:
+    """For litert-torch."""
+    from edgeopt.support.patches.litert_torch_export import exported_already
+
+    read_ahead(exported_already(None))
 
 
 def listed() -> None:

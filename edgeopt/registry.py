@@ -72,7 +72,7 @@ def check_format(format_name: str) -> None:
 
 
 def _format(name: str) -> "tuple[_Thing, Entry]":
-    known = _converters()
+    known = _CONVERTERS if name in _CONVERTERS else _converters()  # what else is installed is not read without need
     if name not in known:
         why = f"known formats: {', '.join(sorted(known))}"
         raise UnknownName(f"there is no format {name!r}", why=why, fix=did_you_mean(name, known) or "use one of these")

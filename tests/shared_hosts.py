@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from edgeopt import registry
 from edgeopt.pipeline import tasks
-from edgeopt.pipeline.stages import PRELOAD, preload
+from edgeopt.pipeline.hosts import PRELOAD, preload
 from edgeopt.worker import client
 from edgeopt.worker.child import resolve
 from edgeopt.worker.host import KILLED

@@ -6,7 +6,6 @@ the node (converters/mil/mil/scope.py, EXIR_DEBUG_HANDLE). Names would not do: i
 
 from typing import TYPE_CHECKING, Any
 
-from edgeopt.capture import layer_path
 from edgeopt.mil.loading import operations
 
 if TYPE_CHECKING:
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
 
 def mark(exported: "ExportedProgram") -> dict[int | None, str]:
     """Numbers the nodes of ``exported``; their layers by these numbers, empty where a node has none."""
+    from edgeopt.capture import layer_path
+
     found: dict[int | None, str] = {}
     for number, node in enumerate(exported.graph.nodes):
         node.meta["debug_handle"] = number

@@ -35,7 +35,13 @@ class TfliteConverter:
     suffix = ".tflite"
     runs_here = True
     stand_in = ""
-    preload = ("litert_torch", "ai_edge_litert.interpreter")
+    preload = (
+        "litert_torch",
+        "ai_edge_litert.interpreter",
+        "edgeopt.converters.tflite.forms",
+        "edgeopt.converters.tflite.passes",
+        "edgeopt.converters.warm:tflite",
+    )
     folds_weights = False  # litert-torch folds them itself
     takes_long = True
 

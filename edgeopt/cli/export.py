@@ -16,7 +16,8 @@ from edgeopt.cli.options import (
     Out,
     Targets,
     Timeout,
-    request,
+    asked_for,
+    load,
 )
 
 
@@ -27,15 +28,20 @@ def export(
 ) -> None:  # fmt: skip
     """Make and prove an artifact for every target."""
     with reported(debug):
-        loaded, options = request(context.params, makes=True)
-        from edgeopt.support.log_diversion import dropped
+        from edgeopt.pipeline.hosts import host_for
+        from edgeopt.pipeline.selection import select
 
-        with dropped():
-            from edgeopt.pipeline.export import export as run
-        from edgeopt.report.progress import progress
-        from edgeopt.report.table import print_table
+        settings = asked_for(context.params)
+        with host_for(select(settings.targets).profiles) as host:  # it imports what conversions need beside the model
+            loaded, options = load(settings)
+            from edgeopt.support.log_diversion import dropped
 
-        with progress() as listen:
-            bundle = run(loaded, options, listen)
+            with dropped():
+                from edgeopt.pipeline.export import export as run
+            from edgeopt.report.progress import progress
+            from edgeopt.report.table import print_table
+
+            with progress() as listen:
+                bundle = run(loaded, options, listen, host)
         print_table(bundle.manifest, options.out)
         raise typer.Exit(exit_code_for(bundle.manifest, options.targets))

@@ -8,6 +8,7 @@ import typer
 from edgeopt.cli import completion
 
 if TYPE_CHECKING:
+    from edgeopt.model.config import Settings
     from edgeopt.model.model import Model
     from edgeopt.model.options import Options
 
@@ -46,24 +47,29 @@ Cache = Annotated[
 ]
 
 
-def request(arguments: dict[str, Any], *, makes: bool = False) -> "tuple[Model, Options]":
-    """The loaded model and the options that the command line and the configuration file ask for.
-
-    A wrong target is told at once, before the model is loaded, and where it ``makes`` something, one that cannot be made here.
-    """
+def asked_for(arguments: dict[str, Any]) -> "Settings":
+    """What the command line and the configuration file ask for, before anything is loaded."""
     from edgeopt.errors import UsageError
     from edgeopt.model.config import from_arguments, read
-    from edgeopt.model.references import load_model, parse_input
-    from edgeopt.pipeline.selection import asked, select
+    from edgeopt.model.references import parse_input
 
     settings = from_arguments(arguments)
     if arguments["config"]:
         settings = settings.over(read(arguments["config"]))
     if settings.model is None:
         raise UsageError("no model is given", fix="edgeopt export file.py:name, or model = ... in the file after --config")
+    for text in settings.inputs:
+        parse_input(text)
+    return settings
+
+
+def load(settings: "Settings") -> "tuple[Model, Options]":
+    """The model that ``settings`` name, and the options of a run."""
+    from edgeopt.errors import UsageError
+    from edgeopt.model.references import load_model, parse_input
+
     inputs = tuple(map(parse_input, settings.inputs))
-    (select if makes else asked)(settings.targets)
-    model = load_model(settings.model, inputs=inputs, calibration=settings.calibration, evaluate=settings.evaluate)
+    model = load_model(str(settings.model), inputs=inputs, calibration=settings.calibration, evaluate=settings.evaluate)
     if settings.max_drop is not None and model.evaluate is None:
         why, fix = "the model has no evaluate", "add --evaluate file.py:name"
         if "evaluate" in model.unfilled:

@@ -18,7 +18,8 @@ from edgeopt.cli.options import (
     Out,
     Targets,
     Timeout,
-    request,
+    asked_for,
+    load,
 )
 
 Verbose = Annotated[bool, typer.Option("--verbose", help="List every layer, not the first few.")]
@@ -32,7 +33,11 @@ def plan(
 ) -> None:  # fmt: skip
     """Show what export would make, and why; make nothing."""
     with reported(debug):
-        loaded, options = request(context.params)
+        from edgeopt.pipeline.selection import asked
+
+        settings = asked_for(context.params)
+        asked(settings.targets)  # a wrong one is told before the model is loaded
+        loaded, options = load(settings)
         from edgeopt.support.log_diversion import dropped
 
         with dropped():

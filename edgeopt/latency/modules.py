@@ -33,10 +33,10 @@ from edgeopt.latency.integer_edges import take_off_float_edges
 from edgeopt.model.model import Batch, Model
 from edgeopt.model.options import DEFAULT_TIMEOUT_S
 from edgeopt.pipeline.convert import one_scheme
+from edgeopt.pipeline.hosts import preload
 from edgeopt.pipeline.jobs import DENSE, Job, jobs_of
 from edgeopt.pipeline.program import Programs
 from edgeopt.pipeline.requests import ConvertRequest, Facts
-from edgeopt.pipeline.stages import preload
 from edgeopt.quantize.calibrate import calibrate
 from edgeopt.report.prompt import ask
 from edgeopt.support.files import make_folder, sha256_of, size_of

@@ -6,15 +6,17 @@ from edgeopt import registry
 from edgeopt.bundle.bundle import EXPORT_LOG, Bundle, BundleWriter
 from edgeopt.model.model import Model
 from edgeopt.model.options import Options
+from edgeopt.pipeline.hosts import host_for
 from edgeopt.pipeline.selection import select
 from edgeopt.support.cache import Cache
 from edgeopt.support.log_diversion import diverted
 from edgeopt.support.progress import Listener, event, ignore
 from edgeopt.support.scratch import clear_temporary
+from edgeopt.worker.client import WorkerHost
 
 
-def export(model: Model, options: Options, listen: Listener = ignore) -> Bundle:
-    """Makes, proves and writes an artifact for every target.
+def export(model: Model, options: Options, listen: Listener = ignore, host: WorkerHost | None = None) -> Bundle:
+    """Makes, proves and writes an artifact for every target. ``host``: of :func:`host_for`, where the caller has started one.
 
     A format whose extra is not installed is left out, and is a skipped result with the command that installs it; where nothing
     of a target that was named can be made, MissingExtra is raised before any work is done.
@@ -38,7 +40,7 @@ def export(model: Model, options: Options, listen: Listener = ignore) -> Bundle:
             if manifest is None:
                 from edgeopt.pipeline.stages import make
 
-                manifest, keys = make(model, options, listen, profiles, writer, cache)
+                manifest, keys = make(model, options, listen, profiles, host or host_for(profiles), writer, cache)
                 memo.remember(manifest, keys)
                 cache.prune()
             else:

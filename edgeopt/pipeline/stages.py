@@ -1,6 +1,6 @@
 """One export from the model to its manifest, stage by stage. Data goes one way; nothing is printed."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,25 +24,30 @@ from edgeopt.pipeline.schemes import Settled, settle
 from edgeopt.pipeline.timing import time_all
 from edgeopt.quantize.calibrate import Calibrated, calibrate
 from edgeopt.support.cache import Cache
-from edgeopt.support.patches import in_place, torch_archives, torch_provenance
+from edgeopt.support.patches import in_place, torch_archives, torch_graphs, torch_provenance
 from edgeopt.support.progress import Listener, event, reading
 from edgeopt.support.scratch import scratch
 from edgeopt.targets.schema import TargetProfile
 from edgeopt.worker.client import WorkerHost
 
-PRELOAD = ("edgeopt.pipeline.tasks", "torch", "torchao.quantization.pt2e", "edgeopt.converters.warm:programs")
-"""What every worker needs: imported once, before workers are forked; each format adds its own."""
-PRELOAD_LAST = "edgeopt.converters.warm:listed"
-PATCHES = (*torch_archives.PATCHES, *torch_provenance.PATCHES)
+PATCHES = (*torch_archives.PATCHES, *torch_graphs.PATCHES, *torch_provenance.PATCHES)
 """Of libraries, in the main process."""
 
 
 def make(
-    model: Model, options: Options, listen: Listener, profiles: list[TargetProfile], writer: BundleWriter, cache: Cache
+    model: Model,
+    options: Options,
+    listen: Listener,
+    profiles: list[TargetProfile],
+    host: WorkerHost,
+    writer: BundleWriter,
+    cache: Cache,
 ) -> tuple[Manifest, dict[str, str]]:
-    """Fills ``writer``'s folders; the manifest to commit, and the cache's key of each artifact by its path in the bundle."""
-    modules = preload(fmt for profile in profiles for fmt in profile.formats)
-    with scratch() as folder, WorkerHost(modules) as host, in_place(PATCHES):
+    """Fills ``writer``'s folders; the manifest to commit, and the cache's key of each artifact by its path in the bundle.
+
+    ``host`` is started and closed.
+    """
+    with scratch() as folder, host, in_place(PATCHES):
         listen(event("model", "capture"))
         captured = capture(model)
         run = ExportRun(
@@ -60,12 +65,6 @@ def make(
         keys: dict[str, str] = {}
         results, data = _make_all(run, model, jobs_of(profiles, options.io_float), folder, keys)
         return _manifest(model, run, data, time_all(run, results, data)), keys
-
-
-def preload(formats: Iterable[str]) -> tuple[str, ...]:
-    """What workers of these formats import before they are forked."""
-    own = (module for form in dict.fromkeys(formats) for module in registry.converter(form).preload)
-    return (*PRELOAD, *own, PRELOAD_LAST)
 
 
 def _make_all(

@@ -104,6 +104,29 @@ def percentile(samples: Iterable[int], p: float, confidence: float = CONFIDENCE)
     return _percentile(sorted(samples), p, confidence)
 
 
+def median_known(samples: Sequence[int], confidence: float = CONFIDENCE) -> bool:
+    """Whether the interval of the median of ``samples`` is narrower than what two medians must differ by to be told apart.
+
+    As :func:`percentile`, without scipy, which not everybody has who exports.
+    """
+    below = _ranks_outside(len(samples), confidence)
+    if not below:
+        return False
+    ordered = sorted(samples)
+    return ordered[-below] - ordered[below - 1] <= MIN_EFFECT * statistics.median(ordered)
+
+
+@cache
+def _ranks_outside(count: int, confidence: float) -> int:
+    """The most samples of ``count`` on each side that the median's interval may leave out, and one: 0 where none holds it."""
+    most, under = (1 - confidence) / 2 * 2**count, 0
+    for rank in range(count):
+        under += math.comb(count, rank)
+        if under > most:
+            return rank
+    return 0
+
+
 def _percentile(ordered: Sequence[int], p: float, confidence: float) -> Percentile:
     """Of n sorted samples: [x(l), x(u)] is the narrowest interval with equal tails and P(l <= Binom(n, p) < u) >= confidence.
 

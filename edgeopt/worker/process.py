@@ -95,15 +95,16 @@ class HostProcess:
             kill_group(self._process.pid)
 
     def close(self) -> None:
-        """Takes down the host and all children, and waits until they are gone."""
+        """Takes down the host and all children, and waits until they are gone. One that has no child yet is not asked first."""
         with self._changed:
             self._closing = True
             self._changed.wait_for(lambda: self._process is not None or self.death is not None)
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
         if self._process is not None and self._thread.is_alive():
-            self._process.send_signal(signal.SIGTERM)
-            self._thread.join(_SHUTDOWN_S)
+            if self.proven:
+                self._process.send_signal(signal.SIGTERM)
+                self._thread.join(_SHUTDOWN_S)
             if self._thread.is_alive():
                 kill_group(self._process.pid)
         self._thread.join()

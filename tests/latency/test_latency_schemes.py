@@ -12,7 +12,7 @@ from edgeopt.core import Format
 from edgeopt.errors import RunFailed
 from edgeopt.latency.modules import _artifact
 from edgeopt.model.model import Model
-from edgeopt.pipeline.stages import preload
+from edgeopt.pipeline.hosts import preload
 from edgeopt.targets import loader
 from edgeopt.worker.client import WorkerHost
 from tests.cli.test_app import RUN

@@ -72,6 +72,20 @@ def test_percentiles_are_samples_in_their_order(samples: list[int], p: float) ->
         assert len(samples) < found.needed and found.value is None
 
 
+@given(st.lists(st.integers(900, 1100) | st.integers(1, 10**10), max_size=300))
+def test_a_median_is_known_where_its_interval_is_narrow(samples: list[int]) -> None:
+    found = stats.percentile(samples, 0.5)
+    if found.low is not None and found.high is not None:
+        narrow = found.high - found.low <= stats.MIN_EFFECT * statistics.median(samples)
+        assert stats.median_known(samples) == narrow
+
+
+def test_steady_runs_are_known_soon_and_scattered_ones_are_not() -> None:
+    assert stats.median_known([1000 + number % 10 for number in range(15)])
+    assert not stats.median_known([1000 + 50 * (number % 10) for number in range(15)])
+    assert not stats.median_known([1000] * 7)
+
+
 @given(durations)
 def test_a_summary_does_not_depend_on_the_order_but_for_what_order_shows(samples: list[int]) -> None:
     found, other = stats.summarize(samples), stats.summarize(sorted(samples))

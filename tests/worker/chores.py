@@ -26,6 +26,10 @@ def echo(request: dict[str, Any]) -> dict[str, Any]:
     return request
 
 
+def imported(request: dict[str, Any]) -> dict[str, Any]:
+    return {"torch": "torch" in sys.modules}
+
+
 def leave_a_folder(request: dict[str, Any]) -> dict[str, Any]:
     return {"left": tempfile.mkdtemp()}
 

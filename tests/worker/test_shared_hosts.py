@@ -54,6 +54,11 @@ def test_the_next_one_has_the_same_host_and_what_is_its_own(tmp_path: Path, monk
 
 
 @pytest.mark.usefixtures("hosts")
+def test_what_shares_a_light_host_imports_no_torch(tmp_path: Path) -> None:
+    assert at_once(CHORES + "imported", tmp_path) == {"torch": False}
+
+
+@pytest.mark.usefixtures("hosts")
 def test_two_at_a_time_have_two_hosts(tmp_path: Path) -> None:
     with WorkerHost(LIGHT) as one, WorkerHost(LIGHT) as other:
         found = [run(host, SURROUNDINGS, tmp_path / "log")["parent"] for host in (one, other)]

@@ -4,6 +4,6 @@ A patch is put in only where the library's own source is, to the character, what
 keeps its own function, and the log says that conversions take longer. What is computed never changes: tests compare both.
 """
 
-from edgeopt.support.patches.patch import Patch, in_place, kept_original, put_in
+from edgeopt.support.patches.patch import Patch, in_place, kept_original, put_in, read_ahead
 
-__all__ = ["Patch", "in_place", "kept_original", "put_in"]
+__all__ = ["Patch", "in_place", "kept_original", "put_in", "read_ahead"]

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
-def exported_already(exported: "ExportedProgram") -> tuple[Patch, ...]:
-    """Hands it ``exported`` instead of the module's own export: a tenth of a conversion."""
+def exported_already(exported: "ExportedProgram | None") -> tuple[Patch, ...]:
+    """Hands it ``exported`` instead of the module's own export: a tenth of a conversion. None: to read its source ahead."""
 
     def made(original: Any) -> Any:
         from litert_torch import fx_infra

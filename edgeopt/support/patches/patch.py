@@ -37,6 +37,7 @@ class Patch:
         return self.attribute.rpartition(".")[2]
 
 
+@functools.cache
 def digest_of(function: Any) -> str:
     """As :attr:`Patch.digest`. Raises OSError or TypeError where there is no source."""
     return sha256(inspect.getsource(function).encode()).hexdigest()[:16]
@@ -62,6 +63,12 @@ def in_place(patches: Iterable[Patch]) -> Iterator[None]:
     finally:
         for holder, name, original in reversed(undo):
             setattr(holder, name, original)
+
+
+def read_ahead(patches: Iterable[Patch]) -> None:
+    """Reads the sources that :func:`in_place` compares: processes that are forked from this one need not."""
+    with in_place(patches):
+        pass
 
 
 def _put(patch: Patch) -> list[tuple[Any, str, Any]]:

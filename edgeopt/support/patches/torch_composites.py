@@ -2,7 +2,7 @@
 
 torch registers a handful of functions for each composite operator under some twenty dispatch keys, through a method that
 builds its own annotations anew at each call. That was a third of a small network's capture. Here the same functions go
-straight into the same tables.
+straight into the same tables, and the operators are looked up once: in processes where none is registered any more.
 """
 
 import functools
@@ -69,5 +69,12 @@ PATCHES = (
         attribute="_override_composite_implicit_decomp",
         digest="4422dc79d0792af7",
         faster=_without_registering,
+    ),
+    Patch(
+        version="torch 2.13",
+        module="torch._export.utils",
+        attribute="_materialize_cpp_cia_ops",  # looks each of a thousand operators up, so that torch.ops holds it
+        digest="51472f6b4e2c3782",
+        faster=functools.cache,
     ),
 )

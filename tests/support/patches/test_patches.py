@@ -5,10 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-from edgeopt.support.patches import Patch, in_place, kept_original, torch_archives, torch_composites, torch_provenance
+from edgeopt.support.patches import (
+    Patch,
+    in_place,
+    kept_original,
+    torch_archives,
+    torch_composites,
+    torch_graphs,
+    torch_provenance,
+)
 from edgeopt.support.patches.patch import digest_of
 
-TORCH = (*torch_archives.PATCHES, *torch_provenance.PATCHES)
+TORCH = (*torch_archives.PATCHES, *torch_graphs.PATCHES, *torch_provenance.PATCHES)
 
 
 def others() -> tuple[Patch, ...]:
