@@ -162,6 +162,13 @@ def weight_shape(node: Node) -> tuple[int, ...]:
     return tuple(int(size) for size in value_of(node.args[1]).shape)  # type: ignore[arg-type]
 
 
+def groups_of(node: Node) -> int:
+    """Groups of a convolution (argument 6 of ATen's); 1 of a linear layer."""
+    groups = node.args[6] if kind_of(node) == "conv" and len(node.args) > 6 else 1
+    assert isinstance(groups, int)
+    return groups
+
+
 def macs(node: Node) -> int:
     """Multiply-accumulates of one operator; 0 where it is no convolution or matrix product, as a whole recurrent layer."""
     kind = kind_of(node)

@@ -18,6 +18,7 @@ from edgeopt.quantize.calibrate import calibrate
 from edgeopt.quantize.opening import opened
 from edgeopt.quantize.palettized import left_whole
 from edgeopt.quantize.planner import Quantization, decide
+from edgeopt.quantize.rounding import LEAST_SAMPLES
 from edgeopt.quantize.shares import Shares
 from edgeopt.quantize.statistics import Statistics
 from edgeopt.quantize.weights import left_float
@@ -76,14 +77,31 @@ def plan_of(job: Job, captured: Captured, chosen: Chosen) -> Plan:
     )
 
 
-def chosen_by(decided: Quantization, captured: Captured) -> Chosen:
-    """The planner's choices with the model's own names for inputs and outputs."""
+def chosen_by(decided: Quantization, captured: Captured, others: tuple[Decision, ...] = ()) -> Chosen:
+    """The planner's choices with the model's own names for inputs and outputs, and what was decided besides."""
     names = {"input": captured.signature.specs, "output": captured.outputs}
     decisions = tuple(
         Decision(subject=f"{one.side} {names[one.side][one.position].name}", choice="float32", reason=one.reason)
         for one in decided.float_border
     )
-    return Chosen(decided.kept_float, decisions, decided.shares)
+    return Chosen(decided.kept_float, (*decisions, *others), decided.shares)
+
+
+def remedies(decided: Quantization, values: int, samples: int, rounded: int) -> tuple[Decision, ...]:
+    """What was done to the weights: ``values`` equalized, and ``rounded`` weights of them against ``samples`` samples."""
+    found = []
+    if values:
+        reason = "channels that share an 8-bit scale fill it; weights before and behind are scaled, and the model is the same"
+        found.append(Decision(subject="activations", choice=f"{values} values equalized", reason=reason))
+    layers = sum(op.weight is not None for op in decided.integer)
+    if rounded:
+        reason = "it leaves less error in what the layers give, on samples apart; elsewhere the nearest does as well"
+        choice = f"rounded against {samples} samples in {rounded} of {layers} layers"
+        found.append(Decision(subject="weights", choice=choice, reason=reason))
+    elif layers and 1 < samples < LEAST_SAMPLES:
+        reason = f"{samples} calibration samples are too few to round against: {LEAST_SAMPLES} at least"
+        found.append(Decision(subject="weights", choice="rounded to the nearest", reason=reason))
+    return tuple(found)
 
 
 def border_decisions(plan: Plan) -> tuple[Decision, ...]:

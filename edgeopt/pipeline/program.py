@@ -16,15 +16,18 @@ from torch.export import ExportedProgram
 from edgeopt import registry
 from edgeopt.capture import Captured, name_inputs
 from edgeopt.capture.operator_kinds import HEAVY
+from edgeopt.core import Decision
 from edgeopt.errors import ConversionError, NotApplicable
 from edgeopt.model.user_code import cause
-from edgeopt.pipeline.jobs import Job
-from edgeopt.pipeline.plan import Chosen, chosen_by
+from edgeopt.pipeline.jobs import DENSE, Job
+from edgeopt.pipeline.plan import Chosen, chosen_by, remedies
 from edgeopt.quantize import sparse24
 from edgeopt.quantize.annotate import quantize
 from edgeopt.quantize.calibrate import Calibrated, Sample
+from edgeopt.quantize.equalization import Equalizer
 from edgeopt.quantize.palettized import palettize
 from edgeopt.quantize.planner import Quantization
+from edgeopt.quantize.rounding import Moments, moments_of
 from edgeopt.quantize.statistics import Recorder, Statistics
 from edgeopt.quantize.weights import quantize_weights
 from edgeopt.support.files import writing
@@ -38,9 +41,12 @@ class Programs:
 
     captured: Captured
     folder: Path
+    equalizer: Equalizer | None = None
+    """Of the captured program, for integer programs; None: these are made from the captured one."""
     _variants: dict[str, ExportedProgram] = field(default_factory=dict)
     _statistics: dict[str, Statistics] = field(default_factory=dict)
     _samples: list[Sample] = field(default_factory=list)
+    _moments: Moments | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _float: dict[str, Path] = field(default_factory=dict)
     _count: int = 0
@@ -74,11 +80,11 @@ class Programs:
                 if job.variant not in self._float:
                     self._float[job.variant] = self._save(program)
                 return self._float[job.variant], Chosen()
-            quantized, decided = self._quantized(program, job)
+            quantized, decided, against_data = self._quantized(program, job)
             if not any(op.kind in HEAVY or op.kind == "embedding" for op in decided.integer):
                 raise _nothing_to_quantize(job, decided)
             name_inputs(quantized, self.captured.signature.specs)
-            return self._save(quantized), chosen_by(decided, self.captured)
+            return self._save(quantized), chosen_by(decided, self.captured, against_data)
 
     def _with_small_weights(self, program: ExportedProgram, job: Job) -> tuple[Path, Chosen]:
         """Only its weights are quantized."""
@@ -90,11 +96,23 @@ class Programs:
         name_inputs(small, self.captured.signature.specs)
         return self._save(small), Chosen(kept)
 
-    def _quantized(self, program: ExportedProgram, job: Job) -> tuple[ExportedProgram, Quantization]:
+    def _quantized(self, program: ExportedProgram, job: Job) -> tuple[ExportedProgram, Quantization, tuple[Decision, ...]]:
         statistics, example = self._statistics[job.variant], self.captured.example
+        dense = job.variant == DENSE  # else its weights were made against data already
+        if dense and self.equalizer is not None:
+            program = self.equalizer.program
+        if dense and self._moments is None:
+            self._moments = moments_of(program, self._samples)
+        moments = self._moments if dense and self._moments is not None else Moments()
         with _refused(job):
             fold = registry.converter(job.format).folds_weights
-            return quantize(program, example, statistics, job.profile, job.scheme, job.io_float, fold)
+            found, decided, rounded = quantize(
+                program, example, statistics, job.profile, job.scheme, job.io_float, fold, moments
+            )  # fmt: skip
+        if not dense:
+            return found, decided, ()
+        values = 0 if self.equalizer is None else self.equalizer.values
+        return found, decided, remedies(decided, values, moments.samples, rounded)
 
     def _variant(self, job: Job) -> ExportedProgram:
         """The dense program, or one pruned as the profile asks with statistics of its own from the kept samples."""

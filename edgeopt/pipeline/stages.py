@@ -23,6 +23,7 @@ from edgeopt.pipeline.run import Data, ExportRun
 from edgeopt.pipeline.schemes import Settled, settle
 from edgeopt.pipeline.timing import time_all
 from edgeopt.quantize.calibrate import Calibrated, calibrate
+from edgeopt.quantize.equalization import Equalizer
 from edgeopt.support.cache import Cache
 from edgeopt.support.patches import in_place, torch_archives, torch_graphs, torch_provenance
 from edgeopt.support.progress import Listener, event, reading
@@ -163,15 +164,19 @@ def _calibrate(run: ExportRun, model: Model, jobs: list[Job]) -> Calibrated:
     captured = run.captured
     run.listen(event("model", "calibrate"))
     module = captured.program.module(check_guards=False)
+    integer = any(job.scheme.integer for job in jobs)
+    if integer and model.calibration is not None:
+        run.programs.equalizer = Equalizer(captured.program)
     found = calibrate(
         {DENSE: module},
         captured.signature,
         captured.example,
         model.calibration,
         reading(run.listen),
-        keep=any(job.profile.sparsity for job in jobs),
+        keep=integer or any(job.profile.sparsity for job in jobs),
         wanted=calibrated_values(module, jobs),
         turn=run.programs.turn,
+        equalizer=run.programs.equalizer,
     )
     run.programs.calibrated(found)
     return found

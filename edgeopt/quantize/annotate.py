@@ -24,10 +24,9 @@ from edgeopt.quantize.graph import Op
 from edgeopt.quantize.opening import opened
 from edgeopt.quantize.planner import Quantization, decide
 from edgeopt.quantize.ranges import QParams
+from edgeopt.quantize.rounding import WEIGHT_EPS, Moments
 from edgeopt.quantize.statistics import Statistics, attribute
 from edgeopt.targets.schema import TargetProfile
-
-WEIGHT_EPS = 2.0**-24
 
 
 class ProfileQuantizer(Quantizer):  # type: ignore[misc]
@@ -87,7 +86,7 @@ class ProfileQuantizer(Quantizer):  # type: ignore[misc]
 
 def weight_spec(scheme: QuantScheme, axis: int) -> QuantizationSpec:
     """int8 (or 7 bits) by the greatest magnitude, along ``axis`` or for the whole weight."""
-    bound = 63 if scheme.reduce_range else 127
+    bound = weight_bound(scheme)
     observer = PerChannelMinMaxObserver if scheme.per_channel else MinMaxObserver
     return QuantizationSpec(
         dtype=torch.int8,
@@ -97,6 +96,11 @@ def weight_spec(scheme: QuantScheme, axis: int) -> QuantizationSpec:
         qscheme=torch.per_channel_symmetric if scheme.per_channel else torch.per_tensor_symmetric,
         observer_or_fake_quant_ctr=observer.with_args(eps=WEIGHT_EPS),
     )
+
+
+def weight_bound(scheme: QuantScheme) -> int:
+    """The greatest integer of a weight, and the least with its sign turned."""
+    return 63 if scheme.reduce_range else 127
 
 
 def _accumulator_qparams(observers: list[Any]) -> tuple[Tensor, Tensor]:
@@ -118,8 +122,10 @@ def quantize(
     scheme: QuantScheme,
     io_float: bool,
     fold: bool,
-) -> tuple[ExportedProgram, Quantization]:
-    """``program`` with quantize and dequantize nodes for one target, and what was decided.
+    moments: Moments,
+) -> tuple[ExportedProgram, Quantization, int]:
+    """``program`` with quantize and dequantize nodes for one target, what was decided, and how many weights are rounded against
+    data (``moments`` of the layers' inputs), not to the nearest.
 
     Weights are stored as integers with ``fold``; without it they stay floats behind their quantize node, for a format that
     folds them itself.
@@ -129,16 +135,31 @@ def quantize(
     one_bias_each(module)
     with torch.no_grad():
         prepared = prepare_pt2e(module, quantizer)
+        assert quantizer.decided is not None
+        against_data = round_weights(prepared, quantizer.decided, scheme, moments)
         prepared(*example)  # weights are observed here; activations carry fixed parameters
         converted = convert_pt2e(prepared, fold_quantize=fold)
         share_quantize_nodes(converted)
         if not fold:
             store_tables(converted)
-            assert quantizer.decided is not None
             keep_apart(converted, {node.name for node in quantizer.decided.apart})
         exported = torch.export.export(converted, example, strict=False)
-    assert quantizer.decided is not None
-    return exported, quantizer.decided
+    return exported, quantizer.decided, against_data
+
+
+def round_weights(prepared: GraphModule, decided: Quantization, scheme: QuantScheme, moments: Moments) -> int:
+    """Puts weights on their grids where their layers are computed in integers; how many of these are not the nearest."""
+    count = 0
+    for op in decided.integer:
+        if op.weight is None or channel_axis(op):
+            continue
+        path, _, name = str(op.weight.target).rpartition(".")
+        holder = prepared.get_submodule(path)
+        found = moments.rounded(op.head.name, getattr(holder, name).detach(), weight_bound(scheme), scheme.per_channel)
+        if found is not None:
+            setattr(holder, name, torch.nn.Parameter(found, requires_grad=False))  # the program's own tensor stays as it is
+            count += 1
+    return count
 
 
 def one_bias_each(module: GraphModule) -> None:

@@ -21,11 +21,14 @@ from edgeopt.model.model import Calibration
 from edgeopt.model.rebatching import Rebatching
 from edgeopt.model.signature import Signature
 from edgeopt.model.user_code import cause, reported_as, summary, users_line
+from edgeopt.quantize.equalization import Equalizer
 from edgeopt.quantize.statistics import Recorder, Statistics
 
 HOLD_OUT_EVERY = 10
 HELD_OUT_MOST = 16
 KEPT_MOST = 64
+WATCHED = 32
+"""Samples that an equalizer sees, kept until it has."""
 OUTSIDE = 4.0
 """How many times the greatest calibrated magnitude of an input its example may reach without a word."""
 FAR_INSIDE = 64.0
@@ -64,17 +67,19 @@ def calibrate(
     keep: bool = False,
     wanted: Collection[str] | None = None,
     turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+    equalizer: Equalizer | None = None,
 ) -> Calibrated:
     """Runs every program in ``programs`` (by variant name) on the data; with ``keep``, some samples stay in memory.
 
-    ``wanted``: names of the values to record, all where None. ``turn``: around each run of a program.
+    ``wanted``: names of the values to record, all where None. ``turn``: around each run of a program. ``equalizer``: watches
+    the first samples; what it makes of its program is then recorded in the place of each of ``programs``.
 
     Raises CalibrationError where there is no sample or reading one raises, InputError where one does not fit the model,
     NotFiniteError where one holds NaN or infinity.
     """
-    recorders = {name: Recorder(module, wanted) for name, module in programs.items()}
     if data is None:
-        return _uncalibrated(recorders, example)
+        return _uncalibrated({name: Recorder(module, wanted) for name, module in programs.items()}, example)
+    recording = _Recording(programs, wanted, equalizer)
     digest = hashlib.sha256()
     held_out: list[Sample] = []
     kept = _Kept(keep)
@@ -84,13 +89,14 @@ def calibrate(
         _update(digest, sample)
         if not is_held_out:
             with turn():
-                _record(programs, recorders, sample, f"calibration sample {count}")
+                recording.add(sample, f"calibration sample {count}")
             kept.add(sample)
         elif len(held_out) < HELD_OUT_MOST:
             held_out.append(_alone(sample))
         count += 1
         progress(count)
-    statistics = {name: recorder.statistics for name, recorder in recorders.items()}
+    with turn():
+        statistics = recording.statistics()
     described = _described(count, rebatching)
     return Calibrated(statistics, held_out or perturbed(example), digest.hexdigest(), count, described, kept.samples)
 
@@ -241,10 +247,46 @@ def _unreadable(error: BaseException) -> CalibrationError:
     return CalibrationError("the calibration data cannot be read", why=cause(error), fix=fix)
 
 
-def _record(programs: dict[str, GraphModule], recorders: dict[str, Recorder], sample: Sample, what: str) -> None:
-    for name, recorder in recorders.items():
-        with raising_on(programs[name], sample, what):
-            recorder.run(*sample)
+class _Recording:
+    """The statistics of all samples. While an equalizer watches the first ones they wait: its program is what is recorded."""
+
+    def __init__(self, programs: dict[str, GraphModule], wanted: Collection[str] | None, equalizer: Equalizer | None) -> None:
+        self._programs, self._wanted = programs, wanted
+        self._equalizer = equalizer if equalizer is not None and equalizer.wanted else None
+        self._waiting: list[Sample] = []
+        self._recorders: dict[str, Recorder] = {}
+        if self._equalizer is None:
+            self._begin()
+
+    def add(self, sample: Sample, what: str) -> None:
+        """Runs every program on ``sample``; what one raises names ``what`` and the layer."""
+        if self._recorders:
+            for name, recorder in self._recorders.items():
+                with raising_on(self._programs[name], sample, what):
+                    recorder.run(*sample)
+            return
+        assert self._equalizer is not None
+        with raising_on(next(iter(self._programs.values())), sample, what):
+            self._equalizer.watch(*sample)
+        self._waiting.append(_alone(sample))
+        if len(self._waiting) >= min(WATCHED, KEPT_BYTES // max(sum(value.nbytes for value in sample), 1)):
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._equalizer is not None:
+            equalized = self._equalizer.equalized().module(check_guards=False)
+            self._programs = dict.fromkeys(self._programs, equalized)
+        self._recorders = {name: Recorder(module, self._wanted) for name, module in self._programs.items()}
+        for sample in self._waiting:
+            for recorder in self._recorders.values():
+                recorder.run(*sample)
+        self._waiting.clear()
+
+    def statistics(self) -> dict[str, Statistics]:
+        """By the name of each program."""
+        if not self._recorders:
+            self._begin()
+        return {name: recorder.statistics for name, recorder in self._recorders.items()}
 
 
 @contextmanager
