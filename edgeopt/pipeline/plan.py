@@ -87,16 +87,16 @@ def chosen_by(decided: Quantization, captured: Captured, others: tuple[Decision,
     return Chosen(decided.kept_float, (*decisions, *others), decided.shares)
 
 
-def remedies(decided: Quantization, values: int, samples: int, rounded: int) -> tuple[Decision, ...]:
-    """What was done to the weights: ``values`` equalized, and ``rounded`` weights of them against ``samples`` samples."""
+def remedies(decided: Quantization, values: int, samples: int) -> tuple[Decision, ...]:
+    """What was done to the weights: ``values`` equalized, and weights rounded against ``samples`` samples."""
     found = []
     if values:
         reason = "channels that share an 8-bit scale fill it; weights before and behind are scaled, and the model is the same"
         found.append(Decision(subject="activations", choice=f"{values} values equalized", reason=reason))
     layers = sum(op.weight is not None for op in decided.integer)
-    if rounded:
+    if decided.rounded:
         reason = "it leaves less error in what the layers give, on samples apart; elsewhere the nearest does as well"
-        choice = f"rounded against {samples} samples in {rounded} of {layers} layers"
+        choice = f"rounded against {samples} samples in {decided.rounded} of {layers} layers"
         found.append(Decision(subject="weights", choice=choice, reason=reason))
     elif layers and 1 < samples < LEAST_SAMPLES:
         reason = f"{samples} calibration samples are too few to round against: {LEAST_SAMPLES} at least"

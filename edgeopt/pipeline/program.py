@@ -106,13 +106,13 @@ class Programs:
         moments = self._moments if dense and self._moments is not None else Moments()
         with _refused(job):
             fold = registry.converter(job.format).folds_weights
-            found, decided, rounded = quantize(
+            found, decided = quantize(
                 program, example, statistics, job.profile, job.scheme, job.io_float, fold, moments
             )  # fmt: skip
         if not dense:
             return found, decided, ()
         values = 0 if self.equalizer is None else self.equalizer.values
-        return found, decided, remedies(decided, values, moments.samples, rounded)
+        return found, decided, remedies(decided, values, moments.samples)
 
     def _variant(self, job: Job) -> ExportedProgram:
         """The dense program, or one pruned as the profile asks with statistics of its own from the kept samples."""

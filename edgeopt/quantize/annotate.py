@@ -1,6 +1,7 @@
 """Turns the planner's decisions into PT2E annotations and runs PT2E: from the captured program to one with Q/DQ nodes."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -122,10 +123,11 @@ def quantize(
     scheme: QuantScheme,
     io_float: bool,
     fold: bool,
-    moments: Moments,
-) -> tuple[ExportedProgram, Quantization, int]:
-    """``program`` with quantize and dequantize nodes for one target, what was decided, and how many weights are rounded against
-    data (``moments`` of the layers' inputs), not to the nearest.
+    moments: Moments | None = None,
+) -> tuple[ExportedProgram, Quantization]:
+    """``program`` with quantize and dequantize nodes for one target, and what was decided.
+
+    Weights are rounded against data where ``moments`` of their layers' inputs are given, and else to the nearest.
 
     Weights are stored as integers with ``fold``; without it they stay floats behind their quantize node, for a format that
     folds them itself.
@@ -136,15 +138,15 @@ def quantize(
     with torch.no_grad():
         prepared = prepare_pt2e(module, quantizer)
         assert quantizer.decided is not None
-        against_data = round_weights(prepared, quantizer.decided, scheme, moments)
+        decided = replace(quantizer.decided, rounded=round_weights(prepared, quantizer.decided, scheme, moments or Moments()))
         prepared(*example)  # weights are observed here; activations carry fixed parameters
         converted = convert_pt2e(prepared, fold_quantize=fold)
         share_quantize_nodes(converted)
         if not fold:
             store_tables(converted)
-            keep_apart(converted, {node.name for node in quantizer.decided.apart})
+            keep_apart(converted, {node.name for node in decided.apart})
         exported = torch.export.export(converted, example, strict=False)
-    return exported, quantizer.decided, against_data
+    return exported, decided
 
 
 def round_weights(prepared: GraphModule, decided: Quantization, scheme: QuantScheme, moments: Moments) -> int:

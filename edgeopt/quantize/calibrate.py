@@ -95,8 +95,10 @@ def calibrate(
             held_out.append(_alone(sample))
         count += 1
         progress(count)
-    with turn():
-        statistics = recording.statistics()
+    if not recording.begun:
+        with turn():
+            recording.begin()
+    statistics = recording.statistics()
     described = _described(count, rebatching)
     return Calibrated(statistics, held_out or perturbed(example), digest.hexdigest(), count, described, kept.samples)
 
@@ -256,7 +258,12 @@ class _Recording:
         self._waiting: list[Sample] = []
         self._recorders: dict[str, Recorder] = {}
         if self._equalizer is None:
-            self._begin()
+            self.begin()
+
+    @property
+    def begun(self) -> bool:
+        """Whether no sample waits any more."""
+        return bool(self._recorders)
 
     def add(self, sample: Sample, what: str) -> None:
         """Runs every program on ``sample``; what one raises names ``what`` and the layer."""
@@ -270,9 +277,10 @@ class _Recording:
             self._equalizer.watch(*sample)
         self._waiting.append(_alone(sample))
         if len(self._waiting) >= min(WATCHED, KEPT_BYTES // max(sum(value.nbytes for value in sample), 1)):
-            self._begin()
+            self.begin()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Records what has waited; from now on each sample at once."""
         if self._equalizer is not None:
             equalized = self._equalizer.equalized().module(check_guards=False)
             self._programs = dict.fromkeys(self._programs, equalized)
@@ -284,8 +292,6 @@ class _Recording:
 
     def statistics(self) -> dict[str, Statistics]:
         """By the name of each program."""
-        if not self._recorders:
-            self._begin()
         return {name: recorder.statistics for name, recorder in self._recorders.items()}
 
 

@@ -44,6 +44,8 @@ class Quantization:
     shares: Shares
     apart: frozenset[Node]
     """Operators in float because no one scale can hold what they join: a converter must not quantize them after all."""
+    rounded: int = 0
+    """Layers whose weights are rounded against data, not to the nearest."""
 
     @property
     def parameters(self) -> dict[Node, QParams]:

@@ -2,7 +2,7 @@
 
 GPTQ (Frantar et al., 2023, arXiv:2210.17323): columns are rounded one after the other, those with most input first, and the
 error of each is taken over by the columns behind it in the proportions that are best for the layer's inputs: their second
-moment is the Hessian of the squared output error. Scales stay what they are by the greatest magnitude, so that everything behind, PT2E
+moment is the Hessian of the squared output error. Scales stay what they are by the greatest magnitude, so that all behind, PT2E
 and every format, rounds to the nearest and finds these very integers.
 """
 
