@@ -24,6 +24,7 @@ def export(
     calibration: Calibration | None = None,
     evaluate: Evaluate | None = None,
     max_drop: float | None = None,
+    max_slice_drop: float | None = None,
     io_float: bool = False,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     jobs: int = 2,
@@ -33,7 +34,8 @@ def export(
     """Makes, proves and writes an artifact of ``module`` for every target (or for ``targets``) into the folder ``out``.
 
     ``module``: an nn.Module, a torch.export.ExportedProgram or an :class:`edgeopt.Model`, whose own calibration and
-    evaluate functions the arguments override. ``max_drop``: the most that the first number of ``evaluate`` may lose.
+    evaluate functions the arguments override. ``max_drop``: the most that the first number of ``evaluate`` may lose;
+    ``max_slice_drop``: the most that any slice of it may lose, such as ``top1/class=7`` of ``top1``.
 
     A target that fails does not raise: look at ``bundle.manifest.results`` (status, reason, error). Raises an
     :class:`edgeopt.EdgeoptError` where the model, its data or the folder cannot be used at all.
@@ -47,11 +49,13 @@ def export(
         out=Path(out),
         targets=tuple(targets or ()),
         max_drop=max_drop,
+        max_slice_drop=max_slice_drop,
         io_float=io_float,
         timeout_s=timeout_s,
         jobs=jobs,
         use_cache=use_cache,
     )
-    if max_drop is not None and model.evaluate is None:
-        raise UsageError("max_drop has nothing to judge", why="the model has no evaluate", fix="give evaluate=, a function")
+    for name, limit in (("max_drop", max_drop), ("max_slice_drop", max_slice_drop)):
+        if limit is not None and model.evaluate is None:
+            raise UsageError(f"{name} has nothing to judge", why="the model has no evaluate", fix="give evaluate=, a function")
     return run(model, options, listen)

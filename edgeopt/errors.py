@@ -21,7 +21,7 @@
     │   │   ├── NotApplicable 35  there is nothing for the target to do: it is skipped
     │   │   └── UnknownOperator 36 an artifact was made, but nothing here can run it to prove it
     │   └── VerificationFailed 34 an artifact does not compute what its program computes
-    ├── GateFailed           40   an artifact loses more accuracy than --max-drop allows
+    ├── GateFailed           40   an artifact loses more accuracy than --max-drop or --max-slice-drop allows
     ├── CompressionError     41   a technique cannot do what it was asked to
     │   ├── TrainingFailed   42   the user's training code raised, or its loss is NaN or infinite
     │   └── BudgetUnmet      43   no way was found to meet the size, latency or accuracy asked for

@@ -4,7 +4,6 @@
 again, with the device's answers. So it needs no conversation with the device, and no line of the user's code runs there.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,6 +17,7 @@ from edgeopt.core import TensorSpec
 from edgeopt.errors import BadAnswer, EvaluationError, VerificationFailed
 from edgeopt.model import evaluation
 from edgeopt.model.model import Evaluate
+from edgeopt.model.repeated import digest
 from edgeopt.targets.schema import Checks
 from edgeopt.verify import verdicts
 
@@ -75,11 +75,11 @@ def evaluated(
     answers: dict[bytes, tuple[Array, ...]] = {}
 
     def record(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-        digest = _digest(arrays)
-        if digest not in asked:
-            asked[digest] = tuple(np.array(array) for array in arrays)
-            answers[digest] = host(arrays)
-        return answers[digest]
+        key = digest(arrays)
+        if key not in asked:
+            asked[key] = tuple(np.array(array) for array in arrays)
+            answers[key] = host(arrays)
+        return answers[key]
 
     evaluation.evaluate(function, record, specs, "this computer")
     sizes = [tuple(array.size for array in outputs) for outputs in answers.values()] if same_artifact else []
@@ -88,7 +88,7 @@ def evaluated(
 
     def replay(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         try:
-            return device[_digest(arrays)]
+            return device[digest(arrays)]
         except KeyError:
             raise EvaluationError(
                 "evaluate asked for other inputs the second time", why="it ran once here, then on the device's answers",
@@ -112,11 +112,3 @@ def _predictions(
             found += place.predict(runnable, samples[begin:end], elements)
             begin, size = end, 0
     return found
-
-
-def _digest(arrays: tuple[Array, ...]) -> bytes:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.digest()

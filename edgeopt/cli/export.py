@@ -12,6 +12,7 @@ from edgeopt.cli.options import (
     Inputs,
     Jobs,
     MaxDrop,
+    MaxSliceDrop,
     ModelArgument,
     Out,
     Targets,
@@ -23,7 +24,8 @@ from edgeopt.cli.options import (
 
 def export(
     context: typer.Context, model: ModelArgument = None, targets: Targets = None, calibration: Calibration = None,
-    evaluate: Evaluate = None, max_drop: MaxDrop = None, inputs: Inputs = None, config: Config = None, out: Out = None,
+    evaluate: Evaluate = None, max_drop: MaxDrop = None, max_slice_drop: MaxSliceDrop = None, inputs: Inputs = None,
+    config: Config = None, out: Out = None,
     io_float: FloatIo = None, timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Make and prove an artifact for every target."""

@@ -29,6 +29,12 @@ Evaluate = Annotated[str | None, typer.Option(metavar="REF", help="evaluate(pred
 MaxDrop = Annotated[
     float | None, typer.Option(metavar="X", help="Fail an artifact whose first evaluated number is lower by more.")
 ]
+MaxSliceDrop = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X", help="Fail an artifact of which one slice of that number, such as top1/class=7, is lower by more."
+    ),
+]
 Inputs = Annotated[
     list[str] | None,
     typer.Option("--input", metavar="SPEC", help="1x3x224x224:float32, or ids=1x128:int64; repeatable, in order."),
@@ -70,11 +76,13 @@ def load(settings: "Settings") -> "tuple[Model, Options]":
 
     inputs = tuple(map(parse_input, settings.inputs))
     model = load_model(str(settings.model), inputs=inputs, calibration=settings.calibration, evaluate=settings.evaluate)
-    if settings.max_drop is not None and model.evaluate is None:
+    limits = {"--max-drop": settings.max_drop, "--max-slice-drop": settings.max_slice_drop}
+    given = [option for option, limit in limits.items() if limit is not None]
+    if given and model.evaluate is None:
         why, fix = "the model has no evaluate", "add --evaluate file.py:name"
         if "evaluate" in model.unfilled:
             why, fix = "the model's evaluate is still a placeholder", "fill it in, then take @edgeopt.placeholder away"
-        raise UsageError("--max-drop has nothing to judge", why=why, fix=fix)
+        raise UsageError(f"{given[0]} has nothing to judge", why=why, fix=fix)
     _warn_of_placeholders(model)
     return model, settings.options(model.name)
 

@@ -14,6 +14,7 @@ from edgeopt.cli.options import (
     Inputs,
     Jobs,
     MaxDrop,
+    MaxSliceDrop,
     ModelArgument,
     Out,
     Targets,
@@ -27,7 +28,8 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="List every layer, not 
 
 def plan(
     context: typer.Context, model: ModelArgument = None, targets: Targets = None, calibration: Calibration = None,
-    evaluate: Evaluate = None, max_drop: MaxDrop = None, inputs: Inputs = None, config: Config = None, out: Out = None,
+    evaluate: Evaluate = None, max_drop: MaxDrop = None, max_slice_drop: MaxSliceDrop = None, inputs: Inputs = None,
+    config: Config = None, out: Out = None,
     io_float: FloatIo = None, timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False,
     verbose: Verbose = False,
 ) -> None:  # fmt: skip

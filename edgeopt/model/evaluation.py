@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgeopt.core import TensorSpec
 from edgeopt.errors import EdgeoptError, EvaluationError, InputError
 from edgeopt.model.model import Evaluate
+from edgeopt.model.slices import is_slice
 from edgeopt.model.user_code import cause, reported_as, users_line
 
 Array = NDArray[np.generic]
@@ -47,9 +48,17 @@ def _number(name: object, value: Any, found: dict[Any, Any], subject: str) -> fl
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        fix = f"{name} must be finite: look for a division by zero, or for NaN in what predict returned"
-        raise EvaluationError(f"evaluate gave no numbers for {subject}", why=_returned(found), fix=fix)
+        raise _not_finite(name, number, next(iter(found)), subject)
     return number
+
+
+def _not_finite(name: object, number: float, metric: object, subject: str) -> EvaluationError:
+    """No comparison is true of NaN, so that neither a loss nor a gain would be told of it."""
+    fix = "look for a division by zero, or for NaN in what predict returned"
+    if is_slice(str(name), str(metric)):
+        fix = f"leave {name} out where it has no samples; else {fix}"
+    why = "what is not a finite number cannot be compared, and no gate may pass what it does not know"
+    return EvaluationError(f"evaluate gave {number} as {name} for {subject}", why=why, fix=fix)
 
 
 def _returned(found: object) -> str:

@@ -9,11 +9,15 @@ DEFAULT_TIMEOUT_S = 900.0
 
 @data_class
 class Options:
-    """How to export. Empty ``targets`` means every target; ``max_drop`` is in the unit of ``evaluate``'s numbers."""
+    """How to export. Empty ``targets`` means every target.
+
+    ``max_drop`` and ``max_slice_drop`` are in the unit of ``evaluate``'s first number and its slices.
+    """
 
     out: Path
     targets: tuple[str, ...] = ()
     max_drop: float | None = None
+    max_slice_drop: float | None = None
     io_float: bool = False
     """Floats in and out where the target's default is integers (arm-xnnpack, android-nnapi)."""
     timeout_s: float = DEFAULT_TIMEOUT_S

@@ -1,5 +1,6 @@
 """The judgement of an artifact: its verdicts against the target's limits and the gate, and the result that says all of it."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from edgeopt.capture import dynamic_shapes
 from edgeopt.core import Artifact, Decision, Status, TargetResult, Verdict
 from edgeopt.errors import EdgeoptError, EvaluationError, GateFailed, NotApplicable, UnknownOperator, VerificationFailed
+from edgeopt.model.options import Options
+from edgeopt.model.slices import slices
 from edgeopt.pipeline.convert import Made
 from edgeopt.pipeline.jobs import Job
 from edgeopt.pipeline.plan import Chosen, border_decisions, plan_of
@@ -15,7 +18,7 @@ from edgeopt.pipeline.requests import Facts, InspectRequest
 from edgeopt.pipeline.run import Data, ExportRun
 from edgeopt.quantize.calibrate import outside
 from edgeopt.support.files import copy_tree, sha256_of, size_of
-from edgeopt.verify import verdicts
+from edgeopt.verify import gates, verdicts
 
 
 def failures(run: ExportRun, proven: Proven, accuracy: dict[str, float]) -> list[Verdict]:
@@ -43,7 +46,11 @@ def judge(run: ExportRun, proven: Proven, job: Job, accuracy: dict[str, float], 
         artifact=_artifact(job, path, facts),
         verdicts=tuple(found),
         accuracy=accuracy,
-        warnings=(*_warnings(run, made, job, facts, data), *verdicts.warnings(proven.proof, found, bool(accuracy))),
+        warnings=(
+            *_warnings(run, made, job, facts, data),
+            *verdicts.warnings(proven.proof, found, bool(accuracy)),
+            *(_unsteady(run) if accuracy else ()),
+        ),
         calibrated=not job.scheme.integer or data.calibrated.real,
     )
     return replace(_with_status(result), **_unproven(proven))
@@ -60,12 +67,24 @@ def _verdicts(run: ExportRun, proven: Proven, job: Job, accuracy: dict[str, floa
     found = list(verdicts.judge(proven.proof, job.profile.checks))
     if not accuracy:
         return found
-    metric = next(iter(run.model_accuracy))
-    if metric not in accuracy:
-        raise EvaluationError(f"evaluate gave {metric} for the model, not for the artifact", fix="always return the same names")
     compared = proven.proof.compared if proven.proof else ""
-    drop = run.options.max_drop
-    return [*found, verdicts.accuracy_drop(metric, run.model_accuracy[metric], accuracy[metric], drop, compared)]
+    return [*found, *_gates(run.model_numbers.found, accuracy, run.options, compared)]
+
+
+def _gates(model: dict[str, float], artifact: dict[str, float], options: Options, compared: str) -> list[Verdict]:
+    """The gates' verdicts. Raises EvaluationError where the numbers that they need are not there."""
+    metric = next(iter(model))
+    if metric not in artifact:
+        raise EvaluationError(f"evaluate gave {metric} for the model, not for the artifact", fix="always return the same names")
+    odd = sorted(set(slices(model, metric)) ^ set(slices(artifact, metric)))
+    if odd and options.max_slice_drop is not None:
+        one, other = ("model", "artifact") if odd[0] in model else ("artifact", "model")
+        why = f"{len(odd)} of its slices stand on one side alone, and --max-slice-drop cannot judge these"
+        fix = "always return the same names: slices of the data, not of what was predicted"
+        raise EvaluationError(f"evaluate gave {odd[0]} for the {one}, not for the {other}", why=why, fix=fix)
+    whole = gates.accuracy_drop(metric, model[metric], artifact[metric], options.max_drop, compared)
+    worst = gates.slice_drop(metric, model, artifact, options.max_slice_drop, compared)
+    return [whole] if worst is None else [whole, worst]
 
 
 def _decisions(run: ExportRun, made: Made, job: Job) -> tuple[Decision, ...]:
@@ -107,12 +126,16 @@ def _warnings(run: ExportRun, made: Made, job: Job, facts: Facts, data: Data) ->
     return tuple(found)
 
 
+def _unsteady(run: ExportRun) -> Iterator[str]:
+    return gates.unsteady(run.model_numbers, run.options.max_drop, run.options.max_slice_drop)
+
+
 def _with_status(result: TargetResult) -> TargetResult:
     """``result`` with the status that its verdicts give it; the gate's failure wins over others."""
     failed = verdicts.failures(result.verdicts)
     if not failed:
         return result
-    gate = any(verdict.check == "accuracy_drop" for verdict in failed)
+    gate = any(verdict.check in gates.GATES for verdict in failed)
     error = GateFailed if gate else VerificationFailed
     reason = "; ".join(map(verdicts.describe, failed))
     if all(verdict.check in verdicts.LOSES_TO_THE_GATE for verdict in failed):

@@ -10,6 +10,7 @@ from edgeopt.capture import Captured
 from edgeopt.core import from_data, to_data
 from edgeopt.model.model import Evaluate
 from edgeopt.model.options import Options
+from edgeopt.model.repeated import Numbers
 from edgeopt.pipeline.program import Programs
 from edgeopt.pipeline.requests import CheckRequest, ConvertRequest, InspectRequest, PredictRequest, TimeRequest
 from edgeopt.quantize.calibrate import Calibrated
@@ -42,7 +43,8 @@ class ExportRun:
     options: Options
     listen: Listener
     evaluate: Evaluate | None
-    model_accuracy: dict[str, float]
+    model_numbers: Numbers
+    """What ``evaluate`` found for the float model."""
     evaluating: threading.Lock = field(default_factory=threading.Lock)
     """The user's ``evaluate`` runs once at a time: it may be anything."""
 

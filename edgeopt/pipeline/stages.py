@@ -61,7 +61,7 @@ def make(
             options=options,
             listen=listen,
             evaluate=model.evaluate,
-            model_accuracy=evaluate_model(model.evaluate, captured, listen),
+            model_numbers=evaluate_model(model.evaluate, captured, options.max_slice_drop, listen),
         )
         keys: dict[str, str] = {}
         results, data = _make_all(run, model, jobs_of(profiles, options.io_float), folder, keys)
@@ -192,7 +192,7 @@ def _manifest(model: Model, run: ExportRun, data: Data, results: list[TargetResu
         macs=sum(macs_by_layer(runnable, lambda: runnable(*captured.example)).values()),
         inputs=captured.signature.specs,
         outputs=captured.outputs,
-        accuracy=run.model_accuracy,
+        accuracy=run.model_numbers.found,
     )
     return Manifest(
         edgeopt_version=__version__, model=facts, calibration=data.calibrated.described, results=tuple(results)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgeopt.core import TWIN
+from edgeopt.model.slices import falls
 from edgeopt.report.console import output, paragraph
 from edgeopt.report.text import counted, one_line, plain, size
 
@@ -120,11 +121,11 @@ def _print_slices(console: Console, outcome: "Outcome") -> None:
     before, after = outcome.original.scores, outcome.kept.scores
     if len(before) < 2 or not outcome.best:
         return
-    fell = sorted(((before[name] - after[name], name) for name in before if name in after), reverse=True)
     console.print()
     paragraph(console, "What fell the most", style="bold")
-    for lost, name in fell[:_WORST]:
-        paragraph(console, f"{one_line(name)}: {before[name]:.4f} to {after[name]:.4f} ({-lost:+.4f})", indent=2)
+    for fall in falls(before, after, before)[:_WORST]:
+        change = f"{fall.before:.4f} to {fall.after:.4f} ({-fall.lost:+.4f})"
+        paragraph(console, f"{one_line(fall.name)}: {change}", indent=2)
 
 
 def _print_summary(console: Console, outcome: "Outcome", out: Path) -> None:

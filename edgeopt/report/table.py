@@ -7,12 +7,14 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeopt.core import AS_WRITTEN, TWIN, Format, Manifest, TargetResult, Verdict
+from edgeopt.model.slices import falls, slices
 from edgeopt.report.console import headed, output, paragraph
 from edgeopt.report.text import counted, plain, size
 
 _NONE = "-"
 _STYLES = {"ok": "green", "unverified": "bold yellow", "failed": "bold red", "skipped": "dim"}
 _METRIC_WIDTH = 10
+_WORST_SLICES, _LEAST_FALL = 3, 0.0005
 
 
 def print_table(manifest: Manifest, out: Path, console: Console | None = None) -> None:
@@ -23,6 +25,7 @@ def print_table(manifest: Manifest, out: Path, console: Console | None = None) -
         _warn_uncalibrated(console)
     console.print(_table(manifest))
     _print_float_model(console, manifest)
+    headed(console, "Slices that fell the most", "bold", _fallen(manifest))
     for heading, style, notes in (
         ("Failed", "bold red", _failures(manifest)),
         ("Not verified", "bold yellow", _reasons(manifest, "unverified")),
@@ -134,9 +137,25 @@ def _verdict(result: TargetResult) -> Text:
 def _print_float_model(console: Console, manifest: Manifest) -> None:
     model = manifest.model
     facts = [counted(model.parameters, "parameter"), counted(model.macs, "multiply-accumulate")]
-    facts += [f"{name} {value:.3f}" for name, value in model.accuracy.items()]
+    metric = next(iter(model.accuracy), "")
+    parts = slices(model.accuracy, metric)
+    facts += [f"{name} {value:.3f}" for name, value in model.accuracy.items() if name not in parts]
+    facts += [f"{counted(len(parts), 'slice')} of {metric}"] * bool(parts)
     console.print()
     paragraph(console, f"{model.name} in PyTorch float32: {', '.join(facts)}. SQNR and agreement are against it.", style="dim")
+
+
+def _fallen(manifest: Manifest) -> dict[str, list[str]]:
+    """Of each artifact the few slices that fell the most, where that shows in as many digits as the table has."""
+    notes: dict[str, list[str]] = {}
+    model = manifest.model.accuracy
+    names = slices(model, next(iter(model), ""))
+    for result in manifest.results:
+        fell = [fall for fall in falls(model, result.accuracy, names) if fall.lost >= _LEAST_FALL]
+        if fell:
+            told = ", ".join(f"{fall.name} {fall.before:.3f} to {fall.after:.3f}" for fall in fell[:_WORST_SLICES])
+            notes.setdefault(told, []).append(_label(result))
+    return notes
 
 
 def _label(result: TargetResult) -> str:

@@ -291,14 +291,6 @@ def _loss(proof: Proof) -> str:
     return ", ".join(told)
 
 
-def accuracy_drop(metric: str, model: float, artifact: float, max_drop: float | None, compared: str = "") -> Verdict:
-    """The release gate: what the first number of ``evaluate`` loses against the float model, judged where a limit is given."""
-    drop = model - artifact
-    passed = max_drop is None or drop <= max_drop + 1e-9
-    note = f"{metric}: model {model:.4f}, artifact {artifact:.4f}"
-    return Verdict(check="accuracy_drop", value=drop, limit=max_drop, passed=passed, note=note, compared=compared)
-
-
 def speed(ratio: float) -> Verdict:
     """An artifact slower than its fp32 twin must not pass unnoticed; here may not be there, so it warns and does not fail."""
     return Verdict(check="speed", value=ratio, limit=1.0, passed=ratio <= 1.0, note="time here over the fp32 twin's")

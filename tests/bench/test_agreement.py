@@ -113,11 +113,6 @@ def test_inputs_that_differ_the_second_time_are_told() -> None:
     assert "seed" in error.value.fix
 
 
-def test_equal_bytes_of_other_shapes_or_dtypes_are_other_inputs() -> None:
-    arrays = [array(0, 0), array(0, 0, dtype="int32"), np.zeros((2, 1), np.float32)]
-    assert len({module._digest((one,)) for one in arrays}) == 3
-
-
 def test_evaluate_that_predicts_nothing_has_its_numbers_and_no_comparison() -> None:
     place = Pretend()
     assert evaluated(place, runnable(), lambda predict: {"x": 1.0}, (X,), double, True) == ({"x": 1.0}, None)

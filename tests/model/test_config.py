@@ -16,6 +16,7 @@ targets = ["arm-xnnpack", "boards/mine.toml"]
 calibration = "data.py:batches"
 evaluate = "pack.data:evaluate"
 max_drop = 0.01
+max_slice_drop = 0.05
 out = "build/net"
 timeout = 60
 jobs = 1
@@ -39,6 +40,7 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(tmp_path: Path) ->
         calibration=f"{tmp_path}/data.py:batches",
         evaluate="pack.data:evaluate",
         max_drop=0.01,
+        max_slice_drop=0.05,
         out=f"{tmp_path}/build/net",
         timeout=60.0,
         jobs=1,
@@ -47,6 +49,7 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(tmp_path: Path) ->
     )
     options = settings.options("net")
     assert (options.timeout_s, options.jobs, options.use_cache, options.io_float) == (60.0, 1, False, True)
+    assert (options.max_drop, options.max_slice_drop) == (0.01, 0.05)
     assert options.out == tmp_path / "build" / "net"
 
 
@@ -76,6 +79,8 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ("jobs = 0", "jobs does not fit"),
         ("max_drop = nan", "max_drop does not fit"),
         ("max_drop = -1.0", "max_drop does not fit"),
+        ("max_slice_drop = nan", "max_slice_drop does not fit"),
+        ("max_slice_drop = -1.0", "max_slice_drop does not fit"),
         ("timeout = 0", "timeout does not fit"),
         ('targets = "arm-xnnpack"', "targets does not fit"),
         ('targets = ["arm-xnnpack", 3]', "entry 2"),

@@ -70,6 +70,23 @@ def test_no_accuracy_column_without_an_evaluation() -> None:
     assert "top1" not in table(data)
 
 
+def test_of_each_artifact_the_slices_that_fell_most_are_told_at_80_columns() -> None:
+    before = {"top1": 0.9} | {f"top1/class={each}": 0.9 for each in range(10)}
+    fell = before | {"top1/class=3": 0.8, "top1/class=7": 0.5, "top1/class=1": 0.85, "top1/class=2": 0.89}
+    steady = before | {"top1": 0.1, "top1/class=4": 0.95, "top1/class=5": 0.8998}
+    data = manifest(result("portable-fp32", accuracy=steady), result("a", accuracy=fell), result("b", accuracy=fell))
+    text = table(replace(data, model=replace(data.model, accuracy=before)), 80)
+    below = text[text.index("Slices that fell the most") : text.index("bundle:")].split()
+    told = "a/tflite, b/tflite top1/class=7 0.900 to 0.500, top1/class=3 0.900 to 0.800, top1/class=1 0.900 to 0.850"
+    assert " ".join(below) == f"Slices that fell the most {told}"
+    assert "top1 0.900, 10 slices of top1." in " ".join(text.split())
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_without_slices_nothing_is_said_of_them() -> None:
+    assert "lices" not in table(everything())
+
+
 def test_a_failure_its_checks_and_a_skip_are_told_in_full() -> None:
     text = table(everything())
     assert "loses 0.35" in text

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from edgeopt.core import AS_WRITTEN, Plan, QuantScheme, from_data, to_data, to_json
 from edgeopt.targets.schema import Checks
+from edgeopt.verify import gates
 from edgeopt.verify import verdicts as verify
 from edgeopt.verify.verdicts import Proof
 
@@ -130,16 +131,16 @@ def test_only_the_user_s_own_gate_can_accept_it() -> None:
     far = replace(proof(40.0, -1.0, -1.0), constant={"scores": 0.5})
     verdicts = verify.judge(far, Checks())
     assert [verdict.check for verdict in verify.failures(verdicts)] == ["sqnr_float", "constant"]
-    without_limit = (*verdicts, verify.accuracy_drop("top1", 0.9, 0.9, None))
+    without_limit = (*verdicts, gates.accuracy_drop("top1", 0.9, 0.9, None))
     assert len(verify.failures(without_limit)) == 2
-    accepted = (*verdicts, verify.accuracy_drop("top1", 0.9, 0.9, 0.01))
+    accepted = (*verdicts, gates.accuracy_drop("top1", 0.9, 0.9, 0.01))
     assert verify.failures(accepted) == []
     told = list(verify.warnings(far, accepted, evaluated=True))
     assert len(told) == 2 and all("accepted, since --max-drop is met" in warning for warning in told)
 
 
 def test_the_gate_does_not_accept_a_wrong_lowering() -> None:
-    verdicts = (*verify.judge(proof(5.0, 25.0, 25.0), Checks()), verify.accuracy_drop("top1", 0.9, 0.9, 0.01))
+    verdicts = (*verify.judge(proof(5.0, 25.0, 25.0), Checks()), gates.accuracy_drop("top1", 0.9, 0.9, 0.01))
     assert [verdict.check for verdict in verify.failures(verdicts)] == ["sqnr_program"]
 
 
@@ -176,14 +177,14 @@ def test_float_artifacts_are_judged_on_inputs_unlike_the_example_and_channel_by_
     ("artifact", "limit", "passed"), [(0.89, 0.01, True), (0.88, 0.01, False), (0.1, None, True), (0.95, 0, True)]
 )
 def test_the_gate_judges_the_loss_against_its_limit(artifact: float, limit: float | None, passed: bool) -> None:
-    verdict = verify.accuracy_drop("top1", 0.9, artifact, limit)
+    verdict = gates.accuracy_drop("top1", 0.9, artifact, limit)
     assert verdict.passed == passed
     assert "0.9000" in verdict.note
     assert f"{artifact:.4f}" in verdict.note
 
 
 def test_a_failed_check_is_described_with_both_numbers() -> None:
-    verdict = verify.accuracy_drop("top1", 0.9, 0.5, 0.01)
+    verdict = gates.accuracy_drop("top1", 0.9, 0.5, 0.01)
     assert verify.describe(verdict) == "accuracy_drop 0.4, limit 0.01 (top1: model 0.9000, artifact 0.5000)"
     assert verify.describe(verify.judge(proof(None, 1, 9), Checks())[0]) == "sqnr_program not finite, limit 6 dB"
     named = replace(proof(5, 25, 25), parts={"sqnr_program": "output boxes"})

@@ -1,0 +1,66 @@
+"""The release gates: what the user's own numbers lose, judged where a limit is given, and whether they can be told at all."""
+
+from collections.abc import Iterator, Mapping
+
+from edgeopt.core import Verdict
+from edgeopt.model.repeated import Change, Numbers
+from edgeopt.model.slices import falls, is_slice, slices
+
+GATES = ("accuracy_drop", "slice_drop")
+"""Checks whose failure is the gate's, not the proof's."""
+_ROOM = 1e-9
+"""0.9 - 0.8 is more than 0.1 in floats."""
+
+
+def accuracy_drop(metric: str, model: float, artifact: float, max_drop: float | None, compared: str = "") -> Verdict:
+    """The release gate: what the first number of ``evaluate`` loses against the float model, judged where a limit is given."""
+    drop = model - artifact
+    passed = max_drop is None or drop <= max_drop + _ROOM
+    note = f"{metric}: model {model:.4f}, artifact {artifact:.4f}"
+    return Verdict(check="accuracy_drop", value=drop, limit=max_drop, passed=passed, note=note, compared=compared)
+
+
+def slice_drop(
+    metric: str, model: Mapping[str, float], artifact: Mapping[str, float], max_drop: float | None, compared: str = ""
+) -> Verdict | None:
+    """What the slice of ``metric`` that lost the most loses, judged where a limit is given; None without slices."""
+    fell = falls(model, artifact, slices(model, metric))
+    if not fell:
+        return None
+    worst = fell[0]
+    note = f"{worst.name}, the worst of {len(fell)} slices: model {worst.before:.4f}, artifact {worst.after:.4f}"
+    passed = max_drop is None or worst.lost <= max_drop + _ROOM
+    return Verdict(check="slice_drop", value=worst.lost, limit=max_drop, passed=passed, note=note, compared=compared)
+
+
+def unsteady(numbers: Numbers, max_drop: float | None, max_slice_drop: float | None) -> Iterator[str]:
+    """A warning where ``evaluate`` gave other numbers for the same predictions, with what the gates cannot tell by them."""
+    fix = "fix its random seed, and let it take the same inputs each time"
+    if numbers.other_inputs:
+        yield f"evaluate asks for other inputs each time: part of every difference is that of the inputs; {fix}"
+    if not numbers.changes:
+        return
+    metric = next(iter(numbers.found))
+    first = next((change for change in numbers.changes if change.name == metric), None)
+    others = [change for change in numbers.changes if change is not first]
+    told = [*filter(None, [first]), *others[:1]]
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    blind = []
+    if first is not None and max_drop is not None:
+        blind.append(_blind("--max-drop", max_drop, first))
+    worst = next((change for change in others if is_slice(change.name, metric)), None)
+    if worst is not None and max_slice_drop is not None:
+        blind.append(_blind("--max-slice-drop", max_slice_drop, worst))
+    said = "; ".join([f"{', '.join(map(_described, told))}{more}", *blind, fix])
+    yield f"evaluate gave other numbers for the same predictions of the float model: {said}"
+
+
+def _described(change: Change) -> str:
+    first, second = ("nothing" if value is None else f"{value:.6g}" for value in (change.first, change.second))
+    return f"{change.name} {first}, then {second}"
+
+
+def _blind(option: str, limit: float, change: Change) -> str:
+    if change.first is None or change.second is None:
+        return f"{option} {limit:g} cannot judge {change.name}"
+    return f"{option} {limit:g} cannot tell a drop of {change.name} below {change.size:.3g}"
