@@ -40,7 +40,8 @@ class Model:
     ``example_inputs``: one call's arguments; their shapes and dtypes become those of every artifact.
     ``calibration``: batches, or a function that gives them; streamed, never kept in memory.
     ``evaluate``: ``evaluate(predict) -> {name: number, higher is better}``; ``predict(*arrays)`` takes numpy arrays (or
-    tensors) as the model takes tensors and returns a tuple of numpy arrays. The first number is the one that the gate judges.
+    tensors) as the model takes tensors and returns a tuple of numpy arrays. The first number is the one that the gate judges;
+    ``top1/class=7`` is a slice of ``top1``. It is called for the model, twice where that is cheap, and for every artifact.
     """
 
     module: "nn.Module | ExportedProgram"

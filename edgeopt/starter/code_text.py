@@ -83,6 +83,7 @@ _SKELETON = '''
 def evaluate(predict: Callable[..., Any]) -> dict[str, float]:
     """Named numbers, higher is better; the first is the one that max_drop judges.
 
+    Names such as "quality/night" are slices of it, for parts of the data: max_slice_drop judges the one that falls the most.
     predict takes and returns numpy arrays{described}.
     """
     # FILL IN:

@@ -82,7 +82,7 @@ calls = []
 
 def exiting_on_artifacts(predict):
     calls.append(1)
-    if len(calls) > 1:
+    if len(calls) > 2:  # the float model is asked for twice
         sys.exit(0)
     return {"top1": np.float32(1)}
 

@@ -49,6 +49,7 @@ targets = ["arm-ort", "mine.toml"]
 calibration = "net.py:batches"
 evaluate = "net.py:evaluate"
 max_drop = 0.01
+max_slice_drop = 0.05
 out = "../build/net"
 timeout = 600.0
 jobs = 2
