@@ -26,6 +26,7 @@ def export(
     max_drop: float | None = None,
     max_slice_drop: float | None = None,
     io_float: bool = False,
+    strict_scheme: bool = False,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     jobs: int = 2,
     use_cache: bool = True,
@@ -36,6 +37,7 @@ def export(
     ``module``: an nn.Module, a torch.export.ExportedProgram or an :class:`edgeopt.Model`, whose own calibration and
     evaluate functions the arguments override. ``max_drop``: the most that the first number of ``evaluate`` may lose;
     ``max_slice_drop``: the most that any slice of it may lose, such as ``top1/class=7`` of ``top1``.
+    ``strict_scheme``: a target whose preferred scheme does not work fails, where it would give way to another one.
 
     A target that fails does not raise: look at ``bundle.manifest.results`` (status, reason, error). Raises an
     :class:`edgeopt.EdgeoptError` where the model, its data or the folder cannot be used at all.
@@ -51,6 +53,7 @@ def export(
         max_drop=max_drop,
         max_slice_drop=max_slice_drop,
         io_float=io_float,
+        strict_scheme=strict_scheme,
         timeout_s=timeout_s,
         jobs=jobs,
         use_cache=use_cache,

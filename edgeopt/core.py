@@ -128,6 +128,18 @@ class QuantScheme:
             return f"{activation} / {self.palette_bits}-bit palette{shared}"
         return f"{activation} / s{7 if self.reduce_range else 8} {'per-channel' if self.per_channel else 'per-tensor'}"
 
+    def short(self) -> str:
+        """The shortest name that the field has for it, such as ``W8A8``; weights are per channel where it says nothing else.
+
+        Integers beside float activations are not called W8A16: that may as well mean activations of 16-bit integers.
+        """
+        if self.palette_bits:
+            return f"{self.palette_bits}-bit palette"
+        if not self.quantized:
+            return self.describe()
+        bits = f"W{7 if self.reduce_range else 8}{'A8' if self.integer else ' weight-only'}"
+        return bits if self.per_channel else f"{bits} per-tensor"
+
 
 @data_class
 class Decision:
@@ -135,6 +147,14 @@ class Decision:
 
     subject: str
     choice: str
+    reason: str
+
+
+@data_class
+class RefusedScheme:
+    """A scheme that a target prefers to the one its artifact has, and why it does not work for this model."""
+
+    scheme: QuantScheme
     reason: str
 
 
@@ -164,6 +184,8 @@ class Plan:
     format: Format
     scheme: QuantScheme
     io_float: bool
+    refused: tuple[RefusedScheme, ...] = ()
+    """What gave way to ``scheme``, in the target's order of preference: the first is the one that it prefers to all others."""
     kept_float: tuple[KeptFloat, ...] = ()
     sparse_layers: tuple[SparseLayer, ...] = ()
     decisions: tuple[Decision, ...] = ()
@@ -171,6 +193,13 @@ class Plan:
     """Share of the stored numbers that belong to operators computed in integers; None where the scheme computes in floats."""
     integer_macs: float | None = None
     """Share of the multiply-accumulates that are computed in integers; None as above."""
+    float_macs: float | None = None
+    """Share of the multiply-accumulates that belong to ``kept_float``; None where the scheme quantizes nothing."""
+
+    @property
+    def float_layers(self) -> int:
+        """How many layers ``kept_float`` names, in some of which it may be one operator of several."""
+        return len({kept.layer for kept in self.kept_float})
 
 
 @data_class

@@ -19,6 +19,7 @@
     │   ├── WorkerTimeout    32   a worker ran longer than --timeout
     │   ├── ConversionError  33   a converter refused the program
     │   │   ├── NotApplicable 35  there is nothing for the target to do: it is skipped
+    │   │   ├── SchemeRefused 37  the scheme that a target prefers does not work, with --strict-scheme
     │   │   └── UnknownOperator 36 an artifact was made, but nothing here can run it to prove it
     │   └── VerificationFailed 34 an artifact does not compute what its program computes
     ├── GateFailed           40   an artifact loses more accuracy than --max-drop or --max-slice-drop allows
@@ -153,6 +154,10 @@ class NotApplicable(ConversionError):
     exit_code = 35
 
 
+class SchemeRefused(ConversionError):
+    exit_code = 37
+
+
 class UnknownOperator(ConversionError):
     """An operation of a Core ML program that the evaluator does not know."""
 
@@ -233,7 +238,8 @@ WORST_FIRST: tuple[type[EdgeoptError], ...] = (
     # There is none: something broke, or took too long.
     WorkerCrashed, WorkerTimeout, FellBack, RunFailed, LinkLost, DeviceTimeout, EdgeoptError,
     # Something said no: a converter, a device.
-    ConversionError, HostKeyRefused, NotAuthorized, Unreachable, DeviceFull, DeviceBusy, DeviceError, NotApplicable,
+    ConversionError, SchemeRefused, HostKeyRefused, NotAuthorized, Unreachable, DeviceFull, DeviceBusy, DeviceError,
+    NotApplicable,
     # It is there, and nobody knows whether it is right.
     UnknownOperator,
 )  # fmt: skip

@@ -15,6 +15,7 @@ from edgeopt.cli.options import (
     MaxSliceDrop,
     ModelArgument,
     Out,
+    StrictScheme,
     Targets,
     Timeout,
     asked_for,
@@ -25,8 +26,8 @@ from edgeopt.cli.options import (
 def export(
     context: typer.Context, model: ModelArgument = None, targets: Targets = None, calibration: Calibration = None,
     evaluate: Evaluate = None, max_drop: MaxDrop = None, max_slice_drop: MaxSliceDrop = None, inputs: Inputs = None,
-    config: Config = None, out: Out = None,
-    io_float: FloatIo = None, timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False,
+    config: Config = None, out: Out = None, io_float: FloatIo = None, strict_scheme: StrictScheme = None,
+    timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Make and prove an artifact for every target."""
     with reported(debug):

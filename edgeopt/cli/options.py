@@ -44,6 +44,10 @@ Out = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the bund
 FloatIo = Annotated[
     bool | None, typer.Option("--float-io/--no-float-io", help="Floats in and out where the target's default is integers.")
 ]
+StrictScheme = Annotated[
+    bool | None,
+    typer.Option("--strict-scheme/--no-strict-scheme", help="Fail a target where the scheme that it prefers does not work."),
+]
 Timeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Longest time for one target, in seconds.  [default: 900]")
 ]

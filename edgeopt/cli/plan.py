@@ -17,6 +17,7 @@ from edgeopt.cli.options import (
     MaxSliceDrop,
     ModelArgument,
     Out,
+    StrictScheme,
     Targets,
     Timeout,
     asked_for,
@@ -29,9 +30,8 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="List every layer, not 
 def plan(
     context: typer.Context, model: ModelArgument = None, targets: Targets = None, calibration: Calibration = None,
     evaluate: Evaluate = None, max_drop: MaxDrop = None, max_slice_drop: MaxSliceDrop = None, inputs: Inputs = None,
-    config: Config = None, out: Out = None,
-    io_float: FloatIo = None, timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False,
-    verbose: Verbose = False,
+    config: Config = None, out: Out = None, io_float: FloatIo = None, strict_scheme: StrictScheme = None,
+    timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Show what export would make, and why; make nothing."""
     with reported(debug):

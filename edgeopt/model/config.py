@@ -36,6 +36,7 @@ class Settings:
     jobs: Annotated[int, Strict(), Field(ge=1)] | None = None
     cache: StrictBool | None = None
     io_float: StrictBool | None = None
+    strict_scheme: StrictBool | None = None
 
     def over(self, other: "Settings") -> "Settings":
         """These settings, and ``other``'s where these say nothing."""
@@ -45,7 +46,7 @@ class Settings:
     def options(self, name: str) -> Options:
         """As the pipeline takes them; ``build/NAME`` is the output folder where none is said."""
         given = {"max_drop": self.max_drop, "max_slice_drop": self.max_slice_drop, "timeout_s": self.timeout, "jobs": self.jobs}
-        given |= {"use_cache": self.cache, "io_float": self.io_float}
+        given |= {"use_cache": self.cache, "io_float": self.io_float, "strict_scheme": self.strict_scheme}
         said = {key: value for key, value in given.items() if value is not None}
         return from_data(Options, {"out": self.out or str(Path("build", _folder_name(name))), "targets": self.targets, **said})
 

@@ -20,6 +20,8 @@ class Options:
     max_slice_drop: float | None = None
     io_float: bool = False
     """Floats in and out where the target's default is integers (arm-xnnpack, android-nnapi)."""
+    strict_scheme: bool = False
+    """A target whose preferred scheme does not work fails, instead of giving way to one that it prefers less."""
     timeout_s: float = DEFAULT_TIMEOUT_S
     jobs: int = 2
     use_cache: bool = True

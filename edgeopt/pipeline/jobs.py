@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch.fx import GraphModule
 
-from edgeopt.core import TWIN, Decision, Format, QuantScheme, to_data
+from edgeopt.core import TWIN, Format, QuantScheme, RefusedScheme, to_data
 from edgeopt.quantize.graph import operators
 from edgeopt.targets.schema import TargetProfile
 
@@ -20,8 +20,10 @@ class Job:
     format: Format
     scheme: QuantScheme
     io_float: bool
-    earlier: tuple[Decision, ...] = ()
-    """Why schemes before this one were given up."""
+    strict: bool = False
+    """Whether the profile's first scheme must not give way to others."""
+    refused: tuple[RefusedScheme, ...] = ()
+    """The profile's schemes before this one, and why they were given up."""
 
     @property
     def name(self) -> str:
@@ -41,8 +43,18 @@ class Job:
     @property
     def alternatives(self) -> tuple[object, ...]:
         """What may lead to another scheme, and to which: the schemes that are left and the checks; nothing for the last."""
-        left = self.profile.schemes[self.profile.schemes.index(self.scheme) + 1 :]
-        return (left, self.profile.checks) if left else ()
+        return (self.left, self.profile.checks) if self.left else ()
+
+    @property
+    def left(self) -> tuple[QuantScheme, ...]:
+        """The schemes that the profile prefers less than this one."""
+        return self.profile.schemes[self.profile.schemes.index(self.scheme) + 1 :]
+
+    @property
+    def without_strict(self) -> str:
+        """What becomes of the target where its scheme is refused and the user is not strict; "" where it has no other."""
+        others = ", then ".join(scheme.describe() for scheme in self.left)
+        return f"without --strict-scheme {others} is tried in its place" if others else ""
 
     def conversion(self) -> dict[str, object]:
         """Everything in the profile that the converted bytes depend on: jobs with equal ones share a conversion."""
@@ -59,21 +71,19 @@ class Job:
         }
 
     def fallback(self, refusal: str) -> "Job | None":
-        """The same target with the profile's next scheme, where it has one; the refusal becomes a recorded decision."""
-        schemes = self.profile.schemes
-        position = schemes.index(self.scheme) + 1
-        if position == len(schemes):
+        """The same target with the profile's next scheme, where it has one; the refusal is recorded."""
+        if not self.left:
             return None
-        reason = f"{self.scheme.describe()} was refused: {refusal}"
-        decision = Decision(subject="scheme", choice=schemes[position].describe(), reason=reason)
-        return replace(self, scheme=schemes[position], earlier=(*self.earlier, decision))
+        return replace(self, scheme=self.left[0], refused=(*self.refused, RefusedScheme(scheme=self.scheme, reason=refusal)))
 
 
-def jobs_of(profiles: Iterable[TargetProfile], io_float: bool) -> list[Job]:
+def jobs_of(profiles: Iterable[TargetProfile], io_float: bool, strict: bool = False) -> list[Job]:
     """Every artifact to make, the twins first."""
     ordered = sorted(profiles, key=lambda profile: profile.name != TWIN)
     return [
-        Job(profile, fmt, profile.schemes[0], float_io(profile, io_float)) for profile in ordered for fmt in profile.formats
+        Job(profile, fmt, profile.schemes[0], float_io(profile, io_float), strict)
+        for profile in ordered
+        for fmt in profile.formats
     ]
 
 

@@ -53,7 +53,7 @@ def judge(run: ExportRun, proven: Proven, job: Job, accuracy: dict[str, float], 
         ),
         calibrated=not job.scheme.integer or data.calibrated.real,
     )
-    return replace(_with_status(result), **_unproven(proven))
+    return replace(_with_status(result, job), **_unproven(proven))
 
 
 def failed_result(job: Job, error: EdgeoptError) -> TargetResult:
@@ -92,7 +92,7 @@ def _decisions(run: ExportRun, made: Made, job: Job) -> tuple[Decision, ...]:
         return made.plan.decisions
     reason = "both profiles ask for the same bytes"
     shared = Decision(subject="conversion", choice=f"shared with {made.job.profile.name}", reason=reason)
-    own = plan_of(replace(job, earlier=made.job.earlier), run.captured, Chosen()).decisions
+    own = plan_of(replace(job, refused=made.job.refused), run.captured, Chosen()).decisions
     return (*own, *border_decisions(made.plan), shared)
 
 
@@ -115,8 +115,9 @@ def _warnings(run: ExportRun, made: Made, job: Job, facts: Facts, data: Data) ->
         found.append("UNCALIBRATED: ranges come from the example input alone; give --calibration before you ship this")
     if job.scheme.integer:
         found += outside(data.calibrated, run.captured)
-    if made.job.earlier:
-        found.append(f"made as {made.plan.scheme.describe()}: {made.job.earlier[-1].reason}")
+    if made.job.refused:
+        refused = "; ".join(f"{one.scheme.describe()} was refused: {one.reason}" for one in made.job.refused)
+        found.append(f"made as {made.plan.scheme.describe()}: {refused}")
     found += [f"{one.subject} stays {one.choice}: {one.reason}" for one in border_decisions(made.plan)]
     found += verdicts.mostly_float(made.plan)
     if facts.structure.unsupported:
@@ -130,7 +131,7 @@ def _unsteady(run: ExportRun) -> Iterator[str]:
     return gates.unsteady(run.model_numbers, run.options.max_drop, run.options.max_slice_drop)
 
 
-def _with_status(result: TargetResult) -> TargetResult:
+def _with_status(result: TargetResult, job: Job) -> TargetResult:
     """``result`` with the status that its verdicts give it; the gate's failure wins over others."""
     failed = verdicts.failures(result.verdicts)
     if not failed:
@@ -140,6 +141,8 @@ def _with_status(result: TargetResult) -> TargetResult:
     reason = "; ".join(map(verdicts.describe, failed))
     if all(verdict.check in verdicts.LOSES_TO_THE_GATE for verdict in failed):
         reason += "; where --evaluate finds it good enough, --max-drop accepts it"
+    if job.strict and job.left:
+        reason = f"the scheme {job.scheme.describe()} was refused: {reason}; {job.without_strict}"
     return replace(result, status="failed", reason=reason, error=error.__name__)
 
 

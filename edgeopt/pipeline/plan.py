@@ -19,7 +19,7 @@ from edgeopt.quantize.opening import opened
 from edgeopt.quantize.palettized import left_whole
 from edgeopt.quantize.planner import Quantization, decide
 from edgeopt.quantize.rounding import LEAST_SAMPLES
-from edgeopt.quantize.shares import Shares
+from edgeopt.quantize.shares import Left, Shares
 from edgeopt.quantize.statistics import Statistics
 from edgeopt.quantize.weights import left_float
 from edgeopt.support.log_diversion import dropped
@@ -37,6 +37,8 @@ class Chosen:
     decisions: tuple[Decision, ...] = ()
     """Inputs and outputs that stay float although the target asks for integers."""
     shares: Shares | None = None
+    float_macs: float | None = None
+    """Share of the work that belongs to ``kept_float``."""
 
 
 def plan(
@@ -54,7 +56,7 @@ def plan(
         module = captured.program.module(check_guards=False)
         statistics = calibrate({DENSE: module}, captured.signature, captured.example, None).statistics[DENSE]
         plans = []
-        for job in jobs_of(asked(options.targets), options.io_float):
+        for job in jobs_of(asked(options.targets), options.io_float, options.strict_scheme):
             listen(event(job.name, "plan"))
             plans.append(plan_of(job, captured, chosen(job, captured, module, statistics)))
         return tuple(plans)
@@ -69,11 +71,13 @@ def plan_of(job: Job, captured: Captured, chosen: Chosen) -> Plan:
         format=job.format,
         scheme=job.scheme,
         io_float=job.io_float,
+        refused=job.refused,
         kept_float=chosen.kept_float,
         sparse_layers=layers,
-        decisions=(*captured.decisions, *job.earlier, *_decisions(job, layers), *chosen.decisions),
+        decisions=(*captured.decisions, *_scheme_decisions(job), *_decisions(job, layers), *chosen.decisions),
         integer_weights=chosen.shares.weights if chosen.shares else None,
         integer_macs=chosen.shares.macs if chosen.shares else None,
+        float_macs=chosen.float_macs,
     )
 
 
@@ -84,7 +88,7 @@ def chosen_by(decided: Quantization, captured: Captured, others: tuple[Decision,
         Decision(subject=f"{one.side} {names[one.side][one.position].name}", choice="float32", reason=one.reason)
         for one in decided.float_border
     )
-    return Chosen(decided.kept_float, (*decisions, *others), decided.shares)
+    return Chosen(decided.kept_float, (*decisions, *others), decided.shares, 1 - decided.shares.macs)
 
 
 def remedies(decided: Quantization, values: int, samples: int) -> tuple[Decision, ...]:
@@ -104,6 +108,11 @@ def remedies(decided: Quantization, values: int, samples: int) -> tuple[Decision
     return tuple(found)
 
 
+def chosen_of(left: Left) -> Chosen:
+    """What is chosen where weights alone are quantized."""
+    return Chosen(left.kept, float_macs=left.macs)
+
+
 def border_decisions(plan: Plan) -> tuple[Decision, ...]:
     """Of the plan's decisions those about single inputs and outputs."""
     return tuple(decision for decision in plan.decisions if decision.subject.startswith(BORDERS))
@@ -115,16 +124,26 @@ def chosen(job: Job, captured: Captured, module: GraphModule, statistics: Statis
         whole, observed = opened(module, statistics, job.profile)
         return chosen_by(decide(whole, observed, job.profile, job.scheme, job.io_float), captured)
     if job.scheme.palette_bits:
-        return Chosen(left_whole(captured.program, job.scheme))
-    return Chosen(left_float(module)) if job.scheme.quantized else Chosen()
+        return chosen_of(left_whole(captured.program, job.scheme))
+    return chosen_of(left_float(module)) if job.scheme.quantized else Chosen()
+
+
+def _scheme_decisions(job: Job) -> list[Decision]:
+    """The scheme with its source, or each one that took the place of a refused one; and that none may, where it is so."""
+    schemes = [*(one.scheme for one in job.refused), job.scheme]
+    found = [
+        _decision("scheme", taken.describe(), f"{one.scheme.describe()} was refused: {one.reason}")
+        for one, taken in zip(job.refused, schemes[1:], strict=True)
+    ]
+    found = found or [_decision("scheme", job.scheme.describe(), job.profile.sources.get("schemes", ""))]
+    return [*found, _decision("if that is refused", "nothing else", "--strict-scheme")] if job.strict and job.left else found
 
 
 def _decisions(job: Job, layers: tuple[SparseLayer, ...]) -> tuple[Decision, ...]:
     profile, sources = job.profile, job.profile.sources
-    found = [] if job.earlier else [_decision("scheme", job.scheme.describe(), sources.get("schemes", ""))]
     io = "float" if job.io_float else profile.io.float_type
     reason = sources.get("io.float_type", "") if job.io_float == profile.io.float_type.startswith("float") else "asked for"
-    found.append(_decision("inputs and outputs", io, reason))
+    found = [_decision("inputs and outputs", io, reason)]
     if profile.limits.opset is not None and job.format == "onnx":
         found.append(_decision("opset", str(profile.limits.opset), sources.get("limits.opset", "")))
     if profile.limits.minimum_os is not None:

@@ -20,7 +20,7 @@ from edgeopt.core import Decision
 from edgeopt.errors import ConversionError, NotApplicable
 from edgeopt.model.user_code import cause
 from edgeopt.pipeline.jobs import DENSE, Job
-from edgeopt.pipeline.plan import Chosen, chosen_by, remedies
+from edgeopt.pipeline.plan import Chosen, chosen_by, chosen_of, remedies
 from edgeopt.quantize import sparse24
 from edgeopt.quantize.annotate import quantize
 from edgeopt.quantize.calibrate import Calibrated, Sample
@@ -90,11 +90,11 @@ class Programs:
         """Only its weights are quantized."""
         with _refused(job):
             if job.scheme.palette_bits:
-                small, kept = palettize(program, job.scheme)
+                small, left = palettize(program, job.scheme)
             else:
-                small, kept = quantize_weights(program, self.captured.example, job.scheme)
+                small, left = quantize_weights(program, self.captured.example, job.scheme)
         name_inputs(small, self.captured.signature.specs)
-        return self._save(small), Chosen(kept)
+        return self._save(small), chosen_of(left)
 
     def _quantized(self, program: ExportedProgram, job: Job) -> tuple[ExportedProgram, Quantization, tuple[Decision, ...]]:
         statistics, example = self._statistics[job.variant], self.captured.example

@@ -1,10 +1,13 @@
-"""Which of a profile's schemes an artifact is made by: the first that converts and passes, with every refusal recorded."""
+"""Which of a profile's schemes an artifact is made by: the first that converts and passes, with every refusal recorded.
+
+Where the user is strict, the first or none.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from edgeopt.errors import ConversionError
+from edgeopt.errors import ConversionError, SchemeRefused
 from edgeopt.pipeline.convert import Made, convert
 from edgeopt.pipeline.evaluate import evaluate
 from edgeopt.pipeline.jobs import Job
@@ -27,7 +30,7 @@ def settle(run: ExportRun, job: Job, data: Data, early: Callable[[], Made] | Non
     """Tries the schemes of ``job`` in their order; the last is kept whatever its checks say, to be judged.
 
     ``early`` gives the artifact of the first scheme where it is being converted already. Raises what the last scheme's
-    conversion raises.
+    conversion raises. A strict job has its first scheme alone: SchemeRefused where that cannot be converted.
     """
     attempt = early or partial(convert, run, job, data)
     while True:
@@ -37,15 +40,22 @@ def settle(run: ExportRun, job: Job, data: Data, early: Callable[[], Made] | Non
             told, other = "", job.fallback(": ".join(filter(None, (error.what, error.why))))
             if other is None:
                 raise
+            if job.strict:
+                raise _refused(job, other) from error
         else:
             settled = _settled(run, made, data)
             failed = [verdicts.describe(one) for one in failures(run, settled.proven, settled.accuracy)]
-            other = job.fallback("; ".join(failed)) if failed else None
+            other = job.fallback("; ".join(failed)) if failed and not job.strict else None
             if other is None:
                 return settled
             told = f"{failed[0]}: "
         run.listen(event(job.name, "convert", f"{told}falling back to {other.scheme.describe()}"))
         job, attempt = other, partial(convert, run, other, data)
+
+
+def _refused(job: Job, other: Job) -> SchemeRefused:
+    what = f"the scheme {job.scheme.describe()} was refused, and with --strict-scheme no other takes its place"
+    return SchemeRefused(what, why=other.refused[-1].reason, fix=job.without_strict)
 
 
 def _settled(run: ExportRun, made: Made, data: Data) -> Settled:

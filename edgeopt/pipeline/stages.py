@@ -64,7 +64,7 @@ def make(
             model_numbers=evaluate_model(model.evaluate, captured, options.max_slice_drop, listen),
         )
         keys: dict[str, str] = {}
-        results, data = _make_all(run, model, jobs_of(profiles, options.io_float), folder, keys)
+        results, data = _make_all(run, model, jobs_of(profiles, options.io_float, options.strict_scheme), folder, keys)
         return _manifest(model, run, data, time_all(run, results, data)), keys
 
 

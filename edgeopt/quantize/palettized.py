@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from edgeopt.capture import layer_of
 from edgeopt.capture.operator_kinds import RECURRENT, WEIGHTED, kind_of
-from edgeopt.core import KeptFloat, QuantScheme
+from edgeopt.core import QuantScheme
 from edgeopt.quantize.palette import centroids_and_zero, nearest
+from edgeopt.quantize.shares import Left, left
 
 FEWEST_NUMBERS = 2048
 """Smaller weights stay floats, as coremltools leaves them (weight_threshold of OpPalettizerConfig): they take no room."""
@@ -24,7 +24,7 @@ ITEM_BYTES = 2
 """Of a value in a table: Core ML computes in float16."""
 
 
-def palettize(program: ExportedProgram, scheme: QuantScheme) -> tuple[ExportedProgram, tuple[KeptFloat, ...]]:
+def palettize(program: ExportedProgram, scheme: QuantScheme) -> tuple[ExportedProgram, Left]:
     """A copy of ``program`` whose weights have few values in each group of output channels, and what stays as it is.
 
     Weights of convolutions, linear layers, embeddings and recurrent layers. The last have one palette for each whole weight:
@@ -39,20 +39,18 @@ def palettize(program: ExportedProgram, scheme: QuantScheme) -> tuple[ExportedPr
     return copy, left_whole(program, scheme)
 
 
-def left_whole(program: ExportedProgram, scheme: QuantScheme) -> tuple[KeptFloat, ...]:
+def left_whole(program: ExportedProgram, scheme: QuantScheme) -> Left:
     """Weights that :func:`palettize` leaves as they are, and why."""
-    judged = [(user, reason) for user, _, reason in _judged(program, scheme) if reason]
-    return tuple(
-        KeptFloat(layer=layer_of(user), operator=kind_of(user) or str(user.target), reason=reason) for user, reason in judged
-    )
+    judged = [(node, reason) for node, _, reason in _judged(program, scheme) if reason]
+    return left(program.graph, [(user, reason) for node, reason in judged for user in node.users if _weighs(user, node)])
 
 
 def _judged(program: ExportedProgram, scheme: QuantScheme) -> Iterator[tuple[Node, tuple[Tensor, ...], str]]:
-    """Of each weight its first user, the parts that share a palette, and why it stays; "" where it gets palettes."""
+    """Each weight, its parts that share a palette, and why it stays; "" where it gets palettes."""
     for node, name in _stored(program):
         user, weight = next(iter(node.users)), program.state_dict[name]
         parts = _parts(weight.detach(), user, scheme)
-        yield user, parts, _kept_reason(node, weight, len(parts), scheme)
+        yield node, parts, _kept_reason(node, weight, len(parts), scheme)
 
 
 def _stored(program: ExportedProgram) -> Iterator[tuple[Node, str]]:

@@ -1,17 +1,19 @@
-"""How much of a network is computed in integers: of its stored numbers, and of its multiply-accumulates."""
+"""How much of a network is computed in integers: of its stored numbers, and of its multiply-accumulates; and what is not."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgeopt.capture import layer_of
 from edgeopt.capture.macs import unfused
-from edgeopt.capture.operator_kinds import HEAVY, elements, is_float, macs, value_of
-from edgeopt.quantize.graph import Op
+from edgeopt.capture.operator_kinds import HEAVY, elements, is_float, kind_of, macs, value_of
+from edgeopt.core import KeptFloat
+from edgeopt.quantize.graph import Op, operators
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,24 @@ class Shares:
 
     weights: float
     macs: float
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Layers whose weights stay floats where weights alone are quantized, and their share of the work, between 0 and 1."""
+
+    kept: tuple[KeptFloat, ...]
+    macs: float
+
+
+def left(graph: Graph, reasons: Iterable[tuple[Node, str]]) -> Left:
+    """What stays of ``graph``: operators with why they do."""
+    listed = list(reasons)
+    nodes = {node for node, _ in listed}
+    work = {op.head: _macs(op) for op in operators(graph, frozenset())}
+    whole, theirs = sum(work.values()), sum(macs for node, macs in work.items() if node in nodes)
+    kept = (KeptFloat(layer=layer_of(node), operator=kind_of(node) or str(node.target), reason=why) for node, why in listed)
+    return Left(tuple(kept), theirs / whole if whole else 0.0)
 
 
 def integer_shares(module: GraphModule, ops: Iterable[Op], integer: Collection[Node]) -> Shares:

@@ -9,10 +9,10 @@ from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
 
-from edgeopt.capture import layer_of
-from edgeopt.capture.operator_kinds import WEIGHTED, is_float, kind_of, value_of
-from edgeopt.core import KeptFloat, QuantScheme
+from edgeopt.capture.operator_kinds import RECURRENT, WEIGHTED, is_float, kind_of, value_of
+from edgeopt.core import QuantScheme
 from edgeopt.quantize.annotate import weight_spec
+from edgeopt.quantize.shares import Left, left
 
 FEWEST_NUMBERS = 2048
 """Smaller weights stay floats, as coremltools leaves them (weight_threshold of OpLinearQuantizerConfig): they take no room."""
@@ -41,7 +41,7 @@ class WeightQuantizer(Quantizer):  # type: ignore[misc]
 
 def quantize_weights(
     program: ExportedProgram, example: tuple[Tensor, ...], scheme: QuantScheme
-) -> tuple[ExportedProgram, tuple[KeptFloat, ...]]:
+) -> tuple[ExportedProgram, Left]:
     """``program`` with int8 weights behind dequantize nodes, and what stays in float."""
     module = program.module(check_guards=False)
     kept = left_float(module)
@@ -52,13 +52,15 @@ def quantize_weights(
     return exported, kept
 
 
-def left_float(module: GraphModule) -> tuple[KeptFloat, ...]:
+def left_float(module: GraphModule) -> Left:
     """Weights that :func:`quantize_weights` leaves in float, and why."""
-    return tuple(
-        KeptFloat(layer=layer_of(node), operator=str(kind_of(node)), reason=reason)
-        for node in _weighted(module)
-        if (reason := _kept_reason(node.args[1]))
-    )
+    weighted = [(node, _kept_reason(node.args[1])) for node in _weighted(module)]
+    others = [
+        (node, "only weights of convolutions and linear layers become integers")
+        for node in module.graph.nodes
+        if node.target in RECURRENT or kind_of(node) == "embedding"
+    ]
+    return left(module.graph, [(node, reason) for node, reason in (*weighted, *others) if reason])
 
 
 def _weighted(module: GraphModule) -> list[Node]:

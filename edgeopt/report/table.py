@@ -3,18 +3,20 @@
 from pathlib import Path
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from edgeopt.core import AS_WRITTEN, TWIN, Format, Manifest, TargetResult, Verdict
 from edgeopt.model.slices import falls, slices
 from edgeopt.report.console import headed, output, paragraph
+from edgeopt.report.scheme_cells import NONE, add_scheme_columns, scheme_cells
 from edgeopt.report.text import counted, plain, size
 
-_NONE = "-"
 _STYLES = {"ok": "green", "unverified": "bold yellow", "failed": "bold red", "skipped": "dim"}
 _METRIC_WIDTH = 10
 _WORST_SLICES, _LEAST_FALL = 3, 0.0005
+_ANY_WIDTH = 10_000
 
 
 def print_table(manifest: Manifest, out: Path, console: Console | None = None) -> None:
@@ -23,7 +25,7 @@ def print_table(manifest: Manifest, out: Path, console: Console | None = None) -
     console.print()
     if any(not result.calibrated for result in manifest.results):
         _warn_uncalibrated(console)
-    console.print(_table(manifest))
+    _print_results(console, manifest)
     _print_float_model(console, manifest)
     headed(console, "Slices that fell the most", "bold", _fallen(manifest))
     for heading, style, notes in (
@@ -46,17 +48,41 @@ def _warn_uncalibrated(console: Console) -> None:
     console.print()
 
 
-def _table(manifest: Manifest) -> Table:
-    metric = _metric(manifest)
+def _print_results(console: Console, manifest: Manifest) -> None:
+    """One table where it is as wide as the console or less, else one of the numbers and one of the schemes."""
+    whole = _table(manifest, with_schemes=True)
+    if Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), whole).maximum <= console.width:
+        console.print(whole)
+        return
+    console.print(_table(manifest, with_schemes=False))
+    console.print()
+    table = _started()
+    add_scheme_columns(table)
+    for result in manifest.results:
+        if result.plan is not None:
+            table.add_row(plain(result.target), result.format, *scheme_cells(result))
+    console.print(table)
+
+
+def _started() -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("target", no_wrap=True)
     table.add_column("format", no_wrap=True)
+    return table
+
+
+def _table(manifest: Manifest, *, with_schemes: bool) -> Table:
+    metric = _metric(manifest)
+    table = _started()
+    if with_schemes:
+        add_scheme_columns(table)
     for header in ("size", "of\nfp32", "SQNR\ndB", "agree", *([metric] if metric else []), "ms\nhere", "of\nfp32"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("verdict")
     twins = {result.format: result for result in manifest.results if result.target == TWIN}
     for result in manifest.results:
-        cells = [_size(result), _size_ratio(result, twins), _sqnr(result), _agreement(result)]
+        cells = list(scheme_cells(result)) if with_schemes else []
+        cells += [_size(result), _size_ratio(result, twins), _sqnr(result), _agreement(result)]
         cells += [_accuracy(result, metric)] if metric else []
         table.add_row(plain(result.target), result.format, *cells, _latency(result), _speed(result), _verdict(result))
     return table
@@ -78,13 +104,13 @@ def _number(result: TargetResult, check: str) -> float | None:
 
 
 def _size(result: TargetResult) -> str:
-    return size(result.artifact.bytes) if result.artifact else _NONE
+    return size(result.artifact.bytes) if result.artifact else NONE
 
 
 def _size_ratio(result: TargetResult, twins: dict[Format, TargetResult]) -> str:
     twin = twins.get(result.format)
     if result.artifact is None or twin is None or twin.artifact is None:
-        return _NONE
+        return NONE
     return f"{result.artifact.bytes / twin.artifact.bytes:.2f}"
 
 
@@ -92,22 +118,22 @@ def _sqnr(result: TargetResult) -> str:
     """Against the model, of the worst part: what a user loses. What lowering adds is a check of its own (sqnr_program)."""
     values = [_number(result, check) for check in ("sqnr_float", "sqnr_float_channel")]
     known = [value for value in values if value is not None]
-    return f"{min(known):.1f}" if known else _NONE
+    return f"{min(known):.1f}" if known else NONE
 
 
 def _agreement(result: TargetResult) -> str:
     value = _number(result, "top1_agreement")
-    return _NONE if value is None else f"{value:.1%}"
+    return NONE if value is None else f"{value:.1%}"
 
 
 def _accuracy(result: TargetResult, metric: str) -> str:
     values = {_short(name): value for name, value in result.accuracy.items()}
-    return f"{values[metric]:.3f}" if metric in values else _NONE
+    return f"{values[metric]:.3f}" if metric in values else NONE
 
 
 def _latency(result: TargetResult) -> str:
     if result.latency is None:
-        return _NONE
+        return NONE
     time = result.latency.median_ms
     return f"{time:.3f}" if time < 0.1 else f"{time:.2f}"
 
@@ -118,7 +144,7 @@ def _is_slower(result: TargetResult) -> bool:
 
 def _speed(result: TargetResult) -> Text:
     if result.latency is None:
-        return Text(_NONE)
+        return Text(NONE)
     return Text(f"{result.latency.ratio:.2f}", style="bold yellow" if _is_slower(result) else "")
 
 
@@ -127,6 +153,8 @@ def _verdict(result: TargetResult) -> Text:
     text = Text(word, style=_STYLES[result.status])
     if any(verdict.compared == AS_WRITTEN for verdict in result.verdicts):
         text.append(" as written", style="dim")
+    if result.plan is not None and result.plan.refused:
+        text.append(" GAVE WAY", style="bold yellow")
     if result.status == "ok" and _is_slower(result):
         text.append(" SLOWER", style="bold yellow")
     if not result.calibrated:

@@ -44,7 +44,7 @@ def measure(model: edgeopt.Model, out: Path, jobs: int) -> tuple[Cell, ...]:
 def cell(result: TargetResult) -> Cell:
     """What the table shows of one result."""
     column = f"{result.target} {result.format}" if result.target == "portable-fp32" else result.target
-    fell_back = result.target == "apple-ane" and result.plan is not None and not result.plan.scheme.integer
+    fell_back = result.plan is not None and bool(result.plan.refused)
     status = "fallback" if result.status == "ok" and fell_back else result.status
     sqnr = next((verdict.value for verdict in result.verdicts if verdict.check == "sqnr_float"), None)
     decisions = () if result.plan is None else result.plan.decisions

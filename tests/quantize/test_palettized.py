@@ -9,7 +9,7 @@ from edgeopt.compress.cluster.cluster import Cluster
 from edgeopt.compress.technique import Context
 from edgeopt.core import QuantScheme
 from edgeopt.model.model import Model
-from edgeopt.quantize.palettized import palettize
+from edgeopt.quantize.palettized import left_whole, palettize
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and torchao: an export sends them to its log
 
@@ -38,8 +38,8 @@ INPUTS = (torch.arange(10).reshape(1, 10),)
 def weights(net: nn.Module, scheme: QuantScheme) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
     """Weights before and after, and why layers keep theirs."""
     program = capture(Model(net.eval(), INPUTS)).program
-    found, kept = palettize(program, scheme)
-    return named(program), named(found), {each.layer: each.reason for each in kept}
+    found, left = palettize(program, scheme)
+    return named(program), named(found), {each.layer: each.reason for each in left.kept}
 
 
 def distinct(value: Tensor) -> int:
@@ -115,3 +115,20 @@ def test_an_input_called_as_a_function_of_python_keeps_its_name() -> None:
     assert small.graph_signature.user_inputs == ("input",)
     (output,) = small.module(check_guards=False)(torch.randn(1, 64))
     assert output.shape == (1, 64)
+
+
+def test_what_stays_whole_has_its_share_of_the_work_each_user_of_a_weight_counted() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.small = nn.Linear(64, 64), nn.Linear(64, 8)
+            self.same = nn.Linear(64, 8)
+            self.same.weight = self.small.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.body(x).relu()
+            return torch.as_tensor(self.small(hidden) + self.same(hidden))
+
+    left = left_whole(capture(Model(Twice().eval(), (torch.randn(1, 64),))).program, GROUPED)
+    assert {one.layer for one in left.kept} == {"small", "same"}
+    assert left.macs == pytest.approx(2 * 64 * 8 / (2 * 64 * 8 + 64 * 64))

@@ -10,6 +10,7 @@ from edgeopt.core import (
     ModelFacts,
     Plan,
     QuantScheme,
+    RefusedScheme,
     SparseLayer,
     Status,
     Structure,
@@ -21,6 +22,10 @@ from edgeopt.core import (
 IMAGE = TensorSpec(name="x", shape=(1, 3, 224, 224), dtype="float32")
 SCORES = TensorSpec(name="output", shape=(1, 1000), dtype="float32")
 INT8 = QuantScheme(activation="int8", weight="int8")
+FP16 = QuantScheme(activation="float16", weight="float16")
+PALETTE4 = QuantScheme(activation="float16", weight="lut4", palette_channels=16)
+PALETTE6 = QuantScheme(activation="float16", weight="lut6", palette_channels=16)
+NORM = KeptFloat(layer="norm", operator="layer_norm", reason="no integer kernel")
 
 
 def artifact(target: str, format: Format, size: int) -> Artifact:
@@ -32,11 +37,19 @@ def artifact(target: str, format: Format, size: int) -> Artifact:
     )  # fmt: skip
 
 
+def made(target: str, format: Format, scheme: QuantScheme, *refused: QuantScheme, **more: object) -> Plan:
+    """A plan by ``scheme``, which others gave way to; ``more`` adds fields."""
+    given_up = tuple(RefusedScheme(scheme=one, reason="sqnr_float 2 dB, limit 3 dB") for one in refused)
+    fields: dict[str, object] = {"target": target, "format": format, "scheme": scheme, "io_float": True, "refused": given_up}
+    return Plan(**(fields | more))  # type: ignore[arg-type]
+
+
 def result(
     target: str, format: Format = "tflite", size: int = 3_800_000, ms: float = 3.7, status: Status = "ok", **more: object
 ) -> TargetResult:
     """A result with everything measured; ``more`` replaces or adds fields."""
     fields: dict[str, object] = {
+        "plan": made(target, format, INT8, kept_float=(NORM,), float_macs=0.0),
         "artifact": artifact(target, format, size),
         "verdicts": (
             Verdict(check="sqnr_program", value=41.3, unit="dB", limit=20.0),
@@ -60,13 +73,17 @@ def manifest(*results: TargetResult) -> Manifest:
 def everything() -> Manifest:
     """Twins, a good artifact, a slow one, an uncalibrated one, one not run here, a failure and a skip."""
     lost = Verdict(check="accuracy_drop", value=0.35, limit=0.01, passed=False)
+    gave_way = made("apple-ane", "coreml", FP16, INT8)
+    fp32 = QuantScheme(activation="float32", weight="float32")
     return manifest(
-        result("portable-fp32", "onnx", 14_000_000, 6.7),
-        result("portable-fp32", "tflite", 13_980_000, 6.6),
+        result("portable-fp32", "onnx", 14_000_000, 6.7, plan=made("portable-fp32", "onnx", fp32)),
+        result("portable-fp32", "tflite", 13_980_000, 6.6, plan=made("portable-fp32", "tflite", fp32)),
         result("arm-xnnpack"),
         result("arm-ort", "onnx", 3_900_000, 8.2, warnings=("s8s8 is slow on x86; [bold]ARM is meant[/bold]",)),
         result("android-litert-gpu", "tflite", 7_000_000, 6.5, calibrated=False),
-        result("apple-ane", "coreml", 3_700_000, latency=None, verdicts=(), accuracy={}),
+        result(
+            "apple-ane", "coreml", 3_700_000, latency=None, verdicts=(), accuracy={}, plan=gave_way
+        ),
         result("x86-fbgemm", "onnx", 3_900_000, 3.4, "failed", error="GateFailed", reason="loses 0.35", verdicts=(lost,)),
         TargetResult(
             target="nvidia-sparse24", format="onnx", status="failed", error="WorkerCrashed",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from edgeopt.core import Manifest, Plan
+from edgeopt.core import Manifest, Plan, QuantScheme, SparseLayer
 from edgeopt.report.doctor_view import print_checks
 from edgeopt.report.plan_view import print_plans
 from edgeopt.report.table import print_table
@@ -16,7 +16,7 @@ from edgeopt.report.target_view import print_target, print_targets
 from edgeopt.report.text import counted, plain, size
 from edgeopt.starter.doctor import Check
 from edgeopt.targets import loader
-from tests.report.samples import everything, manifest, plan, result
+from tests.report.samples import FP16, INT8, NORM, PALETTE4, PALETTE6, everything, made, manifest, plan, result
 
 
 def console(width: int = 120, *, terminal: bool = False) -> Console:
@@ -44,6 +44,9 @@ def test_a_row_says_what_it_is_how_big_how_good_how_fast() -> None:
     assert row(text, "arm-xnnpack") == [
         "arm-xnnpack",
         "tflite",
+        "W8A8",
+        "1",
+        "0%",
         "3.8",
         "MB",
         "0.27",
@@ -54,14 +57,73 @@ def test_a_row_says_what_it_is_how_big_how_good_how_fast() -> None:
         "0.56",
         "ok",
     ]
-    assert row(text, "apple-ane") == ["apple-ane", "coreml", "3.7", "MB", *"------", "ok"]
+    assert row(text, "apple-ane")[2:] == ["fp16", "all", "100%", "3.7", "MB", *"------", "ok", "GAVE", "WAY"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_gave_way_is_marked_with_what_the_target_prefers_at_every_width(width: int) -> None:
+    small = result("small", "coreml", plan=made("small", "coreml", PALETTE6, PALETTE4))
+    lines = table(manifest(*everything().results, small), width).splitlines()
+    preferred = {lines[i - 1].split()[0]: line.strip() for i, line in enumerate(lines) if line.strip().startswith("not ")}
+    assert preferred == {"apple-ane": "not W8A8", "small": "not 4-bit palette"}
+    marked = [line.split()[0] for line in lines if "GAVE WAY" in line]
+    assert marked == ["apple-ane", "small"]
+
+
+def test_what_gave_way_to_a_scheme_of_the_same_short_name_is_told_apart() -> None:
+    plan = made("a", "tflite", INT8, replace(INT8, symmetric=True))
+    text = table(manifest(result("a", plan=plan)), 160)
+    assert row(text, "a")[2:7] == ["s8", "affine", "/", "s8", "per-channel"]
+    assert "not s8 symmetric / s8 per-channel" in text
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(None, "-"), (0.0, "0%"), (0.001, "<1%"), (0.256, "26%"), (0.9999, ">99%"), (1.0, "100%")]
+)
+def test_a_share_of_the_work_is_rounded_and_never_to_nothing_or_all(share: float | None, shown: str) -> None:
+    two = (NORM, NORM, replace(NORM, layer="other"))
+    plan = made("a", "tflite", INT8, kept_float=two, float_macs=share)
+    assert row(table(manifest(result("a", plan=plan))), "a")[3:5] == ["2", shown]
+
+
+def test_weights_pruned_2_4_stand_beside_the_scheme() -> None:
+    pruned = made("a", "onnx", INT8, sparse_layers=(SparseLayer(layer="head", pruned=True, reason="wide enough"),))
+    dense = replace(pruned, target="b", sparse_layers=(replace(pruned.sparse_layers[0], pruned=False),))
+    text = table(manifest(result("a", "onnx", plan=pruned), result("b", "onnx", plan=dense)))
+    assert row(text, "a")[2:4] == ["W8A8", "2:4"]
+    assert row(text, "b")[2:4] == ["W8A8", "0"]
+
+
+def test_the_schemes_have_a_table_of_their_own_where_there_is_no_room_beside_the_numbers() -> None:
+    wide, narrow = (table(everything(), width).splitlines() for width in (120, 80))
+    assert [sum(line.startswith("target ") for line in lines) for lines in (wide, narrow)] == [1, 2]
+    made_ones = [one.target for one in everything().results if one.plan]
+    second = narrow[[i for i, line in enumerate(narrow) if line.startswith("target ")][1] + 1 :]
+    shown = [line.split()[0] for line in second[: second.index("")] if not line.startswith(" ")]
+    assert shown == made_ones, "what was not made has no scheme"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name"),
+    [
+        (INT8, "W8A8"),
+        (replace(INT8, per_channel=False), "W8A8 per-tensor"),
+        (replace(INT8, reduce_range=True), "W7A8"),
+        (QuantScheme(activation="float16", weight="int8"), "W8 weight-only"),
+        (PALETTE4, "4-bit palette"),
+        (FP16, "fp16"),
+        (QuantScheme(activation="float32", weight="float32"), "fp32"),
+    ],
+)
+def test_a_scheme_has_a_short_name(scheme: QuantScheme, name: str) -> None:
+    assert scheme.short() == name
 
 
 def test_the_twin_is_that_of_the_same_format() -> None:
     data = manifest(
         result("portable-fp32", "onnx", 8_000_000), result("portable-fp32", "tflite", 4_000_000), result("a", "onnx", 2_000_000)
     )
-    assert row(table(data), "a")[4] == "0.25"
+    assert row(table(data), "a")[7] == "0.25"
 
 
 def test_no_accuracy_column_without_an_evaluation() -> None:
