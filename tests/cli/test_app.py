@@ -138,7 +138,7 @@ def test_something_unexpected_is_one_line_with_the_way_to_see_more(monkeypatch: 
     def boom(*_: object, **__: object) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(cli.export, "request", boom)
+    monkeypatch.setattr(cli.export, "load", boom)
     done = RUN.invoke(app, ["export", "x"])
     assert (done.exit_code, done.stderr) == (1, "error: unexpected RuntimeError: boom; run again with --debug to see where\n")
 
