@@ -54,7 +54,7 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.lstm.input: projected_lstm,
         aten.rrelu.default: rrelu,
         aten.rrelu_with_noise_functional.default: rrelu_with_noise,
-        aten.relu6.default: lambda x: integer_hardtanh(x, 0, 6),
+        aten.relu6.default: relu6,
         aten.hardtanh.default: integer_hardtanh,
     }
 
@@ -95,6 +95,12 @@ def rrelu_with_noise(
 def integer_hardtanh(x: Tensor, low: float = -1, high: float = 1) -> Any:
     """On integers, for which Core ML has no such operator."""
     return NotImplemented if x.is_floating_point() else x.clamp(int(low), int(high))
+
+
+def relu6(x: Tensor) -> Tensor:
+    """``functional.relu6`` as ``nn.ReLU6`` has it: one operator that planner and converters know."""
+    clipped: Tensor = aten.hardtanh.default(x, 0.0, 6.0) if x.is_floating_point() else x.clamp(0, 6)
+    return clipped
 
 
 def _named_padding(convolution: Any, axes: int) -> Callable[..., Tensor]:

@@ -239,6 +239,10 @@ def test_slopes_that_training_draws_are_their_mean() -> None:
     assert aten.leaky_relu.default in gone(F.rrelu, IMAGE)
 
 
+def test_relu6_is_one_operator_however_it_is_called() -> None:
+    assert operators(exact(Calls(F.relu6), IMAGE)) == operators(exact(nn.ReLU6(), IMAGE)) == [aten.hardtanh.default]
+
+
 @pytest.mark.parametrize("function", [F.relu6, F.hardtanh, lambda x: F.hardtanh(x, -3, 5)])
 def test_bounds_of_integers_are_no_activation(function: Callable[[Tensor], Tensor]) -> None:
     gone(lambda x: function(x) + 1, torch.arange(-10, 10), aten.relu6.default, aten.hardtanh.default)
