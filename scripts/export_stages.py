@@ -144,10 +144,10 @@ def main() -> None:
         Path(arguments[1]).mkdir(parents=True, exist_ok=True)
         arguments = arguments[2:]
     os.environ[FILE] = str(Path(arguments[0]).absolute())
-    from edgeopt.pipeline import stages
+    from edgeopt.pipeline import hosts, stages  # noqa: F401  so that it is known how long this takes
 
     wrote(["imports of the main process"], time.time() - _process_started(), time.process_time())
-    _install_last(stages)
+    _install_last(hosts)
     watch(MAIN)
     from edgeopt.cli.entry import main as edgeopt_main
 
@@ -155,10 +155,10 @@ def main() -> None:
     edgeopt_main()
 
 
-def _install_last(stages: Any) -> None:
+def _install_last(hosts: Any) -> None:
     """Every worker host of the export calls :func:`install` after what it imports."""
-    original = stages.WorkerHost
-    stages.WorkerHost = lambda preload: original((*preload, "export_stages:install"))
+    original = hosts.WorkerHost
+    hosts.WorkerHost = lambda preload: original((*preload, "export_stages:install"))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """``edgeopt export``: an artifact for every target, made and proven."""
 
+from contextlib import closing
+from pathlib import Path
+
 import typer
 
 from edgeopt.cli.endings import Debug, exit_code_for, reported
@@ -31,11 +34,14 @@ def export(
 ) -> None:  # fmt: skip
     """Make and prove an artifact for every target."""
     with reported(debug):
+        from edgeopt.core import MANIFEST_NAME
         from edgeopt.pipeline.hosts import host_for
         from edgeopt.pipeline.selection import select
 
         settings = asked_for(context.params)
-        with host_for(select(settings.targets).profiles) as host:  # it imports what conversions need beside the model
+        with closing(host_for(select(settings.targets).profiles)) as host:
+            if settings.out is None or not Path(settings.out, MANIFEST_NAME).exists():
+                host.start()  # it imports beside the model; where a bundle stands, all may come from the cache
             loaded, options = load(settings)
             from edgeopt.support.log_diversion import dropped
 
