@@ -129,7 +129,8 @@ def rounded(weight: Tensor, moment: Tensor, bound: int, per_channel: bool) -> Te
     found = torch.where(largest, nearest, found)  # it alone tells the scale
     if not float(_error(found - dense, moment[1]).sum()) < float(_error(nearest - dense, moment[1]).sum()):
         return None
-    return from_matrix(found.float(), weight.shape) if weight.dim() > 2 else found.float()
+    # With the weight's own strides: converters read them.
+    return torch.empty_like(weight).copy_(from_matrix(found, weight.shape) if weight.dim() > 2 else found)
 
 
 def _nearest(values: Tensor, scale: Tensor, bound: int) -> Tensor:

@@ -171,6 +171,13 @@ def test_what_pt2e_makes_of_it_are_the_same_integers_and_the_program_stays(targe
     assert errors[1] < errors[0]
 
 
+def test_it_has_the_strides_of_the_weight() -> None:
+    """litert-torch reads a weight whose channels come last in memory as another one."""
+    weight = torch.randn(4, 3, 3, 3)
+    found = rounded(weight, moment(27), 63, True)
+    assert found is not None and found.stride() == weight.stride()
+
+
 def test_the_same_grid_is_rounded_once() -> None:
     moments = Moments({"layer": moment(6)})
     weight = torch.randn(3, 6)
