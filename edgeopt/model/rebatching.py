@@ -44,7 +44,7 @@ class Rebatching:
         for index in range(whole):
             self.joined = self.joined or (waited > 0 and index == 0)
             yield tuple(value[index * size : (index + 1) * size] for value, size in zip(values, sizes, strict=True))
-        self._pending = [value[whole * size :] for value, size in zip(values, sizes, strict=True)]
+        self._pending = [value[whole * size :].clone() for value, size in zip(values, sizes, strict=True)]
 
     def _can_be_cut(self, values: list[Tensor]) -> bool:
         """Whether everything but the first axes is the example's, and these are the same multiple, or part, of its own."""

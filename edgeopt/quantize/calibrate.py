@@ -162,7 +162,8 @@ def _samples(batches: Iterator[Any], rebatching: Rebatching) -> Iterator[Sample]
         if batch is _END:
             break
         for sample in rebatching.add(batch, f"calibration sample {count}"):
-            yield tuple(value.cpu() for value in sample)
+            # Samples are kept for later, and a generator may fill the same array again for each batch.
+            yield tuple(value.cpu().clone() for value in sample)
             count += 1
     if not count:
         raise _empty(rebatching)

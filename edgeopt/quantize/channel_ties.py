@@ -21,6 +21,7 @@ PROPORTIONAL: frozenset[OperatorKind] = frozenset({
     "relu", "leaky_relu", "prelu", "max_pool", "avg_pool", "adaptive_avg_pool", "mean", "reshape", "resize_nearest",
     "resize_bilinear",
 })  # fmt: skip
+POOLS: frozenset[OperatorKind] = frozenset({"max_pool", "avg_pool", "adaptive_avg_pool"})
 CLIPS: frozenset[OperatorKind] = frozenset({"relu6", "hardtanh"})
 Weight = tuple[str, int]
 """A tensor's name in the program's state, and the axis of the channels."""
@@ -79,7 +80,7 @@ class _Ties:
         operands = [each for each in node.all_input_nodes if is_float(each) and each.op == "call_function"]
         if kind in ("conv", "linear") and self._is_layer(node):
             return
-        if kind in PROPORTIONAL | CLIPS and self._passes(node, operands):
+        if kind in PROPORTIONAL | CLIPS and is_float(node) and self._passes(node, operands):
             self._union.union(operands[0], node)
             if kind in CLIPS:
                 self._clips[node] = float(node.args[2])  # type: ignore[arg-type]
@@ -98,8 +99,9 @@ class _Ties:
         shape = value_of(node).shape
         if None in names or not names or not isinstance(source, Node) or (kind_of(node) == "linear" and len(shape) != 2):
             return False
-        if kind_of(node) == "conv" and len(shape) != value_of(weight).dim():  # type: ignore[arg-type]
-            return False  # without a batch axis
+        rank = value_of(weight).dim()  # type: ignore[arg-type]
+        if rank < 2 or (kind_of(node) == "conv" and len(shape) != rank):
+            return False  # one row alone, whose outputs have no channel axis; or no batch axis
         self._makers[node] = [(str(name), 0) for name in names]
         own = (str(names[0]), 1)
         groups = groups_of(node)
@@ -117,6 +119,8 @@ class _Ties:
         before, after = value_of(operands[0]).shape, value_of(node).shape
         if kind_of(node) in CLIPS and (len(node.args) < 3 or node.args[1] != 0 or not isinstance(node.args[2], int | float)):
             return False
+        if kind_of(node) in POOLS and len(before) < 2 + (2 if "2d" in str(node.target) else 1):
+            return False  # it takes the channels for a side of the image
         if kind_of(node) == "reshape" and any(size != 1 for size in (*before[2:], *after[2:])):
             return False  # more than the flattening of one pixel
         return len(after) >= 2 and after[:2] == before[:2] and len(before) >= 2 and not _mixes_channels(node)
@@ -142,7 +146,7 @@ def _weights(program: ExportedProgram) -> dict[Node, str]:
     counts: dict[str, int] = {}
     for name in names.values():
         counts[name] = counts.get(name, 0) + 1
-    shared = _same_storage(state)
+    shared = _same_storage(state) | {name for name, value in state.items() if _overlaps(value)}
     return {
         node: names[node.name]
         for node in program.graph.nodes
@@ -158,3 +162,10 @@ def _same_storage(state: dict[str, Tensor]) -> set[str]:
         if isinstance(value, torch.Tensor) and value.numel():
             owners.setdefault(value.untyped_storage().data_ptr(), []).append(name)
     return {name for names in owners.values() if len(names) > 1 for name in names}
+
+
+def _overlaps(value: object) -> bool:
+    """Whether elements of an expanded tensor are one number in memory: they cannot be scaled each on its own."""
+    return isinstance(value, Tensor) and any(
+        size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride(), strict=True)
+    )

@@ -25,8 +25,11 @@ LEAST_SAMPLES = 8
 FREE, SHARED = 1.0, 0.5
 """Exponents: how far a channel is scaled towards the largest, where the readers are depthwise and elsewhere."""
 MOST_GAIN = 64.0
-HEADROOM = 1.1
-"""What inputs that were not seen may have beyond those that were, before a clip scaled with its channel meets them."""
+LEAST_VALUES = 256
+"""Of a channel, other than zero. Of fewer the greatest is far from what the channel can reach, and a gain made for that would
+have inputs that were not seen clipped. One row for each sample, as behind a global pooling, is never enough."""
+HEADROOM = 1.25
+"""What inputs that were not seen may have beyond those that were, before a scaled channel reaches the largest, or a clip."""
 LEAST_SQNR_DB = 40.0
 """Of the equalized program against what it was made from, on what was seen."""
 
@@ -42,14 +45,15 @@ class Equalizer:
     values: int = 0
     _seen: int = 0
     _tied: list[Tied] = field(default_factory=list)
-    _peaks: dict[str, Tensor] = field(default_factory=dict)
+    _seen_of: "dict[str, tuple[Tensor, Tensor]]" = field(default_factory=dict)
+    """By the value's name, for each channel: its greatest magnitude, and how many were not zero."""
     _samples: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = field(default_factory=list)
     _watcher: "_Watcher | None" = None
 
     def __post_init__(self) -> None:
         self._tied = tied_channels(self.program)
         watched = {name for tied in self._tied for name in tied.values}
-        self._watcher = _Watcher(self.program, watched, self._peaks) if watched else None
+        self._watcher = _Watcher(self.program, watched, self._seen_of) if watched else None
 
     @property
     def wanted(self) -> bool:
@@ -79,7 +83,9 @@ class Equalizer:
         return changed
 
     def _scale(self, tied: Tied, state: Mapping[str, Tensor]) -> bool:
-        gains = gains_of(torch.stack([self._peaks[name] for name in tied.values]), tied.clip, tied.free)
+        peaks, counts = (torch.stack(found) for found in zip(*(self._seen_of[name] for name in tied.values), strict=True))
+        gains = gains_of(peaks, tied.clip, tied.free)
+        gains = torch.where(counts.amax(0) >= LEAST_VALUES, gains, torch.ones_like(gains))
         if not bool(torch.isfinite(gains).all()) or bool((gains == 1).all()):
             return False
         for name, axis in tied.makers:
@@ -105,25 +111,29 @@ def gains_of(peaks: Tensor, clip: float | None, free: bool) -> Tensor:
     peak = peaks.amax(0)
     largest = peak.amax()
     used = peak > 1e-6 * largest
-    gains = (largest / peak.clamp(min=torch.finfo(torch.float32).tiny)).pow(FREE if free else SHARED).clamp(max=MOST_GAIN)
+    expected = HEADROOM * peak.clamp(min=torch.finfo(torch.float32).tiny)
+    gains = (largest / expected).clamp(min=1.0).pow(FREE if free else SHARED).clamp(max=MOST_GAIN)
     if clip is not None:
-        gains = torch.minimum(gains, clip / (HEADROOM * peak)).clamp(min=1.0)
+        gains = torch.minimum(gains, clip / expected).clamp(min=1.0)
     return torch.where(used, gains, torch.ones_like(gains))
 
 
 class _Watcher(torch.fx.Interpreter):
-    """Keeps the greatest magnitude of each channel of the values asked for."""
+    """Keeps what :class:`Equalizer` must know of each channel of the values asked for."""
 
-    def __init__(self, program: ExportedProgram, wanted: set[str], peaks: dict[str, Tensor]) -> None:
+    def __init__(self, program: ExportedProgram, wanted: set[str], found: dict[str, tuple[Tensor, Tensor]]) -> None:
         super().__init__(program.module(check_guards=False))
-        self._wanted, self._peaks = wanted, peaks
+        self._wanted, self._found = wanted, found
 
     def run_node(self, node: Node) -> Any:
         value = super().run_node(node)
         if node.name in self._wanted:
-            found = value.abs().transpose(0, 1).flatten(1).amax(1)
-            known = self._peaks.get(node.name)
-            self._peaks[node.name] = found if known is None else torch.maximum(known, found)
+            channels = value.abs().transpose(0, 1).flatten(1)
+            peaks, counts = channels.amax(1), channels.count_nonzero(1)
+            if node.name in self._found:
+                known, before = self._found[node.name]
+                peaks, counts = torch.maximum(known, peaks), counts + before
+            self._found[node.name] = peaks, counts
         return value
 
 
@@ -133,4 +143,6 @@ def _along(gains: Tensor, axis: int, weight: Tensor) -> Tensor:
 
 def _sqnr_db(wanted: Tensor, found: Tensor) -> float:
     power, noise = float(wanted.double().square().sum()), float((wanted.double() - found.double()).square().sum())
-    return math.inf if noise == 0 else 10 * math.log10(power / noise) if power else -math.inf
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(power / noise) if power and math.isfinite(noise) else -math.inf

@@ -45,20 +45,23 @@ class Replay:
                 del values[unused]
 
 
-def rows(node: Node, value: Tensor) -> Tensor:
+def rows(node: Node, value: Tensor, every: int = 1) -> Tensor:
     """``value``, the input of a linear layer or an ungrouped convolution, as the rows its weight matrix is multiplied with.
 
     float [positions, inputs] for a linear layer, [positions, kernel positions x channels] for a convolution (im2col, the
-    channels of one kernel position side by side, as :func:`matrix` has them).
+    channels of one kernel position side by side, as :func:`matrix` has them). Of these every ``every``-th: only they take
+    memory, where all are as many copies of the image as the kernel has positions.
     """
     if kind_of(node) == "linear":
-        return value.reshape(-1, value.shape[-1])
+        return value.reshape(-1, value.shape[-1])[::every]
     kernel = weight_shape(node)[2:]
     stride, padding, dilation = (_setting(node, index, default, len(kernel)) for index, default in ((3, 1), (4, 0), (5, 1)))
-    return patches(value, kernel, stride, padding, dilation)
+    return patches(value, kernel, stride, padding, dilation, every)
 
 
-def patches(value: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Any, dilation: Sequence[int]) -> Tensor:
+def patches(
+    value: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Any, dilation: Sequence[int], every: int = 1
+) -> Tensor:
     """What a kernel sees at each of its positions on ``value``, [N, C, *size] or [C, *size]; rows as :func:`rows` gives them.
 
     ``padding``: zeros on both sides of each axis, or "same" or "valid".
@@ -69,7 +72,11 @@ def patches(value: Tensor, kernel: Sequence[int], stride: Sequence[int], padding
         value = torch.nn.functional.pad(value, [0, 0] * (value.ndim - 1 - axis) + [before, after])
         window = dilation[axis - 2] * (size - 1) + 1
         value = value.unfold(axis, window, stride[axis - 2])[..., :: dilation[axis - 2]]
-    return value.movedim(1, -1).reshape(-1, math.prod(kernel) * value.shape[1])
+    seen = value.movedim(1, -1)  # [N, *size, *kernel, C], still a view
+    if every > 1:
+        size = seen.shape[: 1 + len(kernel)]
+        seen = seen[torch.unravel_index(torch.arange(0, math.prod(size), every), size)]
+    return seen.reshape(-1, math.prod(kernel) * value.shape[1])
 
 
 def thinned(found: Tensor, samples: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
-from edgeopt.capture.operator_kinds import groups_of, kind_of, weight_shape
+from edgeopt.capture.operator_kinds import elements, groups_of, kind_of, weight_shape
 from edgeopt.quantize.replay import MOST_ROWS, from_matrix, matrix, rows
 
 LEAST_SAMPLES = 8
@@ -23,7 +23,7 @@ MOST_SAMPLES = 32
 HELD_OUT_EVERY = 4
 """Every fourth sample only judges: a layer whose rounding is no better there keeps the nearest."""
 MOST_INPUTS = 4096
-"""Of one output, for which a moment is kept: 64 MiB."""
+"""Of one output, for which moments are kept: 256 MiB."""
 MOST_BYTES = 1 << 29
 """Of all moments together; layers beyond keep the nearest."""
 WEIGHT_EPS = 2.0**-24
@@ -49,7 +49,8 @@ class Moments:
         key = (layer, bound, per_channel)
         if key not in self.kept:
             moment = self.of.get(layer)
-            self.kept[key] = None if moment is None else rounded(weight, moment, bound, per_channel)
+            known = moment is not None and bool(moment.isfinite().all())  # squares of huge inputs overflow
+            self.kept[key] = rounded(weight, moment, bound, per_channel) if moment is not None and known else None
         return self.kept[key]
 
 
@@ -90,8 +91,7 @@ class _Watcher(torch.fx.Interpreter):
                 self.left_out.add(node.name)
                 return
             self.found[node.name] = torch.zeros(shape, dtype=torch.float64)
-        seen = rows(node, value)
-        seen = seen[:: 1 + len(seen) * self._samples // MOST_ROWS]
+        seen = rows(node, value, 1 + elements(node) // outputs * self._samples // MOST_ROWS)
         seen = seen[seen.isfinite().all(1)]
         if depthwise:  # [positions, taps x channels] -> [channels, taps, positions]
             seen = seen.reshape(len(seen), size, outputs).permute(2, 1, 0)
@@ -105,7 +105,7 @@ def _is_layer(node: Node) -> bool:
     if node.op != "call_function" or kind_of(node) not in ("conv", "linear"):
         return False
     weight = node.args[1]
-    if not isinstance(weight, Node) or weight.op != "get_attr" or len(weight.users) != 1:
+    if not isinstance(weight, Node) or weight.op != "get_attr" or len(weight.users) != 1 or len(weight_shape(node)) < 2:
         return False
     return groups_of(node) == 1 or _is_depthwise(node)
 
