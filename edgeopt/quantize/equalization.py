@@ -142,7 +142,9 @@ def _along(gains: Tensor, axis: int, weight: Tensor) -> Tensor:
 
 
 def _sqnr_db(wanted: Tensor, found: Tensor) -> float:
-    power, noise = float(wanted.double().square().sum()), float((wanted.double() - found.double()).square().sum())
+    """Elements that are equal differ by nothing, infinite ones (a mask's) too; where only one is infinite, minus infinity."""
+    difference = torch.where(wanted == found, 0.0, wanted.double() - found.double())
+    noise, power = float(difference.square().sum()), float(wanted[wanted.isfinite()].double().square().sum())
     if noise == 0:
         return math.inf
     return 10 * math.log10(power / noise) if power and math.isfinite(noise) else -math.inf

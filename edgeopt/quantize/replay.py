@@ -74,8 +74,8 @@ def patches(
         value = value.unfold(axis, window, stride[axis - 2])[..., :: dilation[axis - 2]]
     seen = value.movedim(1, -1)  # [N, *size, *kernel, C], still a view
     if every > 1:
-        size = seen.shape[: 1 + len(kernel)]
-        seen = seen[torch.unravel_index(torch.arange(0, math.prod(size), every), size)]
+        positions = seen.shape[: 1 + len(kernel)]
+        seen = seen[torch.unravel_index(torch.arange(0, math.prod(positions), every), positions)]
     return seen.reshape(-1, math.prod(kernel) * value.shape[1])
 
 

@@ -52,6 +52,13 @@ class Expanded(nn.Module):
         return functional.conv2d(x, self.weight)  # type: ignore[arg-type]
 
 
+class Masked(nn.Module):
+    """Switches off what its first channel says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.masked_fill(x[:, :1] > 0.3, -torch.inf)
+
+
 def uneven(layer: nn.Conv1d | nn.Conv2d | nn.Linear, seed: int = 0) -> nn.Module:
     """Channels of very different ranges."""
     sizes = torch.exp(1.5 * torch.randn(len(layer.weight), generator=torch.Generator().manual_seed(seed)))
@@ -129,6 +136,14 @@ def test_a_scaled_channel_leaves_headroom_below_the_largest_and_the_clip() -> No
         gains = gains_of(peaks, clip, free=True)
         assert gains[:2].tolist() == [1.0, 1.0]
         assert bool((gains[2:] > 1).all()) and bool(((gains * peaks)[0, 2:] * HEADROOM <= limit * 1.0001).all())
+
+
+def test_infinite_outputs_of_a_mask_do_not_keep_the_network_from_being_scaled() -> None:
+    torch.manual_seed(0)
+    second = nn.Conv2d(8, 4, 3)
+    module = Between(uneven(nn.Conv2d(3, 8, 3)), torch.relu, nn.Sequential(second, Masked()))
+    samples = [torch.randn(1, 3, 12, 12) for _ in range(16)]
+    assert equalized(module, samples)[1].values == 1
 
 
 def test_inputs_whose_squares_overflow_leave_the_nearest_rounding() -> None:
