@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from edgeopt.core import TensorSpec
 from edgeopt.errors import EvaluationError
@@ -145,6 +144,8 @@ def _same(change: Change) -> bool:
 @contextmanager
 def _random_states_kept() -> Iterator[None]:
     """Whether there was time for a second call must not decide which random numbers calibration draws after it."""
+    import torch  # whoever asks for a digest alone needs none
+
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:

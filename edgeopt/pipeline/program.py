@@ -101,10 +101,10 @@ class Programs:
         dense = job.variant == DENSE  # else its weights were made against data already
         if dense and self.equalizer is not None:
             program = self.equalizer.program
-        if dense and self._moments is None:
-            self._moments = moments_of(program, self._samples)
-        moments = self._moments if dense and self._moments is not None else Moments()
+        moments = Moments()
         with _refused(job):
+            if dense:
+                self._moments = moments = self._moments or moments_of(program, self._samples)
             fold = registry.converter(job.format).folds_weights
             found, decided = quantize(
                 program, example, statistics, job.profile, job.scheme, job.io_float, fold, moments

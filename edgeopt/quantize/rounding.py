@@ -28,6 +28,8 @@ MOST_BYTES = 1 << 29
 """Of all moments together; layers beyond keep the nearest."""
 WEIGHT_EPS = 2.0**-24
 """The least scale of a weight."""
+MOST_CLUSTERS = 256
+"""More different numbers than that are no clusters."""
 DAMPENING = 0.01
 """Added to the moment's diagonal, as a share of its mean (the paper's value): it is invertible with few samples too."""
 
@@ -121,6 +123,8 @@ def rounded(weight: Tensor, moment: Tensor, bound: int, per_channel: bool) -> Te
     """
     dense = matrix(weight).double()
     peaks = dense.abs().amax(1, keepdim=True)
+    if _share_values(weight):
+        return None
     scale = ((peaks if per_channel else peaks.amax().expand_as(peaks)) / bound).clamp(min=WEIGHT_EPS)
     nearest = _nearest(dense, scale, bound)
     found = _sweep(dense, moment[0], scale, bound)
@@ -138,7 +142,10 @@ def _nearest(values: Tensor, scale: Tensor, bound: int) -> Tensor:
 
 
 def _sweep(dense: Tensor, moment: Tensor, scale: Tensor, bound: int) -> Tensor:
-    """[outputs, inputs] rounded column by column. ``moment``: [inputs, inputs] for all outputs, or one for each."""
+    """[outputs, inputs] rounded column by column; what is zero was pruned, and stays zero.
+
+    ``moment``: [inputs, inputs] for all outputs, or one for each.
+    """
     damping = DAMPENING * moment.diagonal(dim1=-2, dim2=-1).mean(-1)
     damping = torch.where(damping > 0, damping, torch.ones_like(damping))
     damped = moment + damping[..., None, None] * torch.eye(moment.shape[-1], dtype=moment.dtype)
@@ -146,12 +153,12 @@ def _sweep(dense: Tensor, moment: Tensor, scale: Tensor, bound: int) -> Tensor:
         return _sweep_rows(dense, damped, scale, bound)
     order = damped.diagonal().argsort(descending=True, stable=True)
     factor = torch.linalg.cholesky(torch.linalg.inv(damped[order][:, order]), upper=True)
-    columns, found, block = dense[:, order].T.clone(), torch.empty_like(dense.T), 128
+    columns, found, kept, block = dense[:, order].T.clone(), torch.empty_like(dense.T), dense != 0, 128
     for start in range(0, len(columns), block):
         stop = min(start + block, len(columns))
         errors = torch.empty(stop - start, len(dense), dtype=dense.dtype)
         for column in range(start, stop):
-            found[column] = _nearest(columns[column], scale[:, 0], bound)
+            found[column] = _nearest(columns[column], scale[:, 0], bound) * kept[:, order[column]]
             errors[column - start] = (columns[column] - found[column]) / factor[column, column]
             columns[column + 1 : stop] -= factor[column, column + 1 : stop, None] * errors[column - start]
         columns[stop:] -= factor[start:stop, stop:].T @ errors
@@ -163,10 +170,16 @@ def _sweep_rows(dense: Tensor, damped: Tensor, scale: Tensor, bound: int) -> Ten
     factor = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
     left, found = dense.clone(), torch.empty_like(dense)
     for column in range(dense.shape[1]):
-        found[:, column] = _nearest(left[:, column], scale[:, 0], bound)
+        found[:, column] = _nearest(left[:, column], scale[:, 0], bound) * (dense[:, column] != 0)
         error = (left[:, column] - found[:, column]) / factor[:, column, column]
         left[:, column + 1 :] -= factor[:, column, column + 1 :] * error[:, None]
     return found
+
+
+def _share_values(weight: Tensor) -> bool:
+    """Whether the weights were clustered: each rounded in its own way they would no longer be few numbers."""
+    count = len(torch.unique(weight))  # type: ignore[no-untyped-call]
+    return count <= MOST_CLUSTERS and count * 4 <= weight.numel()
 
 
 def _error(difference: Tensor, moment: Tensor) -> Tensor:

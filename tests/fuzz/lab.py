@@ -3,8 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,8 @@ from edgeopt.core import TargetResult
 from edgeopt.errors import EdgeoptError, NotApplicable
 from edgeopt.model.model import Model
 from edgeopt.model.options import Options
-from edgeopt.pipeline import stages
+from edgeopt.pipeline.hosts import preload
+from edgeopt.pipeline.stages import make
 from edgeopt.support.cache import Cache
 from edgeopt.support.log_diversion import diverted
 from edgeopt.support.progress import ignore
@@ -62,7 +62,7 @@ class Lab:
     """Exports in workers that are started once: what an export costs most is the import of the converters."""
 
     def __init__(self) -> None:
-        self._host = _Kept(stages.preload(registry.formats()))
+        self._host = _Kept(preload(registry.formats()))
         self._folder = Path(tempfile.mkdtemp(prefix="edgeopt-fuzz-"))
 
     def __enter__(self) -> Self:
@@ -96,22 +96,11 @@ class Lab:
     def _export(self, model: Model, targets: Sequence[str], out: Path) -> tuple[TargetResult, ...]:
         """As ``edgeopt.export`` does it, but for these targets alone: without the fp32 twins and without times."""
         options = Options(out=out, targets=tuple(targets), jobs=1, use_cache=False)
-        with BundleWriter(out) as writer, diverted(writer.log_folder / "edgeopt.log"), self._hosted():
-            manifest, _ = stages.make(
-                model, options, ignore, [profile_of(target) for target in targets], writer, Cache(enabled=False)
-            )
+        with BundleWriter(out) as writer, diverted(writer.log_folder / "edgeopt.log"):
+            profiles = [profile_of(target) for target in targets]
+            manifest, _ = make(model, options, ignore, profiles, self._host, writer, Cache(enabled=False))
             writer.commit(manifest)
         return manifest.results
-
-    @contextmanager
-    def _hosted(self) -> Iterator[None]:
-        """``make`` takes the running host instead of starting one."""
-        made = stages.WorkerHost
-        stages.WorkerHost = lambda preload: self._host  # type: ignore[misc, assignment]
-        try:
-            yield
-        finally:
-            stages.WorkerHost = made  # type: ignore[misc]
 
 
 class _Kept(WorkerHost):

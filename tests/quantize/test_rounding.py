@@ -171,6 +171,21 @@ def test_what_pt2e_makes_of_it_are_the_same_integers_and_the_program_stays(targe
     assert errors[1] < errors[0]
 
 
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_what_pruning_set_to_zero_stays_zero(depthwise: bool) -> None:
+    weight = torch.randn(8, 1, 3, 3) if depthwise else torch.randn(8, 12)
+    weight[torch.rand(weight.shape, generator=torch.Generator().manual_seed(3)) < 0.5] = 0
+    known = torch.stack([moment(9, seed) for seed in range(8)], 1) if depthwise else moment(12)
+    found = rounded(weight, known, 63, True)
+    assert found is not None
+    assert bool((found[weight == 0] == 0).all())
+
+
+def test_clustered_weights_stay_few_numbers() -> None:
+    weight = torch.linspace(-1, 1, 16)[torch.randint(16, (8, 24), generator=torch.Generator().manual_seed(4))]
+    assert rounded(weight, moment(24), 63, True) is None
+
+
 def test_it_has_the_strides_of_the_weight() -> None:
     """litert-torch reads a weight whose channels come last in memory as another one."""
     weight = torch.randn(4, 3, 3, 3)

@@ -69,7 +69,7 @@ def test_a_command_that_meets_a_missing_module_ends_as_a_missing_extra(monkeypat
     def broken(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript")
 
-    monkeypatch.setattr(cli.plan, "request", broken)
+    monkeypatch.setattr(cli.plan, "load", broken)
     done = RUN.invoke(cli.app, ["plan", "x"])
     assert done.exit_code == MissingExtra.exit_code
     assert "pip install 'edgeopt[onnx]'" in done.stderr
