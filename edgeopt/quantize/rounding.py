@@ -178,7 +178,7 @@ def _sweep_rows(dense: Tensor, damped: Tensor, scale: Tensor, bound: int) -> Ten
 
 def _share_values(weight: Tensor) -> bool:
     """Whether the weights were clustered: each rounded in its own way they would no longer be few numbers."""
-    count = len(torch.unique(weight))  # type: ignore[no-untyped-call]
+    count = len(torch.unique(weight))
     return count <= MOST_CLUSTERS and count * 4 <= weight.numel()
 
 
