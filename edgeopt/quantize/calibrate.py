@@ -92,7 +92,7 @@ def calibrate(
                 recording.add(sample, f"calibration sample {count}")
             kept.add(sample)
         elif len(held_out) < HELD_OUT_MOST:
-            held_out.append(_alone(sample))
+            held_out.append(sample)
         count += 1
         progress(count)
     if not recording.begun:
@@ -137,7 +137,7 @@ class _Kept:
 
     def add(self, sample: Sample) -> None:
         if self._wanted and self._count % self._every == 0:
-            self.samples.append(_alone(sample))
+            self.samples.append(sample)
             size = sum(value.nbytes for value in sample)
             if len(self.samples) > max(2, min(KEPT_MOST, KEPT_BYTES // max(size, 1))):
                 self.samples = self.samples[::2]
@@ -162,7 +162,7 @@ def _samples(batches: Iterator[Any], rebatching: Rebatching) -> Iterator[Sample]
         if batch is _END:
             break
         for sample in rebatching.add(batch, f"calibration sample {count}"):
-            # Samples are kept for later, and a generator may fill the same array again for each batch.
+            # Samples are kept without the rest of their batch, and a generator may fill the same array again for each.
             yield tuple(value.cpu().clone() for value in sample)
             count += 1
     if not count:
@@ -276,7 +276,7 @@ class _Recording:
         assert self._equalizer is not None
         with raising_on(next(iter(self._programs.values())), sample, what):
             self._equalizer.watch(*sample)
-        self._waiting.append(_alone(sample))
+        self._waiting.append(sample)
         if len(self._waiting) >= min(WATCHED, KEPT_BYTES // max(sum(value.nbytes for value in sample), 1)):
             self.begin()
 
@@ -308,11 +308,6 @@ def raising_on(program: GraphModule, sample: Sample, what: str) -> Iterator[None
 
     with reported_as(raised):
         yield
-
-
-def _alone(sample: Sample) -> Sample:
-    """``sample`` without the rest of the batch that it was cut from."""
-    return tuple(value.clone() if value.untyped_storage().nbytes() > value.nbytes else value for value in sample)
 
 
 def _update(digest: Any, sample: Sample) -> None:

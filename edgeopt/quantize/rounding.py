@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Node
 
 from edgeopt.capture.operator_kinds import elements, groups_of, kind_of, weight_shape
 from edgeopt.quantize.replay import MOST_ROWS, from_matrix, matrix, rows
+from edgeopt.quantize.sparsegpt import BLOCK, DAMPENING, output_error
 
 LEAST_SAMPLES = 8
 MOST_SAMPLES = 32
@@ -30,8 +31,6 @@ WEIGHT_EPS = 2.0**-24
 """The least scale of a weight."""
 MOST_CLUSTERS = 256
 """More different numbers than that are no clusters."""
-DAMPENING = 0.01
-"""Added to the moment's diagonal, as a share of its mean (the paper's value): it is invertible with few samples too."""
 
 
 @dataclass(slots=True)
@@ -121,17 +120,17 @@ def rounded(weight: Tensor, moment: Tensor, bound: int, per_channel: bool) -> Te
 
     ``moment`` as :class:`Moments` has it. None where the nearest multiples do as well on the samples that judge.
     """
-    dense = matrix(weight).double()
-    peaks = dense.abs().amax(1, keepdim=True)
     if _share_values(weight):
         return None
+    dense = matrix(weight).double()
+    peaks = dense.abs().amax(1, keepdim=True)
     scale = ((peaks if per_channel else peaks.amax().expand_as(peaks)) / bound).clamp(min=WEIGHT_EPS)
     nearest = _nearest(dense, scale, bound)
     found = _sweep(dense, moment[0], scale, bound)
-    found = torch.where(_error(found - dense, moment[0]) <= _error(nearest - dense, moment[0]), found, nearest)
+    found = torch.where(output_error(found - dense, moment[0]) <= output_error(nearest - dense, moment[0]), found, nearest)
     largest = dense.abs() == (peaks if per_channel else peaks.amax())
     found = torch.where(largest, nearest, found)  # it alone tells the scale
-    if not float(_error(found - dense, moment[1]).sum()) < float(_error(nearest - dense, moment[1]).sum()):
+    if not float(output_error(found - dense, moment[1]).sum()) < float(output_error(nearest - dense, moment[1]).sum()):
         return None
     # With the weight's own strides: converters read them.
     return torch.empty_like(weight).copy_(from_matrix(found, weight.shape) if weight.dim() > 2 else found)
@@ -153,9 +152,9 @@ def _sweep(dense: Tensor, moment: Tensor, scale: Tensor, bound: int) -> Tensor:
         return _sweep_rows(dense, damped, scale, bound)
     order = damped.diagonal().argsort(descending=True, stable=True)
     factor = torch.linalg.cholesky(torch.linalg.inv(damped[order][:, order]), upper=True)
-    columns, found, kept, block = dense[:, order].T.clone(), torch.empty_like(dense.T), dense != 0, 128
-    for start in range(0, len(columns), block):
-        stop = min(start + block, len(columns))
+    columns, found, kept = dense[:, order].T.clone(), torch.empty_like(dense.T), dense != 0
+    for start in range(0, len(columns), BLOCK):
+        stop = min(start + BLOCK, len(columns))
         errors = torch.empty(stop - start, len(dense), dtype=dense.dtype)
         for column in range(start, stop):
             found[column] = _nearest(columns[column], scale[:, 0], bound) * kept[:, order[column]]
@@ -180,10 +179,3 @@ def _share_values(weight: Tensor) -> bool:
     """Whether the weights were clustered: each rounded in its own way they would no longer be few numbers."""
     count = len(torch.unique(weight))
     return count <= MOST_CLUSTERS and count * 4 <= weight.numel()
-
-
-def _error(difference: Tensor, moment: Tensor) -> Tensor:
-    """Squared output error of each row; [outputs, 1]."""
-    if moment.dim() == 3:
-        return torch.einsum("ci,cij,cj->c", difference, moment, difference)[:, None]
-    return ((difference @ moment) * difference).sum(1, keepdim=True)

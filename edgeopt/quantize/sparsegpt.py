@@ -37,7 +37,7 @@ def prune_rows(weight: Tensor, hessian: Tensor, pattern: Pattern = TWO_FOUR) -> 
     dense = weight.double()
     largest = by_magnitude(dense, pattern)
     corrected = _sweep(dense, _inverse_factor(hessian), pattern)
-    return torch.where(_error(dense - corrected, hessian) <= _error(dense - largest, hessian), corrected, largest)
+    return torch.where(output_error(dense - corrected, hessian) <= output_error(dense - largest, hessian), corrected, largest)
 
 
 def by_magnitude(rows: Tensor, pattern: Pattern = TWO_FOUR) -> Tensor:
@@ -89,6 +89,8 @@ def _prune_block(columns: Tensor, factor: Tensor, pattern: Pattern) -> Tensor:
     return errors
 
 
-def _error(difference: Tensor, hessian: Tensor) -> Tensor:
-    """Squared output error of each row over the inputs behind ``hessian``; [outputs, 1]."""
+def output_error(difference: Tensor, hessian: Tensor) -> Tensor:
+    """Squared output error of each row, [outputs, 1], over the inputs behind ``hessian``: one for all, or one for each."""
+    if hessian.dim() == 3:
+        return torch.einsum("ci,cij,cj->c", difference, hessian, difference)[:, None]
     return ((difference @ hessian) * difference).sum(1, keepdim=True)

@@ -28,6 +28,7 @@ from edgeopt.model.references import load_model
 from tests.bench.parts import QUICK, bench, here, onnx_file, refuse, tflite_file
 from tests.pipeline.test_pipeline import NET
 from tests.unpaused import unpaused
+from tests.user_folders import written
 
 # The warnings are of torch and torchao, in this process; the export's workers send theirs to its log.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -44,10 +45,7 @@ def no_pauses() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
-    folder = tmp_path_factory.mktemp("local")
-    (folder / "net.py").write_text(NET)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEOPT_CACHE", str(folder / "cache"))
+    with written(tmp_path_factory.mktemp("local"), NET) as folder:
         model = load_model(f"{folder}/net.py:model")
         yield edgeopt.export(model, targets=("arm-xnnpack", "x86-fbgemm"), out=folder / "bundle", max_drop=0.5)
 

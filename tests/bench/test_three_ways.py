@@ -15,6 +15,7 @@ from edgeopt.model.references import load_model
 from tests.emulators.adbd import Adbd
 from tests.emulators.arm64 import Board, arm64
 from tests.pipeline.test_pipeline import NET
+from tests.user_folders import written
 
 __all__ = ["arm64"]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -25,10 +26,7 @@ TARGETS = ("arm-ort", "arm-xnnpack")
 @pytest.fixture(scope="module")
 def folder(arm64: Board, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The user's folder: a bundle, and devices.toml with the board twice, each time with a folder of its own there."""
-    found = tmp_path_factory.mktemp("three")
-    (found / "net.py").write_text(NET)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEOPT_CACHE", str(found / "cache"))
+    with written(tmp_path_factory.mktemp("three"), NET) as found:
         edgeopt.export(load_model(f"{found}/net.py:model"), targets=TARGETS, out=found / "bundle")
     with Adbd(arm64.files, arm64.prefix, owner=(arm64.uid, arm64.uid)) as phone:
         here = f'[local]\nurl = "local"\nroot = "{found}/local"\n'

@@ -15,6 +15,7 @@ from edgeopt.errors import EvaluationError, UsageError
 from edgeopt.model.model import Evaluate, Model
 from edgeopt.model.references import load_model
 from edgeopt.support.progress import Event
+from tests.user_folders import written
 
 # The warnings are of torch and torchao; an export sends them to its log, but pytest would make them errors first.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -58,10 +59,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    found = tmp_path_factory.mktemp("gates")
-    (found / "net.py").write_text(NET)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEOPT_CACHE", str(found / "cache"))
+    with written(tmp_path_factory.mktemp("gates"), NET) as found:
         yield found
 
 

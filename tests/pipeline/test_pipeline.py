@@ -22,6 +22,7 @@ from edgeopt.model.model import Model
 from edgeopt.model.references import load_model
 from edgeopt.support.files import sha256_of
 from edgeopt.support.progress import Event
+from tests.user_folders import written
 
 # The warnings are of torch and torchao; an export sends them to its log, but pytest would make them errors first.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -63,10 +64,7 @@ model = edgeopt.Model(net.eval(), IMAGES[:1, 0], calibration=list(IMAGES), evalu
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the user's file and a cache that is empty at first."""
-    found = tmp_path_factory.mktemp("pipeline")
-    (found / "net.py").write_text(NET)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEOPT_CACHE", str(found / "cache"))
+    with written(tmp_path_factory.mktemp("pipeline"), NET) as found:
         yield found
 
 
