@@ -97,7 +97,8 @@ class Connection:
             raise
         if said.is_dropbear(self._lines):
             self.most_sessions = 1
-        threading.Thread(target=self._listen, name=f"ssh {settings}", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name=f"ssh {settings}", daemon=True)
+        self._listener.start()
 
     def open(self, command: bytes, streams: Sequence[int], *, subsystem: bool, seconds: float) -> mux.MuxSession:
         """See :func:`ssh_mux.open_session`."""
@@ -130,6 +131,8 @@ class Connection:
 
     def lost(self) -> LinkLost:
         """What to raise for an operation that failed since the connection has ended."""
+        if not self._why:
+            self._listener.join(END_S)  # on a busy computer the client is gone before its last words are read
         why = self._why or said.why_lost(list(self._lines), ALIVE_S * (ALIVE_COUNT + 1))
         fix = "connect again; where it happens often, look at the network and at the device's power supply"
         return LinkLost(f"the connection to {self.settings} ended", why=why, fix=fix)
