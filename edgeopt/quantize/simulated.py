@@ -1,0 +1,133 @@
+"""What a program computes with some of its operators in integers, in floats: each value and weight goes through its own grid.
+
+Nothing is prepared, converted or exported for it, so that which operators are in integers can be varied by the hundred (the
+sensitivity analysis of Nagel et al., 2021, arXiv:2106.08295, section 3.7). With all of them it computes what
+:func:`edgeopt.quantize.annotate.quantize` makes, but for sums whose rounding falls the other way.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.node import map_arg
+
+from edgeopt.core import QuantScheme
+from edgeopt.quantize.annotate import channel_axis, one_bias_each, round_weights, weight_bound
+from edgeopt.quantize.graph import Op
+from edgeopt.quantize.opening import opened
+from edgeopt.quantize.planner import Quantization, decide
+from edgeopt.quantize.ranges import QParams
+from edgeopt.quantize.rounding import WEIGHT_EPS, Moments
+from edgeopt.quantize.statistics import Statistics, attribute
+from edgeopt.targets.schema import TargetProfile
+
+Values = dict[Node, Any]
+"""What every node of the module gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """``module`` with what was decided for one target; ``weights``: of layers, on their grids, as they are asked for."""
+
+    module: GraphModule
+    decided: Quantization
+    scheme: QuantScheme
+    weights: dict[Node, Tensor] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> list[Node]:
+        """The nodes that the module returns."""
+        return list(self.module.graph.output_node().all_input_nodes)
+
+    def run(self, sample: tuple[Tensor, ...], integer: Collection[Op], known: Mapping[Node, Any] | None = None) -> Values:
+        """All values for one sample of flat inputs, with the operators ``integer`` in integers and the rest in floats.
+
+        ``known``: values of an earlier run that are taken as they are.
+        """
+        run = _Run(self, integer)
+        with torch.no_grad():
+            run.run(*sample, initial_env=dict(known or {}), enable_io_processing=False)
+        return run.env
+
+    def behind(self, op: Op) -> set[Node]:
+        """Every node whose value may change with what ``op`` is computed in."""
+        found = {op.head, op.carrier, op.output}
+        for node in self.module.graph.nodes:
+            if any(source in found for source in node.all_input_nodes):
+                found.add(node)
+        return found
+
+    def weight(self, op: Op) -> Tensor:
+        """The weight of ``op`` on its grid, float32."""
+        assert op.weight is not None
+        if op.weight not in self.weights:
+            weight = attribute(self.module, str(op.weight.target)).detach()
+            scale, bound = self.weight_scale(op, weight), weight_bound(self.scheme)
+            self.weights[op.weight] = (weight / scale).round().clamp(-bound, bound) * scale
+        return self.weights[op.weight]
+
+    def weight_scale(self, op: Op, weight: Tensor) -> Tensor:
+        """The step of its grid, float32, of as many axes as ``weight``."""
+        axis = channel_axis(op)
+        others = [each for each in range(weight.dim()) if each != axis or not self.scheme.per_channel]
+        return (weight.abs().amax(others, keepdim=True) / weight_bound(self.scheme)).clamp(min=WEIGHT_EPS)
+
+
+def simulation_of(
+    program: ExportedProgram,
+    statistics: Statistics,
+    profile: TargetProfile,
+    scheme: QuantScheme,
+    io_float: bool,
+    moments: Moments | None = None,
+) -> Simulation:
+    """What :func:`edgeopt.quantize.annotate.quantize` would make of the same arguments."""
+    module, statistics = opened(program.module(check_guards=False), statistics, profile)
+    one_bias_each(module)
+    decided = decide(module, statistics, profile, scheme, io_float)
+    round_weights(module, decided, scheme, moments or Moments())
+    return Simulation(module, decided, scheme)
+
+
+def on_grid(value: Tensor, parameters: QParams) -> Tensor:
+    """``value`` rounded to integers of that scale, clipped to their range, as floats."""
+    integers = (value / parameters.scale).round() + parameters.zero_point
+    return (integers.clamp(parameters.low, parameters.high) - parameters.zero_point) * parameters.scale
+
+
+class _Run(Interpreter):
+    def __init__(self, simulation: Simulation, integer: Collection[Op]) -> None:
+        super().__init__(simulation.module, garbage_collect_values=False)
+        self._simulation, self._scales = simulation, simulation.decided.scales
+        self._reading = {op.carrier: op for op in integer} | {op.head: op for op in integer}
+        own = simulation.decided.outputs
+        border = own.difference(op.output for op in simulation.decided.integer) if integer else frozenset()
+        self._rounded = own.intersection(op.output for op in integer) | border
+
+    def run_node(self, node: Node) -> Any:
+        value = super().run_node(node)
+        return on_grid(value, self._scales.values[node]) if node in self._rounded else value
+
+    def map_nodes_to_values(self, args: Any, n: Node) -> Any:
+        op = self._reading.get(n)
+        read: Callable[[Node], Any] = self.env.__getitem__ if op is None else lambda operand: self._read(op, n, operand)
+        return map_arg(args, read)
+
+    def _read(self, op: Op, node: Node, operand: Node) -> Any:
+        if operand is op.weight:
+            return self._simulation.weight(op)
+        if operand in op.operands and node is op.carrier:
+            return on_grid(self.env[operand], self._scales.of(op, operand))
+        if node is op.head and op.weight is not None and self._simulation.scheme.bias == "int32":
+            return self._bias(op, self.env[operand])
+        return self.env[operand]
+
+    def _bias(self, op: Op, bias: Tensor) -> Tensor:
+        """In steps of input times weight, as the accumulator counts."""
+        weight = attribute(self._simulation.module, str(op.weight.target)).detach()  # type: ignore[union-attr]
+        step = self._simulation.weight_scale(op, weight).flatten() * self._scales.of(op, op.operands[0]).scale
+        return (bias / step).round() * step
