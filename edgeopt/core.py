@@ -78,6 +78,7 @@ class TensorSpec:
 class QuantScheme:
     """How numbers are stored and computed. Integer weights are always symmetric, per output channel where ``per_channel``.
 
+    ``symmetric`` activations have zero in the middle of their integers; of uint8 those that are never negative begin with it.
     Weights of int8 or with palettes beside float activations are only stored so: the arithmetic stays in floats.
     """
 
@@ -95,8 +96,6 @@ class QuantScheme:
     def __post_init__(self) -> None:
         if self.integer and self.weight != "int8":
             raise ValueError(f"activations {self.activation} and weights {self.weight} do not go together")
-        if self.symmetric and self.activation == "uint8":
-            raise ValueError("symmetric activations need a signed type: use int8")
         if self.palette_channels is not None and (self.palette_bits is None or self.palette_channels < 1):
             raise ValueError("palette_channels is 1 or more, and goes with the weights lut4 and lut6")
 

@@ -29,7 +29,7 @@ class QParams:
 
 
 def integer_range(scheme: QuantScheme) -> tuple[int, int]:
-    """Least and greatest integer of the scheme's activations; symmetric ones leave out -128, as TensorRT and TFLite do."""
+    """Least and greatest integer of the scheme's activations; symmetric signed ones leave out -128, as TensorRT and TFLite do."""
     if scheme.activation == "uint8":
         return 0, 255
     return (-127, 127) if scheme.symmetric else (-128, 127)
@@ -44,10 +44,18 @@ def qparams(histogram: Histogram, scheme: QuantScheme) -> QParams:
     high = high if low < high else 1.0
     least, greatest = integer_range(scheme)
     if scheme.symmetric:
-        return QParams(max(max(-low, high) / greatest, LEAST_SCALE), 0, least, greatest)
+        return _symmetric(low, high, least, greatest)
     scale = max((high - low) / (greatest - least), LEAST_SCALE)
     zero_point = int(np.clip(round(least - low / scale), least, greatest))
     return QParams(float(np.float32(scale)), zero_point, least, greatest)
+
+
+def _symmetric(low: float, high: float, least: int, greatest: int) -> QParams:
+    """Zero is in the middle, 0 or 128; of unsigned integers it is the first where nothing is negative: as Core ML's own
+    quantizer has it (coremltools 9, optimize/torch/quantization/_coreml_quantizer_utils.py, _adjust_activation_qspec).
+    """
+    middle = (least + greatest + 1) // 2 if low < 0 or least < 0 else least
+    return QParams(max(max(-low, high) / (greatest - middle), LEAST_SCALE), middle, least, greatest)
 
 
 def fixed(scale: float, zero_point: int, scheme: QuantScheme) -> QParams:
@@ -99,7 +107,7 @@ def _percentile(histogram: Histogram, low: float, high: float) -> tuple[float, f
 
 def _least_squares(histogram: Histogram, low: float, high: float, scheme: QuantScheme) -> tuple[float, float]:
     shrink = np.linspace(0.2, 1.0, GRID)
-    if scheme.symmetric:
+    if scheme.symmetric and (low < 0 or scheme.activation == "int8"):
         bound = shrink * max(-low, high)
         return _best(histogram, -bound, bound, scheme)
     lows, highs = np.meshgrid(shrink * low, shrink * high, indexing="ij")

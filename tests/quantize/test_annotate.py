@@ -30,7 +30,7 @@ def of(nodes: list[Node], *targets: Any) -> list[Node]:
         ("arm-xnnpack", torch.int8, -128, 127),
         ("arm-ort", torch.int8, -128, 127),
         ("x86-fbgemm", torch.uint8, 0, 255),
-        ("apple-ane", torch.int8, -127, 127),
+        ("apple-ane", torch.uint8, 0, 255),
         ("nvidia-sparse24", torch.int8, -127, 127),
     ],
 )

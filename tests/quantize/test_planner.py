@@ -125,10 +125,10 @@ def test_an_operator_that_is_not_known_stays_in_float_and_is_listed_with_its_lay
             self.stem, self.head = nn.Linear(64, 64), nn.Linear(64, 64)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(torch.special.erfcx(self.stem(x)))
+            return self.head(torch.special.i0e(self.stem(x)))
 
     found = decided(Odd(), torch.randn(4, 64))
-    assert kept(found) == {"aten.special_erfcx.default": "edgeopt does not know this operator"}
+    assert kept(found) == {"aten.special_i0e.default": "edgeopt does not know this operator"}
     assert kinds(found) == ["linear", "linear"]
 
 
@@ -174,6 +174,13 @@ def test_a_value_that_is_not_finite_on_the_data_is_told() -> None:
     assert all(math.isfinite(one.scale) for one in found.parameters.values())
 
 
-def test_symmetric_schemes_have_no_zero_point_and_leave_out_the_lowest_integer() -> None:
-    found = decided(Convolutional(), IMAGE, target="apple-ane")
+def test_signed_symmetric_schemes_have_no_zero_point_and_leave_out_the_lowest_integer() -> None:
+    found = decided(Convolutional(), IMAGE, target="nvidia-sparse24")
     assert {(one.zero_point, one.low, one.high) for one in found.parameters.values()} == {(0, -127, 127)}
+
+
+def test_unsigned_symmetric_schemes_begin_with_zero_behind_a_relu_and_have_it_in_the_middle_elsewhere() -> None:
+    found = decided(Convolutional(), IMAGE, target="apple-ane")
+    zeros = {node.name: one.zero_point for node, one in found.parameters.items()}
+    assert [name for name, zero in zeros.items() if zero == 128] == ["image", "linear"]
+    assert set(zeros.values()) == {0, 128}

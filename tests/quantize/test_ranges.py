@@ -13,7 +13,8 @@ from edgeopt.quantize.statistics import Histogram
 S8 = QuantScheme(activation="int8", weight="int8")
 U8 = QuantScheme(activation="uint8", weight="int8")
 SYMMETRIC = QuantScheme(activation="int8", weight="int8", symmetric=True)
-SCHEMES = [S8, U8, SYMMETRIC]
+SYMMETRIC_U8 = replace(SYMMETRIC, activation="uint8")
+SCHEMES = [S8, U8, SYMMETRIC, SYMMETRIC_U8]
 OBSERVERS: list[Observer] = ["mse", "minmax", "percentile"]
 
 bounds = st.floats(-1e6, 1e6, width=32)
@@ -39,7 +40,8 @@ def test_zero_is_always_represented_exactly(scheme: QuantScheme, observer: Obser
     assert parameters.scale > 0
     assert parameters.low <= parameters.zero_point <= parameters.high
     assert rounded(np.zeros(1), parameters)[0] == 0
-    assert parameters.zero_point == 0 or not scheme.symmetric
+    middle = 128 if scheme == SYMMETRIC_U8 and min(values) < 0 else 0
+    assert not scheme.symmetric or parameters.zero_point in (middle, 0 if observer == "percentile" else middle)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=QuantScheme.describe)
@@ -79,11 +81,14 @@ def test_percentile_ignores_a_lone_outlier() -> None:
     assert 0.9 <= high <= 1.2
 
 
-@pytest.mark.parametrize(("scheme", "expected"), [(S8, (-128, -128, 127)), (U8, (0, 0, 255)), (SYMMETRIC, (0, -127, 127))])
+@pytest.mark.parametrize(
+    ("scheme", "expected"),
+    [(S8, (-128, -128, 127)), (U8, (0, 0, 255)), (SYMMETRIC, (0, -127, 127)), (SYMMETRIC_U8, (0, 0, 255))],
+)
 def test_positive_values_use_the_whole_range(scheme: QuantScheme, expected: tuple[int, int, int]) -> None:
     parameters = qparams(histogram(0.0, 2.55), replace(scheme, observer="minmax"))
     assert (parameters.zero_point, parameters.low, parameters.high) == expected
-    assert parameters.scale == pytest.approx(2.55 / (127 if scheme.symmetric else 255))
+    assert parameters.scale == pytest.approx(2.55 / (127 if scheme == SYMMETRIC else 255))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=QuantScheme.describe)

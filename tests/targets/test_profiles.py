@@ -70,7 +70,7 @@ def test_the_schemes_are_those_each_runtime_is_fast_with() -> None:
     assert described == {
         "android-litert-gpu": ["fp16"],
         "android-nnapi": ["s8 affine / s8 per-channel"],
-        "apple-ane": ["s8 symmetric / s8 per-channel", "fp16"],
+        "apple-ane": ["u8 symmetric / s8 per-channel", "fp16"],
         "apple-ane-fp16": ["fp16"],
         "apple-ane-palettized": ["fp16 / 4-bit palette per 16 channels", "fp16 / 6-bit palette per 16 channels", "fp16"],
         "apple-ane-w8": ["fp16 / s8 per-channel", "fp16"],
