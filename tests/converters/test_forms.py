@@ -350,4 +350,4 @@ def test_masks_of_booleans_and_photos_keep_core_ml_s_integers(module: nn.Module,
     model = edgeopt.Model(module.eval(), drawn(), calibration=[drawn() for _ in range(20)])
     bundle = edgeopt.export(model, targets=["apple-ane"], out=tmp_path / "out", jobs=1, use_cache=False)
     (made,) = (result for result in bundle.manifest.results if result.target == "apple-ane")
-    assert made.status == "ok" and made.plan is not None and made.plan.scheme.activation == "int8", made.warnings
+    assert made.status == "ok" and made.plan is not None and made.plan.scheme.activation == "uint8", made.warnings

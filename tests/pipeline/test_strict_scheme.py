@@ -71,7 +71,7 @@ def test_giving_way_is_seen_in_the_table_and_the_manifest_and_refused_where_the_
     assert isinstance(found, dict)
     assert found["scheme"]["activation"] == "float16" and found["float_macs"] is None
     (refused,) = found["refused"]
-    assert refused["scheme"]["weight"] == refused["scheme"]["activation"] == "int8"
+    assert (refused["scheme"]["activation"], refused["scheme"]["weight"]) == ("uint8", "int8")
     assert "remainder" in refused["reason"]
 
     code, printed, result = export(net, tmp_path / "strict", "--strict-scheme")
