@@ -25,6 +25,8 @@ def export(
     evaluate: Evaluate | None = None,
     max_drop: float | None = None,
     max_slice_drop: float | None = None,
+    min_sqnr: float | None = None,
+    min_agreement: float | None = None,
     io_float: bool = False,
     strict_scheme: bool = False,
     timeout_s: float = DEFAULT_TIMEOUT_S,
@@ -37,6 +39,8 @@ def export(
     ``module``: an nn.Module, a torch.export.ExportedProgram or an :class:`edgeopt.Model`, whose own calibration and
     evaluate functions the arguments override. ``max_drop``: the most that the first number of ``evaluate`` may lose;
     ``max_slice_drop``: the most that any slice of it may lose, such as ``top1/class=7`` of ``top1``.
+    ``min_sqnr``, in dB, and ``min_agreement``, a share of the samples: how near to the model every artifact is to be. Where
+    integers miss one of these gates, the cheapest layers with which it holds stay in floats.
     ``strict_scheme``: a target whose preferred scheme does not work fails, where it would give way to another one.
 
     A target that fails does not raise: look at ``bundle.manifest.results`` (status, reason, error). Raises an
@@ -52,6 +56,8 @@ def export(
         targets=tuple(targets or ()),
         max_drop=max_drop,
         max_slice_drop=max_slice_drop,
+        min_sqnr=min_sqnr,
+        min_agreement=min_agreement,
         io_float=io_float,
         strict_scheme=strict_scheme,
         timeout_s=timeout_s,

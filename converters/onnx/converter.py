@@ -60,7 +60,8 @@ class OnnxConverter:
 
         loaded = load_program(program)
         model = _export(loaded, profile.limits.opset or DEFAULT_OPSET)
-        clean(model, loaded.input_names, distinct_names(output_names, loaded.input_names))
+        names = distinct_names(output_names, loaded.input_names)
+        clean(model, loaded.input_names, names, float_layers=loaded.quantized and "TensorRT" not in profile.runtime)
         _save(model, out)
         try:
             onnx.checker.check_model(str(out), full_check=True)

@@ -18,10 +18,15 @@ from onnx_ir.passes.common import (
 ONNX_DOMAIN = ""
 
 
-def clean(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """All passes, in the order they need."""
+_REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")
+
+
+def clean(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], *, float_layers: bool) -> None:
+    """All passes, in the order they need; ``float_layers`` is that of :func:`keep_float_layers`."""
     pool_spatial_means(model)
     transpose_weights(model)
+    if float_layers:
+        keep_float_layers(model)
     RemoveUnusedNodesPass()(model)
     RemoveUnusedOpsetsPass()(model)
     DeduplicateInitializersPass()(model)
@@ -126,6 +131,40 @@ def transpose_weights(model: ir.Model) -> None:
         attributes = {"axis": ir.AttrInt64("axis", order.index(axis % len(order)))}
         replacement = _node_after(node, "DequantizeLinear", [value, *dequantize.inputs[1:]], attributes)
         _replace(node, replacement.outputs[0])
+
+
+def keep_float_layers(model: ir.Model) -> None:
+    """A layer with float weights between integers reads its input by a scale for each channel, all of them the same.
+
+    ONNX Runtime (1.20 on, optimizer WeightBiasQuantization) takes such a layer for a forgotten one, and quantizes its weight by
+    one scale for the whole; what is read by several scales it leaves alone. TensorRT takes no such scales, and needs none.
+    """
+    for node in list(model.graph):
+        read = node.inputs[0] if node.op_type in _REQUANTIZED else None
+        dequantize = None if read is None else read.producer()
+        weight = node.inputs[1] if read is not None else None
+        if read is None or dequantize is None or dequantize.op_type != "DequantizeLinear" or weight is None:
+            continue
+        if not weight.is_initializer():
+            continue
+        scale, zero = (_number(value) for value in dequantize.inputs[1:3])
+        channels = _dims(read)[1] if _rank(read) > 1 else None
+        if scale is None or zero is None or not isinstance(channels, int):
+            continue
+        parameters = [
+            _constant(model, f"{read.name}_{name}", np.full(channels, number, number.dtype))
+            for name, number in (("scales", scale), ("zero_points", zero))
+        ]
+        attributes: dict[str, ir.Attr] = {"axis": ir.AttrInt64("axis", 1)}
+        own = _node_after(dequantize, "DequantizeLinear", [dequantize.inputs[0], *parameters], attributes)
+        own.outputs[0].type, own.outputs[0].shape = read.type, read.shape
+        own.outputs[0].name, own.name = f"{read.name}_{node.name}", f"{dequantize.name}_{node.name}"
+        node.replace_input_with(0, own.outputs[0])
+
+
+def _number(value: ir.Value | None) -> "np.generic | None":
+    array = None if value is None or value.const_value is None else value.const_value.numpy()
+    return None if array is None or array.size != 1 else array.reshape(-1)[0]
 
 
 def _node_after(anchor: ir.Node, operator: str, inputs: Sequence[ir.Value | None], attributes: dict[str, ir.Attr]) -> ir.Node:

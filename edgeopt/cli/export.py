@@ -16,6 +16,8 @@ from edgeopt.cli.options import (
     Jobs,
     MaxDrop,
     MaxSliceDrop,
+    MinAgreement,
+    MinSqnr,
     ModelArgument,
     Out,
     StrictScheme,
@@ -28,7 +30,8 @@ from edgeopt.cli.options import (
 
 def export(
     context: typer.Context, model: ModelArgument = None, targets: Targets = None, calibration: Calibration = None,
-    evaluate: Evaluate = None, max_drop: MaxDrop = None, max_slice_drop: MaxSliceDrop = None, inputs: Inputs = None,
+    evaluate: Evaluate = None, max_drop: MaxDrop = None, max_slice_drop: MaxSliceDrop = None,
+    min_sqnr: MinSqnr = None, min_agreement: MinAgreement = None, inputs: Inputs = None,
     config: Config = None, out: Out = None, io_float: FloatIo = None, strict_scheme: StrictScheme = None,
     timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False,
 ) -> None:  # fmt: skip

@@ -35,6 +35,14 @@ MaxSliceDrop = Annotated[
         metavar="X", help="Fail an artifact of which one slice of that number, such as top1/class=7, is lower by more."
     ),
 ]
+MinSqnr = Annotated[
+    float | None,
+    typer.Option(metavar="DB", help="Fail an artifact that is farther from the model; layers that need it stay in floats."),
+]
+MinAgreement = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="The same for the share, 0 to 1, of samples in which it chooses the model's class."),
+]
 Inputs = Annotated[
     list[str] | None,
     typer.Option("--input", metavar="SPEC", help="1x3x224x224:float32, or ids=1x128:int64; repeatable, in order."),

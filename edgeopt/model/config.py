@@ -31,6 +31,8 @@ class Settings:
     evaluate: _Text | None = None
     max_drop: Annotated[_Number, Field(ge=0)] | None = None
     max_slice_drop: Annotated[_Number, Field(ge=0)] | None = None
+    min_sqnr: Annotated[_Number, Field(gt=0)] | None = None
+    min_agreement: Annotated[_Number, Field(gt=0, le=1)] | None = None
     out: _Text | None = None
     timeout: Annotated[_Number, Field(gt=0)] | None = None
     jobs: Annotated[int, Strict(), Field(ge=1)] | None = None
@@ -46,6 +48,7 @@ class Settings:
     def options(self, name: str) -> Options:
         """As the pipeline takes them; ``build/NAME`` is the output folder where none is said."""
         given = {"max_drop": self.max_drop, "max_slice_drop": self.max_slice_drop, "timeout_s": self.timeout, "jobs": self.jobs}
+        given |= {"min_sqnr": self.min_sqnr, "min_agreement": self.min_agreement}
         given |= {"use_cache": self.cache, "io_float": self.io_float, "strict_scheme": self.strict_scheme}
         said = {key: value for key, value in given.items() if value is not None}
         return from_data(Options, {"out": self.out or str(Path("build", _folder_name(name))), "targets": self.targets, **said})

@@ -18,6 +18,10 @@ class Options:
     targets: tuple[str, ...] = ()
     max_drop: float | None = None
     max_slice_drop: float | None = None
+    min_sqnr: float | None = None
+    """In dB, of every artifact's worst output against the model."""
+    min_agreement: float | None = None
+    """Share of the samples, between 0 and 1, in which an artifact chooses the model's class."""
     io_float: bool = False
     """Floats in and out where the target's default is integers (arm-xnnpack, android-nnapi)."""
     strict_scheme: bool = False

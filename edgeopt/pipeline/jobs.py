@@ -24,6 +24,8 @@ class Job:
     """Whether the profile's first scheme must not give way to others."""
     refused: tuple[RefusedScheme, ...] = ()
     """The profile's schemes before this one, and why they were given up."""
+    kept: tuple[tuple[str, str], ...] = ()
+    """Operators, by the names of their outputs, that stay in floats though they need not, each with the reason."""
 
     @property
     def name(self) -> str:
@@ -68,13 +70,15 @@ class Job:
             "operators": to_data(replace(profile.operators, table=None)),
             "costs": to_data(profile.costs),
             "variant": self.variant,
+            "kept": sorted(name for name, _ in self.kept),
         }
 
     def fallback(self, refusal: str) -> "Job | None":
         """The same target with the profile's next scheme, where it has one; the refusal is recorded."""
         if not self.left:
             return None
-        return replace(self, scheme=self.left[0], refused=(*self.refused, RefusedScheme(scheme=self.scheme, reason=refusal)))
+        refused = (*self.refused, RefusedScheme(scheme=self.scheme, reason=refusal))
+        return replace(self, scheme=self.left[0], refused=refused, kept=())
 
 
 def jobs_of(profiles: Iterable[TargetProfile], io_float: bool, strict: bool = False) -> list[Job]:

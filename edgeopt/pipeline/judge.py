@@ -26,8 +26,13 @@ def failures(run: ExportRun, proven: Proven, accuracy: dict[str, float]) -> list
     return verdicts.failures(_verdicts(run, proven, proven.made.job, accuracy))
 
 
-def judge(run: ExportRun, proven: Proven, job: Job, accuracy: dict[str, float], data: Data) -> TargetResult:
-    """The result of ``job``, which may share the artifact of another target's job; that is copied to its own folder then."""
+def judge(
+    run: ExportRun, proven: Proven, job: Job, accuracy: dict[str, float], data: Data, missed: str = ""
+) -> TargetResult:  # fmt: skip
+    """The result of ``job``, which may share the artifact of another target's job; that is copied to its own folder then.
+
+    ``missed``: what was tried in vain for a gate that the artifact fails.
+    """
     made = proven.made
     job = replace(job, scheme=made.job.scheme)
     path, facts = made.path, made.facts
@@ -53,7 +58,7 @@ def judge(run: ExportRun, proven: Proven, job: Job, accuracy: dict[str, float], 
         ),
         calibrated=not job.scheme.integer or data.calibrated.real,
     )
-    return replace(_with_status(result, job), **_unproven(proven))
+    return replace(_with_status(result, job, missed), **_unproven(proven))
 
 
 def failed_result(job: Job, error: EdgeoptError) -> TargetResult:
@@ -65,6 +70,8 @@ def failed_result(job: Job, error: EdgeoptError) -> TargetResult:
 
 def _verdicts(run: ExportRun, proven: Proven, job: Job, accuracy: dict[str, float]) -> list[Verdict]:
     found = list(verdicts.judge(proven.proof, job.profile.checks))
+    if proven.proof is not None:
+        found += gates.nearness(proven.proof, run.options.min_sqnr, run.options.min_agreement)
     if not accuracy:
         return found
     compared = proven.proof.compared if proven.proof else ""
@@ -93,7 +100,8 @@ def _decisions(run: ExportRun, made: Made, job: Job) -> tuple[Decision, ...]:
     reason = "both profiles ask for the same bytes"
     shared = Decision(subject="conversion", choice=f"shared with {made.job.profile.name}", reason=reason)
     own = plan_of(replace(job, refused=made.job.refused), run.captured, Chosen()).decisions
-    return (*own, *border_decisions(made.plan), shared)
+    subjects = {decision.subject for decision in own}
+    return (*own, *(decision for decision in made.plan.decisions if decision.subject not in subjects), shared)
 
 
 def _artifact(job: Job, path: Path, facts: Facts) -> Artifact:
@@ -131,14 +139,14 @@ def _unsteady(run: ExportRun) -> Iterator[str]:
     return gates.unsteady(run.model_numbers, run.options.max_drop, run.options.max_slice_drop)
 
 
-def _with_status(result: TargetResult, job: Job) -> TargetResult:
+def _with_status(result: TargetResult, job: Job, missed: str) -> TargetResult:
     """``result`` with the status that its verdicts give it; the gate's failure wins over others."""
     failed = verdicts.failures(result.verdicts)
     if not failed:
         return result
     gate = any(verdict.check in gates.GATES for verdict in failed)
     error = GateFailed if gate else VerificationFailed
-    reason = "; ".join(map(verdicts.describe, failed))
+    reason = "; ".join(filter(None, (*map(verdicts.describe, failed), missed)))
     if all(verdict.check in verdicts.LOSES_TO_THE_GATE for verdict in failed):
         reason += "; where --evaluate finds it good enough, --max-drop accepts it"
     if job.strict and job.left:

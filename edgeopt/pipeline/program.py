@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,9 +25,12 @@ from edgeopt.quantize import sparse24
 from edgeopt.quantize.annotate import quantize
 from edgeopt.quantize.calibrate import Calibrated, Sample
 from edgeopt.quantize.equalization import Equalizer
+from edgeopt.quantize.mixed import Search
 from edgeopt.quantize.palettized import palettize
+from edgeopt.quantize.partition import gain
 from edgeopt.quantize.planner import Quantization
 from edgeopt.quantize.rounding import Moments, moments_of
+from edgeopt.quantize.simulated import Simulation, simulation_of
 from edgeopt.quantize.statistics import Recorder, Statistics
 from edgeopt.quantize.weights import quantize_weights
 from edgeopt.support.files import writing
@@ -86,6 +89,18 @@ class Programs:
             name_inputs(quantized, self.captured.signature.specs)
             return self._save(quantized), chosen_by(decided, self.captured, against_data)
 
+    def search(self, job: Job) -> Search:
+        """For operators of ``job`` to keep in floats. To be used with :meth:`turn` held."""
+        program, moments = self._against_data(self._variant(job), job)
+        statistics = self._statistics[job.variant]
+
+        def simulate(kept: Collection[str]) -> Simulation:
+            reasons = dict.fromkeys(kept, "asked for")
+            return simulation_of(program, statistics, job.profile, job.scheme, job.io_float, moments, reasons)
+
+        with torch.no_grad():
+            return Search(simulate, self._samples, lambda op: gain(op, job.profile))
+
     def _with_small_weights(self, program: ExportedProgram, job: Job) -> tuple[Path, Chosen]:
         """Only its weights are quantized."""
         with _refused(job):
@@ -98,21 +113,26 @@ class Programs:
 
     def _quantized(self, program: ExportedProgram, job: Job) -> tuple[ExportedProgram, Quantization, tuple[Decision, ...]]:
         statistics, example = self._statistics[job.variant], self.captured.example
-        dense = job.variant == DENSE  # else its weights were made against data already
-        if dense and self.equalizer is not None:
-            program = self.equalizer.program
-        moments = Moments()
         with _refused(job):
-            if dense:
-                self._moments = moments = self._moments or moments_of(program, self._samples)
+            program, moments = self._against_data(program, job)
             fold = registry.converter(job.format).folds_weights
             found, decided = quantize(
-                program, example, statistics, job.profile, job.scheme, job.io_float, fold, moments
-            )  # fmt: skip
-        if not dense:
+                program, example, statistics, job.profile, job.scheme, job.io_float, fold, moments, dict(job.kept)
+            )
+        if job.variant != DENSE:
             return found, decided, ()
         values = 0 if self.equalizer is None else self.equalizer.values
         return found, decided, remedies(decided, values, moments.samples)
+
+    def _against_data(self, program: ExportedProgram, job: Job) -> tuple[ExportedProgram, Moments]:
+        """The equalized program, and what its weights are rounded by; a pruned one's were made against data already."""
+        if job.variant != DENSE:
+            return program, Moments()
+        if self.equalizer is not None:
+            program = self.equalizer.program
+        if self._moments is None:
+            self._moments = moments_of(program, self._samples)
+        return program, self._moments
 
     def _variant(self, job: Job) -> ExportedProgram:
         """The dense program, or one pruned as the profile asks with statistics of its own from the kept samples."""

@@ -1,10 +1,9 @@
 """Which of a profile's schemes an artifact is made by: the first that converts and passes, with every refusal recorded.
 
-Where the user is strict, the first or none.
+Where integers miss a gate, some layers in floats are tried before the next scheme. Where the user is strict, the first or none.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from edgeopt.errors import ConversionError, SchemeRefused
@@ -12,18 +11,11 @@ from edgeopt.pipeline.convert import Made, convert
 from edgeopt.pipeline.evaluate import evaluate
 from edgeopt.pipeline.jobs import Job
 from edgeopt.pipeline.judge import failures
-from edgeopt.pipeline.prove import Proven, prove
+from edgeopt.pipeline.mixed import Settled, mixed
+from edgeopt.pipeline.prove import prove
 from edgeopt.pipeline.run import Data, ExportRun
 from edgeopt.support.progress import event
 from edgeopt.verify import verdicts
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """An artifact by the scheme that was kept, and the user's numbers for it."""
-
-    proven: Proven
-    accuracy: dict[str, float]
 
 
 def settle(run: ExportRun, job: Job, data: Data, early: Callable[[], Made] | None = None) -> Settled:
@@ -43,9 +35,10 @@ def settle(run: ExportRun, job: Job, data: Data, early: Callable[[], Made] | Non
             if job.strict:
                 raise _refused(job, other) from error
         else:
-            settled = _settled(run, made, data)
+            settled = mixed(run, _settled(run, made, data), data, lambda job: _settled(run, convert(run, job, data), data))
             failed = [verdicts.describe(one) for one in failures(run, settled.proven, settled.accuracy)]
-            other = job.fallback("; ".join(failed)) if failed and not job.strict else None
+            refusal = "; ".join(filter(None, (*failed, settled.missed)))
+            other = job.fallback(refusal) if failed and not job.strict else None
             if other is None:
                 return settled
             told = f"{failed[0]}: "

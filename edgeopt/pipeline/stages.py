@@ -17,10 +17,11 @@ from edgeopt.pipeline.convert import Made, convert, promise
 from edgeopt.pipeline.evaluate import evaluate_model
 from edgeopt.pipeline.jobs import DENSE, Job, calibrated_values, jobs_of
 from edgeopt.pipeline.judge import failed_result, judge
+from edgeopt.pipeline.mixed import Settled
 from edgeopt.pipeline.program import Programs
 from edgeopt.pipeline.references import write_references
 from edgeopt.pipeline.run import Data, ExportRun
-from edgeopt.pipeline.schemes import Settled, settle
+from edgeopt.pipeline.schemes import settle
 from edgeopt.pipeline.timing import time_all
 from edgeopt.quantize.calibrate import Calibrated, calibrate
 from edgeopt.quantize.equalization import Equalizer
@@ -148,7 +149,7 @@ def _finish(
 
 def _judged(run: ExportRun, settled: Settled, job: Job, data: Data) -> TargetResult:
     try:
-        return judge(run, settled.proven, job, settled.accuracy, data)
+        return judge(run, settled.proven, job, settled.accuracy, data, settled.missed)
     except EdgeoptError as error:
         return failed_result(job, error)
 

@@ -1,6 +1,6 @@
 """Turns the planner's decisions into PT2E annotations and runs PT2E: from the captured program to one with Q/DQ nodes."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,8 +33,15 @@ from edgeopt.targets.schema import TargetProfile
 class ProfileQuantizer(Quantizer):  # type: ignore[misc]
     """The PT2E quantizer of one target: which values, decided by the planner; how, by the scheme."""
 
-    def __init__(self, statistics: Statistics, profile: TargetProfile, scheme: QuantScheme, io_float: bool) -> None:
-        self._arguments = (statistics, profile, scheme, io_float)
+    def __init__(
+        self,
+        statistics: Statistics,
+        profile: TargetProfile,
+        scheme: QuantScheme,
+        io_float: bool,
+        kept: Mapping[str, str] | None = None,
+    ) -> None:
+        self._arguments = (statistics, profile, scheme, io_float, kept)
         self._scheme = scheme
         self.decided: Quantization | None = None
 
@@ -124,16 +131,18 @@ def quantize(
     io_float: bool,
     fold: bool,
     moments: Moments | None = None,
+    kept: Mapping[str, str] | None = None,
 ) -> tuple[ExportedProgram, Quantization]:
     """``program`` with quantize and dequantize nodes for one target, and what was decided.
 
     Weights are rounded against data where ``moments`` of their layers' inputs are given, and else to the nearest.
+    ``kept``: see :func:`edgeopt.quantize.planner.decide`.
 
     Weights are stored as integers with ``fold``; without it they stay floats behind their quantize node, for a format that
     folds them itself.
     """
     module, statistics = opened(program.module(check_guards=False), statistics, profile)
-    quantizer = ProfileQuantizer(statistics, profile, scheme, io_float)
+    quantizer = ProfileQuantizer(statistics, profile, scheme, io_float, kept)
     one_bias_each(module)
     with torch.no_grad():
         prepared = prepare_pt2e(module, quantizer)
@@ -145,6 +154,7 @@ def quantize(
         if not fold:
             store_tables(converted)
             keep_apart(converted, {node.name for node in decided.apart})
+            keep_float(converted, {node.name for node in decided.float_layers})
         exported = torch.export.export(converted, example, strict=False)
     return exported, decided
 
@@ -153,15 +163,21 @@ def round_weights(prepared: GraphModule, decided: Quantization, scheme: QuantSch
     """Puts weights on their grids where their layers are computed in integers; how many of these are not the nearest."""
     count = 0
     for op in decided.integer:
-        if op.weight is None or channel_axis(op):
-            continue
-        path, _, name = str(op.weight.target).rpartition(".")
-        holder = prepared.get_submodule(path)
-        found = moments.rounded(op.head.name, getattr(holder, name).detach(), weight_bound(scheme), scheme.per_channel)
-        if found is not None:
+        found = rounded_weight(prepared, op, scheme, moments)
+        if op.weight is not None and found is not None:
+            path, _, name = str(op.weight.target).rpartition(".")
+            holder = prepared.get_submodule(path)
             setattr(holder, name, torch.nn.Parameter(found, requires_grad=False))  # the program's own tensor stays as it is
             count += 1
     return count
+
+
+def rounded_weight(module: GraphModule, op: Op, scheme: QuantScheme, moments: Moments) -> Tensor | None:
+    """The weight of ``op``, float32, rounded against data; None where the nearest is as good, or nothing is known."""
+    if op.weight is None or channel_axis(op):
+        return None
+    weight = attribute(module, str(op.weight.target)).detach()
+    return moments.rounded(op.head.name, weight, weight_bound(scheme), scheme.per_channel)
 
 
 def one_bias_each(module: GraphModule) -> None:
@@ -195,6 +211,26 @@ def keep_apart(module: GraphModule, names: Collection[str]) -> None:
                     negative = module.graph.call_function(torch.ops.aten.neg.default, (operand,))
                     same = module.graph.call_function(torch.ops.aten.neg.default, (negative,))
                 node.replace_input_with(operand, same)
+    module.recompile()
+
+
+def keep_float(module: GraphModule, names: Collection[str]) -> None:
+    """Sign times magnitude between each of the values called ``names`` and what quantizes it, which leaves it as it is.
+
+    litert-torch takes a layer with float weights between a dequantize and a quantize node for a forgotten one and quantizes it.
+    What stands before the layer does not stop it (two changes of sign, a factor and its inverse in the weight are taken away,
+    and other operators quantized too); a sign behind it does.
+    """
+    aten, quantize_op = torch.ops.aten, torch.ops.quantized_decomposed.quantize_per_tensor.default
+    for node in [node for node in module.graph.nodes if node.name in names]:
+        readers = [user for user in node.users if user.target is quantize_op]
+        if not readers:
+            continue
+        with module.graph.inserting_before(readers[0]):
+            sign, size = (module.graph.call_function(target, (node,)) for target in (aten.sign.default, aten.abs.default))
+            same = module.graph.call_function(aten.mul.Tensor, (sign, size))
+        for reader in readers:
+            reader.replace_input_with(node, same)
     module.recompile()
 
 

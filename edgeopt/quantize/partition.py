@@ -37,7 +37,7 @@ def integer_operators(
     graph.add_nodes_from((_INTEGER, _FLOAT))
     for op in ops:
         if op.output not in refused:
-            graph.add_edge(_INTEGER, op.output, capacity=_gain(op, profile))
+            graph.add_edge(_INTEGER, op.output, capacity=gain(op, profile))
         else:
             graph.add_edge(op.output, _FLOAT)
     for node in inputs:
@@ -57,7 +57,8 @@ def integer_operators(
     return {node for node in integer_side if isinstance(node, Node)}
 
 
-def _gain(op: Op, profile: TargetProfile) -> float:
+def gain(op: Op, profile: TargetProfile) -> float:
+    """What ``op`` in integers saves against floats, in the unit of the profile's costs."""
     size = elements(op.output)
     if op.kind in HEAVY:
         return macs(op.head) * profile.costs.mac_gain + size * profile.costs.element_gain

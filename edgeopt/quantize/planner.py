@@ -4,13 +4,23 @@ The decisions are plain data (:class:`Quantization`); ``annotate.py`` turns them
 """
 
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch.fx import GraphModule, Node
 
 from edgeopt.capture import layer_of
-from edgeopt.capture.operator_kinds import JOINS, PASS_THROUGH, RECURRENT, is_float, value_of, weight_shape, yields_floats
+from edgeopt.capture.operator_kinds import (
+    HEAVY,
+    JOINS,
+    PASS_THROUGH,
+    RECURRENT,
+    is_float,
+    value_of,
+    weight_shape,
+    yields_floats,
+)
 from edgeopt.core import KeptFloat, QuantScheme
 from edgeopt.quantize.fitness import unfit_values
 from edgeopt.quantize.graph import Op, operators
@@ -44,6 +54,8 @@ class Quantization:
     shares: Shares
     apart: frozenset[Node]
     """Operators in float because no one scale can hold what they join: a converter must not quantize them after all."""
+    float_layers: frozenset[Node]
+    """Results of layers in float that read what is quantized: a converter must not quantize these either."""
     rounded: int = 0
     """Layers whose weights are rounded against data, not to the nearest."""
 
@@ -54,16 +66,24 @@ class Quantization:
 
 
 def decide(
-    module: GraphModule, statistics: Statistics, profile: TargetProfile, scheme: QuantScheme, io_float: bool
+    module: GraphModule,
+    statistics: Statistics,
+    profile: TargetProfile,
+    scheme: QuantScheme,
+    io_float: bool,
+    kept: Mapping[str, str] | None = None,
 ) -> Quantization:
     """The cheapest assignment of integer and float operators, then one scale and zero point for every quantized value.
 
     Operators that would have to share a scale too coarse for one of their values are refused, and it is decided once more.
+    ``kept``: operators, by the names of their outputs, that stay in float though they need not, each with the reason.
     """
     ops = operators(module.graph, frozenset(profile.operators.fused))
     constants = {node for node in module.graph.nodes if node.op == "get_attr"}
     unfit = unfit_values(module, ops, statistics, profile, scheme)
-    refused = {op.output: reason for op in ops if (reason := refusal(op, profile, constants, unfit))}
+    asked = kept or {}
+    refusals = {op.output: refusal(op, profile, constants, unfit) or asked.get(op.output.name, "") for op in ops}
+    refused = {output: reason for output, reason in refusals.items() if reason}
     inputs = [node for node in module.graph.nodes if node.op == "placeholder" and is_float(node)]
     outputs = [node for node in module.graph.output_node().all_input_nodes if is_float(node) and node not in constants]
     border = frozenset() if io_float else frozenset(node for node in (*inputs, *outputs) if node not in unfit)
@@ -86,7 +106,12 @@ def decide(
         () if io_float else _float_border(module, unfit),
         integer_shares(module, ops, chosen),
         frozenset(op.head for op in ops if op.output in strange or (op.output in unfit and op.head.target in JOINS)),
+        frozenset(op.output for op in ops if op.output not in chosen and op.kind in HEAVY and _reads_integers(op, scales)),
     )
+
+
+def _reads_integers(op: Op, scales: Scales) -> bool:
+    return any(operand in scales.values for operand in op.operands)
 
 
 def refusal(op: Op, profile: TargetProfile, constants: set[Node], unfit: dict[Node, str]) -> str:

@@ -29,7 +29,7 @@ class QParams:
 
 
 def integer_range(scheme: QuantScheme) -> tuple[int, int]:
-    """Least and greatest integer of the scheme's activations; symmetric signed ones leave out -128, as TensorRT and TFLite do."""
+    """Least and greatest integer of the scheme's activations; signed symmetric ones leave out -128, as TensorRT's do."""
     if scheme.activation == "uint8":
         return 0, 255
     return (-127, 127) if scheme.symmetric else (-128, 127)

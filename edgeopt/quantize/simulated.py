@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
 from edgeopt.core import QuantScheme
-from edgeopt.quantize.annotate import channel_axis, one_bias_each, round_weights, weight_bound
+from edgeopt.quantize.annotate import channel_axis, one_bias_each, rounded_weight, weight_bound
 from edgeopt.quantize.graph import Op
 from edgeopt.quantize.opening import opened
 from edgeopt.quantize.planner import Quantization, decide
@@ -31,11 +31,15 @@ Values = dict[Node, Any]
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """``module`` with what was decided for one target; ``weights``: of layers, on their grids, as they are asked for."""
+    """``module``, in floats, with what was decided for one target.
+
+    ``moments``: by which weights are rounded. ``weights``: of layers, on their grids, as they are asked for.
+    """
 
     module: GraphModule
     decided: Quantization
     scheme: QuantScheme
+    moments: Moments = field(default_factory=Moments)
     weights: dict[Node, Tensor] = field(default_factory=dict)
 
     @property
@@ -65,7 +69,8 @@ class Simulation:
         """The weight of ``op`` on its grid, float32."""
         assert op.weight is not None
         if op.weight not in self.weights:
-            weight = attribute(self.module, str(op.weight.target)).detach()
+            rounded = rounded_weight(self.module, op, self.scheme, self.moments)
+            weight = attribute(self.module, str(op.weight.target)).detach() if rounded is None else rounded
             scale, bound = self.weight_scale(op, weight), weight_bound(self.scheme)
             self.weights[op.weight] = (weight / scale).round().clamp(-bound, bound) * scale
         return self.weights[op.weight]
@@ -84,13 +89,13 @@ def simulation_of(
     scheme: QuantScheme,
     io_float: bool,
     moments: Moments | None = None,
+    kept: Mapping[str, str] | None = None,
 ) -> Simulation:
     """What :func:`edgeopt.quantize.annotate.quantize` would make of the same arguments."""
     module, statistics = opened(program.module(check_guards=False), statistics, profile)
     one_bias_each(module)
-    decided = decide(module, statistics, profile, scheme, io_float)
-    round_weights(module, decided, scheme, moments or Moments())
-    return Simulation(module, decided, scheme)
+    decided = decide(module, statistics, profile, scheme, io_float, kept)
+    return Simulation(module, decided, scheme, moments or Moments())
 
 
 def on_grid(value: Tensor, parameters: QParams) -> Tensor:

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping
 
 from edgeopt.core import Verdict
+from edgeopt.errors import EvaluationError
 from edgeopt.model.repeated import Change, Numbers
 from edgeopt.model.slices import falls, is_slice, slices
+from edgeopt.verify.verdicts import Proof
 
-GATES = ("accuracy_drop", "slice_drop")
+GATES = ("accuracy_drop", "slice_drop", "min_sqnr", "min_agreement")
 """Checks whose failure is the gate's, not the proof's."""
 _ROOM = 1e-9
 """0.9 - 0.8 is more than 0.1 in floats."""
@@ -31,6 +33,25 @@ def slice_drop(
     note = f"{worst.name}, the worst of {len(fell)} slices: model {worst.before:.4f}, artifact {worst.after:.4f}"
     passed = max_drop is None or worst.lost <= max_drop + _ROOM
     return Verdict(check="slice_drop", value=worst.lost, limit=max_drop, passed=passed, note=note, compared=compared)
+
+
+def nearness(proof: Proof, min_sqnr: float | None, min_agreement: float | None) -> Iterator[Verdict]:
+    """Whether an artifact is as near to the model as the user asks. Raises EvaluationError where nothing chooses a class."""
+    if min_sqnr is not None:
+        yield _least(proof, "min_sqnr", "sqnr_float", min_sqnr, "dB")
+    if min_agreement is not None:
+        if proof.numbers.get("top1_agreement") is None:
+            fix = "take min_agreement away, or give min_sqnr or a max_drop of evaluate's number"
+            why = "no output of the model is scores of classes, one row for each input"
+            raise EvaluationError("--min-agreement has nothing to judge", why=why, fix=fix)
+        yield _least(proof, "min_agreement", "top1_agreement", min_agreement, "")
+
+
+def _least(proof: Proof, gate: str, check: str, limit: float, unit: str) -> Verdict:
+    value = proof.numbers.get(check)
+    passed = value is not None and value >= limit - _ROOM
+    part = proof.parts.get(check, "")
+    return Verdict(check=gate, value=value, unit=unit, limit=limit, passed=passed, part=part, compared=proof.compared)
 
 
 def unsteady(numbers: Numbers, max_drop: float | None, max_slice_drop: float | None) -> Iterator[str]:

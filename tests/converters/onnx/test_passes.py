@@ -36,7 +36,7 @@ def cleaned(text: str, inputs: tuple[str, ...] = ("x",), outputs: tuple[str, ...
     """The model before and after all passes, both valid."""
     before = onnx.shape_inference.infer_shapes(parser.parse_model(text))
     model = ir.from_proto(before)
-    passes.clean(model, inputs, outputs)
+    passes.clean(model, inputs, outputs, float_layers=True)
     after = ir.to_proto(model)
     onnx.checker.check_model(after, full_check=True)
     return before, after

@@ -1,0 +1,151 @@
+"""Mixed precision: the cheapest operators to keep in floats so that the model's outputs are as near as they are asked to be.
+
+Operators are taken in the order of the noise that their integers alone make at the model's worst output
+(:mod:`edgeopt.quantize.sensitivity`), and of that noise for the time that their integers save; what an operator gains where all
+others stay in integers was a poor guide. How many are needed is found by bisection, the program decided anew and simulated each
+time; what turns out not to be needed is put back. Nothing depends on how fast this computer is.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from edgeopt.capture import layer_of
+from edgeopt.capture.operator_kinds import HEAVY, macs
+from edgeopt.quantize.graph import Op
+from edgeopt.quantize.sensitivity import MOST_DB, Noise, Noises, added, judged, sensitivities, worst
+from edgeopt.quantize.simulated import Simulation
+
+Sample = tuple[Tensor, ...]
+JUDGED = 8
+"""Samples that tell how near a mixture is: a whole run each, some ten times."""
+MEASURED, MEASURED_MACS = 4, 3e11
+"""Samples that tell what each operator buys, two runs each for every operator: as many as fit the work, one at least."""
+PUT_BACK = 24
+"""Operators that are tried back in integers: a simulation each."""
+FRONT_DB = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 18.0)
+"""Points of a front, beyond what all operators in integers give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bought:
+    """One operator in floats, by the name of its output: what its integers alone leave of the model's output, in dB."""
+
+    name: str
+    layer: str
+    alone: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """``kept`` in floats, the dearest noise first; ``db``: how near the model's worst output is then, simulated."""
+
+    kept: tuple[Bought, ...]
+    db: float
+    cost: float
+    """Of the time that integers save, the share that is given away."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the operators' outputs."""
+        return frozenset(one.name for one in self.kept)
+
+
+class Search:
+    """Finds mixtures of one program for one target.
+
+    ``simulate`` decides and simulates with some operators, by name, in floats; ``cost`` of one operator is what its integers
+    save. A mixture takes some forty simulations.
+    """
+
+    def __init__(
+        self,
+        simulate: Callable[[Collection[str]], Simulation],
+        samples: Sequence[Sample],
+        cost: Callable[[Op], float],
+    ) -> None:
+        self._simulate, self._samples = simulate, _spread(samples, JUDGED)
+        base = simulate(())
+        self._exact = [[base.run(sample, ())[node] for node in judged(base)] for sample in self._samples]
+        self._costs = {op.output.name: max(cost(op), 1.0) for op in base.decided.integer}
+        work = sum(macs(op.head) for op in base.decided.integer if op.kind in HEAVY) * len(base.decided.integer)
+        count = max(1, min(MEASURED, int(MEASURED_MACS / max(work, 1))))
+        self.measured = sensitivities(base, _spread(samples, count))
+        self._known: dict[frozenset[str], float] = {}
+
+    def db(self, kept: Collection[str]) -> float:
+        """How near the worst output is with ``kept`` in floats; MOST_DB where nothing is left in integers."""
+        key = frozenset(kept)
+        if key not in self._known:
+            self._known[key] = self._nearness(self._simulate(key))
+        return self._known[key]
+
+    def _nearness(self, simulation: Simulation) -> float:
+        integer = simulation.decided.integer
+        if not integer:
+            return MOST_DB
+        found: Noises = ()
+        for sample, exact in zip(self._samples, self._exact, strict=True):
+            values = simulation.run(sample, integer)
+            here = tuple(Noise.of(one, values[node]) for one, node in zip(exact, judged(simulation), strict=True))
+            found = added(found, here) if found else here
+        return worst(found)
+
+    def cheapest(self, least_db: float) -> Mixture | None:
+        """The cheapest mixture found that is as near as ``least_db``; None where only all of them in floats would do."""
+        found = [names for order in self._orders() if (names := self._reaching(order, least_db)) is not None]
+        if not found:
+            return None
+        mixture = self._mixture(self._without_idle(min(found, key=self._cost_of), least_db))
+        return mixture if mixture.db < MOST_DB else None
+
+    def front(self) -> list[Mixture]:
+        """Mixtures from none in floats on, each dearer and nearer than the one before."""
+        found = [self._mixture(())]
+        for more in FRONT_DB:
+            mixture = self.cheapest(found[0].db + more)
+            if mixture is None:
+                break
+            if mixture.db > found[-1].db and mixture.cost > found[-1].cost:
+                found.append(mixture)
+        return found
+
+    def _orders(self) -> list[list[str]]:
+        """Names, by noise, by noise for their cost, and between the two."""
+        noise = {one.op.output.name: 10 ** (-worst(one.alone) / 10) for one in self.measured.each}
+
+        def order(weight: float) -> list[str]:
+            return sorted(noise, key=lambda name: noise[name] / self._costs[name] ** weight, reverse=True)
+
+        return [order(weight) for weight in (0.0, 0.5, 1.0)]
+
+    def _reaching(self, order: list[str], least_db: float) -> list[str] | None:
+        low, high = 0, len(order)
+        if self.db(order) < least_db:
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.db(order[:middle]) >= least_db else (middle + 1, high)
+        return order[:high]
+
+    def _without_idle(self, kept: list[str], least_db: float) -> list[str]:
+        """``kept`` less what can go back to integers, the dearest tried first."""
+        for name in sorted(kept[:-1], key=self._costs.__getitem__, reverse=True)[:PUT_BACK]:
+            fewer = [one for one in kept if one != name]
+            if self.db(fewer) >= least_db:
+                kept = fewer
+        return kept
+
+    def _mixture(self, names: Sequence[str]) -> Mixture:
+        sensitive = {one.op.output.name: one for one in self.measured.each}
+        kept = [Bought(name, layer_of(sensitive[name].op.head), worst(sensitive[name].alone)) for name in names]
+        kept.sort(key=lambda one: one.alone)
+        return Mixture(tuple(kept), self.db(names), self._cost_of(names))
+
+    def _cost_of(self, names: Sequence[str]) -> float:
+        return sum(self._costs[name] for name in names) / sum(self._costs.values())
+
+
+def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
+    return list(samples[:: -(-len(samples) // most) or 1])[:most]
