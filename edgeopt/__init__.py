@@ -11,20 +11,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgeopt.api import export
+    from edgeopt.api import blame, export
     from edgeopt.bundle.bundle import Bundle
     from edgeopt.errors import EdgeoptError
     from edgeopt.model.model import Model, placeholder
     from edgeopt.model.references import load
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "EdgeoptError", "Model", "__version__", "export", "load", "placeholder"]
+__all__ = ["Bundle", "EdgeoptError", "Model", "__version__", "blame", "export", "load", "placeholder"]
 
 # ONNX Runtime keeps a number of the device and a queue of uploads in the home of whoever loads it (1.29 and later): not in
 # this process, nor in one that edgeopt starts.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
+    "blame": "edgeopt.api",
     "export": "edgeopt.api",
     "Bundle": "edgeopt.bundle.bundle",
     "EdgeoptError": "edgeopt.errors",

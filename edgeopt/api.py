@@ -1,4 +1,4 @@
-"""The Python entry point: :func:`export`."""
+"""The Python entry points: :func:`export` and :func:`blame`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +13,8 @@ from edgeopt.support.progress import Listener, ignore
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from edgeopt.diagnosis.findings import Blame
 
 
 def export(
@@ -48,9 +50,7 @@ def export(
     """
     from edgeopt.pipeline.export import export as run
 
-    model = module if isinstance(module, Model) else Model(module, example_inputs)
-    given = {"example_inputs": example_inputs, "calibration": calibration, "evaluate": evaluate}
-    model = replace(model, **{name: value for name, value in given.items() if value is not None})
+    model = _model(module, example_inputs, calibration, evaluate)
     options = Options(
         out=Path(out),
         targets=tuple(targets or ()),
@@ -68,3 +68,34 @@ def export(
         if limit is not None and model.evaluate is None:
             raise UsageError(f"{name} has nothing to judge", why="the model has no evaluate", fix="give evaluate=, a function")
     return run(model, options, listen)
+
+
+def blame(
+    module: "nn.Module | Model | Any",
+    example_inputs: Batch = None,
+    *,
+    target: str,
+    calibration: Calibration | None = None,
+    evaluate: Evaluate | None = None,
+    seconds: float = 60.0,
+    io_float: bool = False,
+    listen: Listener = ignore,
+) -> "Blame":
+    """Which layers of ``module`` lose what the integers of ``target`` lose, why, and what can be done; writes no file.
+
+    ``module``, ``calibration`` and ``evaluate`` as :func:`export` takes them. ``seconds``: what it may take; where that is
+    short, less is measured, and the findings' ``notes`` say so.
+
+    Raises an :class:`edgeopt.EdgeoptError` where the model or its data cannot be used, NotApplicable where the target computes
+    nothing in integers.
+    """
+    from edgeopt.pipeline.blame import blame as run
+
+    return run(_model(module, example_inputs, calibration, evaluate), target, seconds, io_float, listen)
+
+
+def _model(module: Any, example_inputs: Batch, calibration: Calibration | None, evaluate: Evaluate | None) -> Model:
+    """``module`` with what was given beside it."""
+    model = module if isinstance(module, Model) else Model(module, example_inputs)
+    given = {"example_inputs": example_inputs, "calibration": calibration, "evaluate": evaluate}
+    return replace(model, **{name: value for name, value in given.items() if value is not None})

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from edgeopt import __version__
-from edgeopt.cli import advise, bench, compress, devices, doctor, export, init, plan, process, targets
+from edgeopt.cli import advise, bench, blame, compress, devices, doctor, export, init, plan, process, targets
 from edgeopt.cli.endings import Commands
 
 PROGRAM = "edgeopt"
@@ -21,6 +21,7 @@ app = typer.Typer(
 
 app.command()(export.export)
 app.command()(plan.plan)
+app.command()(blame.blame)
 app.command("targets")(targets.show_targets)
 app.command("doctor")(doctor.show_doctor)
 app.command()(init.init)

@@ -10,6 +10,7 @@ from edgeopt.core import Artifact, Decision, Status, TargetResult, Verdict
 from edgeopt.errors import EdgeoptError, EvaluationError, GateFailed, NotApplicable, UnknownOperator, VerificationFailed
 from edgeopt.model.options import Options
 from edgeopt.model.slices import slices
+from edgeopt.pipeline.blamed import blamed
 from edgeopt.pipeline.convert import Made
 from edgeopt.pipeline.jobs import Job
 from edgeopt.pipeline.plan import Chosen, border_decisions, plan_of
@@ -43,6 +44,7 @@ def judge(
         request = InspectRequest(format=job.format, profile=job.profile, out=path)
         facts = run.ask("inspect", job.profile.name, request, Facts)
     found = _verdicts(run, proven, job, accuracy)
+    lost = blamed(run.programs, job) if job.scheme.integer and verdicts.is_far(proven.proof, found) else ""
     result = TargetResult(
         target=job.profile.name,
         format=job.format,
@@ -53,12 +55,12 @@ def judge(
         accuracy=accuracy,
         warnings=(
             *_warnings(run, made, job, facts, data),
-            *verdicts.warnings(proven.proof, found, bool(accuracy)),
+            *verdicts.warnings(proven.proof, found, bool(accuracy), lost),
             *(_unsteady(run) if accuracy else ()),
         ),
         calibrated=not job.scheme.integer or data.calibrated.real,
     )
-    return replace(_with_status(result, job, missed), **_unproven(proven))
+    return replace(_with_status(result, job, missed, lost), **_unproven(proven))
 
 
 def failed_result(job: Job, error: EdgeoptError) -> TargetResult:
@@ -125,7 +127,7 @@ def _warnings(run: ExportRun, made: Made, job: Job, facts: Facts, data: Data) ->
         found += outside(data.calibrated, run.captured)
     if made.job.refused:
         refused = "; ".join(f"{one.scheme.describe()} was refused: {one.reason}" for one in made.job.refused)
-        found.append(f"made as {made.plan.scheme.describe()}: {refused}")
+        found.append(f"made as {made.plan.scheme.describe()}: {refused}{_where(run, made)}")
     found += [f"{one.subject} stays {one.choice}: {one.reason}" for one in border_decisions(made.plan)]
     found += verdicts.mostly_float(made.plan)
     if facts.structure.unsupported:
@@ -135,11 +137,20 @@ def _warnings(run: ExportRun, made: Made, job: Job, facts: Facts, data: Data) ->
     return tuple(found)
 
 
+def _where(run: ExportRun, made: Made) -> str:
+    """Where the integers that gave way lost what they were refused for."""
+    first = made.job.refused[0]
+    is_lost = any(first.reason.startswith(check) for check in verdicts.LOSES_TO_THE_GATE)
+    if not (first.scheme.integer and is_lost):
+        return ""
+    return f"; {blamed(run.programs, replace(made.job, scheme=first.scheme, refused=()))}"
+
+
 def _unsteady(run: ExportRun) -> Iterator[str]:
     return gates.unsteady(run.model_numbers, run.options.max_drop, run.options.max_slice_drop)
 
 
-def _with_status(result: TargetResult, job: Job, missed: str) -> TargetResult:
+def _with_status(result: TargetResult, job: Job, missed: str, lost: str) -> TargetResult:
     """``result`` with the status that its verdicts give it; the gate's failure wins over others."""
     failed = verdicts.failures(result.verdicts)
     if not failed:
@@ -149,6 +160,8 @@ def _with_status(result: TargetResult, job: Job, missed: str) -> TargetResult:
     reason = "; ".join(filter(None, (*map(verdicts.describe, failed), missed)))
     if all(verdict.check in verdicts.LOSES_TO_THE_GATE for verdict in failed):
         reason += "; where --evaluate finds it good enough, --max-drop accepts it"
+    if lost and any(verdict.check in verdicts.LOSES_TO_THE_GATE for verdict in failed):
+        reason += f"; {lost}"
     if job.strict and job.left:
         reason = f"the scheme {job.scheme.describe()} was refused: {reason}; {job.without_strict}"
     return replace(result, status="failed", reason=reason, error=error.__name__)

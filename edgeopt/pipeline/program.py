@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,12 +18,13 @@ from edgeopt.capture import Captured, name_inputs
 from edgeopt.capture.operator_kinds import HEAVY
 from edgeopt.core import Decision
 from edgeopt.errors import ConversionError, NotApplicable
+from edgeopt.model.model import Calibration
 from edgeopt.model.user_code import cause
-from edgeopt.pipeline.jobs import DENSE, Job
+from edgeopt.pipeline.jobs import DENSE, Job, calibrated_values
 from edgeopt.pipeline.plan import Chosen, chosen_by, chosen_of, remedies
 from edgeopt.quantize import sparse24
 from edgeopt.quantize.annotate import quantize
-from edgeopt.quantize.calibrate import Calibrated, Sample
+from edgeopt.quantize.calibrate import Calibrated, Sample, calibrate
 from edgeopt.quantize.equalization import Equalizer
 from edgeopt.quantize.mixed import Search
 from edgeopt.quantize.palettized import palettize
@@ -36,6 +37,20 @@ from edgeopt.quantize.weights import quantize_weights
 from edgeopt.support.files import writing
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What one integer program is made from; ``equalized``: how many values of it were scaled."""
+
+    program: ExportedProgram
+    statistics: Statistics
+    moments: Moments
+    equalized: int = 0
+
+    def remedies(self, decided: Quantization) -> tuple[Decision, ...]:
+        """What was done to the weights, as a plan says it."""
+        return remedies(decided, self.equalized, self.moments.samples)
 
 
 @dataclass(slots=True)
@@ -58,6 +73,31 @@ class Programs:
     def calibrated(self, found: Calibrated) -> None:
         """Statistics and samples, from which integer and sparse programs are made."""
         self._statistics, self._samples = dict(found.statistics), found.kept
+
+    def calibrate(self, data: Calibration | None, jobs: Collection[Job], progress: Callable[[int], None]) -> Calibrated:
+        """What ``jobs`` need of one pass over ``data``, kept for the programs that are made of it."""
+        module = self.captured.program.module(check_guards=False)
+        integer = any(job.scheme.integer for job in jobs)
+        if integer and data is not None:
+            self.equalizer = Equalizer(self.captured.program)
+        found = calibrate(
+            {DENSE: module},
+            self.captured.signature,
+            self.captured.example,
+            data,
+            progress,
+            keep=integer or any(job.profile.sparsity for job in jobs),
+            wanted=calibrated_values(module, jobs),
+            turn=self.turn,
+            equalizer=self.equalizer,
+        )
+        self.calibrated(found)
+        return found
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Some of those that were calibrated on, where they are kept."""
+        return self._samples
 
     def turn(self) -> threading.Lock:
         """To hold around whatever runs the model in this process: while torch.export works it turns oneDNN off for every thread
@@ -83,20 +123,19 @@ class Programs:
                 if job.variant not in self._float:
                     self._float[job.variant] = self._save(program)
                 return self._float[job.variant], Chosen()
-            quantized, decided, against_data = self._quantized(program, job)
-            if not any(op.kind in HEAVY or op.kind == "embedding" for op in decided.integer):
-                raise _nothing_to_quantize(job, decided)
+            quantized, decided, against_data = self._quantized(job)
+            refuse_without_integers(job, decided)
             name_inputs(quantized, self.captured.signature.specs)
             return self._save(quantized), chosen_by(decided, self.captured, against_data)
 
     def search(self, job: Job) -> Search:
         """For operators of ``job`` to keep in floats. To be used with :meth:`turn` held."""
-        program, moments = self._against_data(self._variant(job), job)
-        statistics = self._statistics[job.variant]
+        start = self.prepared(job)
 
         def simulate(kept: Collection[str]) -> Simulation:
             reasons = dict.fromkeys(kept, "asked for")
-            return simulation_of(program, statistics, job.profile, job.scheme, job.io_float, moments, reasons)
+            settings = (job.profile, job.scheme, job.io_float)
+            return simulation_of(start.program, start.statistics, *settings, start.moments, reasons)
 
         with torch.no_grad():
             return Search(simulate, self._samples, lambda op: gain(op, job.profile))
@@ -111,28 +150,26 @@ class Programs:
         name_inputs(small, self.captured.signature.specs)
         return self._save(small), chosen_of(left)
 
-    def _quantized(self, program: ExportedProgram, job: Job) -> tuple[ExportedProgram, Quantization, tuple[Decision, ...]]:
-        statistics, example = self._statistics[job.variant], self.captured.example
-        with _refused(job):
-            program, moments = self._against_data(program, job)
-            fold = registry.converter(job.format).folds_weights
-            found, decided = quantize(
-                program, example, statistics, job.profile, job.scheme, job.io_float, fold, moments, dict(job.kept)
-            )
+    def prepared(self, job: Job) -> Prepared:
+        """What ``job``'s integers are made from: the equalized program, where weights were not made against data already."""
+        program = self._variant(job)
         if job.variant != DENSE:
-            return found, decided, ()
-        values = 0 if self.equalizer is None else self.equalizer.values
-        return found, decided, remedies(decided, values, moments.samples)
-
-    def _against_data(self, program: ExportedProgram, job: Job) -> tuple[ExportedProgram, Moments]:
-        """The equalized program, and what its weights are rounded by; a pruned one's were made against data already."""
-        if job.variant != DENSE:
-            return program, Moments()
+            return Prepared(program, self._statistics[job.variant], Moments())
         if self.equalizer is not None:
             program = self.equalizer.program
-        if self._moments is None:
-            self._moments = moments_of(program, self._samples)
-        return program, self._moments
+        with _refused(job):
+            self._moments = self._moments or moments_of(program, self._samples)
+        return Prepared(program, self._statistics[DENSE], self._moments, 0 if self.equalizer is None else self.equalizer.values)
+
+    def _quantized(self, job: Job) -> tuple[ExportedProgram, Quantization, tuple[Decision, ...]]:
+        start, example = self.prepared(job), self.captured.example
+        with _refused(job):
+            fold = registry.converter(job.format).folds_weights
+            settings = (job.profile, job.scheme, job.io_float)
+            found, decided = quantize(
+                start.program, example, start.statistics, *settings, fold, start.moments, dict(job.kept)
+            )  # fmt: skip
+        return found, decided, start.remedies(decided) if job.variant == DENSE else ()
 
     def _variant(self, job: Job) -> ExportedProgram:
         """The dense program, or one pruned as the profile asks with statistics of its own from the kept samples."""
@@ -172,9 +209,12 @@ def _refused(job: Job) -> Iterator[None]:
         raise ConversionError(f"{job.name} cannot be quantized", why=cause(error), fix=fix) from error
 
 
-def _nothing_to_quantize(job: Job, decided: Quantization) -> NotApplicable:
+def refuse_without_integers(job: Job, decided: Quantization) -> None:
+    """Raises NotApplicable where no layer with weights is computed in integers."""
+    if any(op.kind in HEAVY or op.kind == "embedding" for op in decided.integer):
+        return
     reasons = Counter(f"{kept.operator}: {kept.reason}" for kept in decided.kept_float)
-    return NotApplicable(
+    raise NotApplicable(
         f"no layer of this model can be computed in integers on {job.profile.name}",
         why="; ".join(reason for reason, _ in reasons.most_common(3)) or "it has no layer with weights",
         fix="use a floating-point target instead, such as portable-fp32",

@@ -15,7 +15,7 @@ from edgeopt.model.model import Model
 from edgeopt.model.options import Options
 from edgeopt.pipeline.convert import Made, convert, promise
 from edgeopt.pipeline.evaluate import evaluate_model
-from edgeopt.pipeline.jobs import DENSE, Job, calibrated_values, jobs_of
+from edgeopt.pipeline.jobs import Job, jobs_of
 from edgeopt.pipeline.judge import failed_result, judge
 from edgeopt.pipeline.mixed import Settled
 from edgeopt.pipeline.program import Programs
@@ -23,8 +23,7 @@ from edgeopt.pipeline.references import write_references
 from edgeopt.pipeline.run import Data, ExportRun
 from edgeopt.pipeline.schemes import settle
 from edgeopt.pipeline.timing import time_all
-from edgeopt.quantize.calibrate import Calibrated, calibrate
-from edgeopt.quantize.equalization import Equalizer
+from edgeopt.quantize.calibrate import Calibrated
 from edgeopt.support.cache import Cache
 from edgeopt.support.patches import in_place, torch_archives, torch_graphs, torch_provenance
 from edgeopt.support.progress import Listener, event, reading
@@ -162,25 +161,8 @@ def _told(run: ExportRun, result: TargetResult) -> TargetResult:
 
 
 def _calibrate(run: ExportRun, model: Model, jobs: list[Job]) -> Calibrated:
-    captured = run.captured
     run.listen(event("model", "calibrate"))
-    module = captured.program.module(check_guards=False)
-    integer = any(job.scheme.integer for job in jobs)
-    if integer and model.calibration is not None:
-        run.programs.equalizer = Equalizer(captured.program)
-    found = calibrate(
-        {DENSE: module},
-        captured.signature,
-        captured.example,
-        model.calibration,
-        reading(run.listen),
-        keep=integer or any(job.profile.sparsity for job in jobs),
-        wanted=calibrated_values(module, jobs),
-        turn=run.programs.turn,
-        equalizer=run.programs.equalizer,
-    )
-    run.programs.calibrated(found)
-    return found
+    return run.programs.calibrate(model.calibration, jobs, reading(run.listen))
 
 
 def _manifest(model: Model, run: ExportRun, data: Data, results: list[TargetResult]) -> Manifest:

@@ -5,7 +5,7 @@ sensitivity analysis of Nagel et al., 2021, arXiv:2106.08295, section 3.7). With
 :func:`edgeopt.quantize.annotate.quantize` makes, but for sums whose rounding falls the other way.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from edgeopt.targets.schema import TargetProfile
 
 Values = dict[Node, Any]
 """What every node of the module gave."""
+Grids = Mapping[Node, QParams | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +42,46 @@ class Simulation:
     scheme: QuantScheme
     moments: Moments = field(default_factory=Moments)
     weights: dict[Node, Tensor] = field(default_factory=dict)
+    statistics: Statistics = field(default_factory=dict)
+    """Of the module's values, as the scales were made from them."""
+
+    @property
+    def against_data(self) -> frozenset[Node]:
+        """Weights that are rounded against data, not to the nearest."""
+        layers = [op for op in self.decided.integer if op.weight is not None]
+        return frozenset(
+            op.weight for op in layers if op.weight and rounded_weight(self.module, op, self.scheme, self.moments) is not None
+        )
 
     @property
     def outputs(self) -> list[Node]:
         """The nodes that the module returns."""
         return list(self.module.graph.output_node().all_input_nodes)
 
-    def run(self, sample: tuple[Tensor, ...], integer: Collection[Op], known: Mapping[Node, Any] | None = None) -> Values:
+    def run(
+        self,
+        sample: tuple[Tensor, ...],
+        integer: Collection[Op],
+        known: Mapping[Node, Any] | None = None,
+        grids: Grids | None = None,
+    ) -> Values:
         """All values for one sample of flat inputs, with the operators ``integer`` in integers and the rest in floats.
 
-        ``known``: values of an earlier run that are taken as they are.
+        ``known``: values of an earlier run that are taken as they are. ``grids``: what these values are rounded to where they
+        are made and wherever they are read, instead of their own; None: they stay as they are.
         """
-        run = _Run(self, integer)
+        run = _Run(self, integer, grids or {})
         with torch.no_grad():
             run.run(*sample, initial_env=dict(known or {}), enable_io_processing=False)
         return run.env
 
     def behind(self, op: Op) -> set[Node]:
         """Every node whose value may change with what ``op`` is computed in."""
-        found = {op.head, op.carrier, op.output}
+        return self.behind_all((op.head, op.carrier, op.output))
+
+    def behind_all(self, nodes: Iterable[Node]) -> set[Node]:
+        """``nodes``, and every node that is computed from one of them."""
+        found = set(nodes)
         for node in self.module.graph.nodes:
             if any(source in found for source in node.all_input_nodes):
                 found.add(node)
@@ -95,7 +117,7 @@ def simulation_of(
     module, statistics = opened(program.module(check_guards=False), statistics, profile)
     one_bias_each(module)
     decided = decide(module, statistics, profile, scheme, io_float, kept)
-    return Simulation(module, decided, scheme, moments or Moments())
+    return Simulation(module, decided, scheme, moments or Moments(), statistics=statistics)
 
 
 def on_grid(value: Tensor, parameters: QParams) -> Tensor:
@@ -105,9 +127,9 @@ def on_grid(value: Tensor, parameters: QParams) -> Tensor:
 
 
 class _Run(Interpreter):
-    def __init__(self, simulation: Simulation, integer: Collection[Op]) -> None:
+    def __init__(self, simulation: Simulation, integer: Collection[Op], grids: Grids) -> None:
         super().__init__(simulation.module, garbage_collect_values=False)
-        self._simulation, self._scales = simulation, simulation.decided.scales
+        self._simulation, self._scales, self._grids = simulation, simulation.decided.scales, grids
         self._reading = {op.carrier: op for op in integer} | {op.head: op for op in integer}
         own = simulation.decided.outputs
         border = own.difference(op.output for op in simulation.decided.integer) if integer else frozenset()
@@ -115,7 +137,10 @@ class _Run(Interpreter):
 
     def run_node(self, node: Node) -> Any:
         value = super().run_node(node)
-        return on_grid(value, self._scales.values[node]) if node in self._rounded else value
+        if node not in self._rounded and node not in self._grids:
+            return value
+        grid = self._grids.get(node, self._scales.values.get(node))
+        return value if grid is None else on_grid(value, grid)
 
     def map_nodes_to_values(self, args: Any, n: Node) -> Any:
         op = self._reading.get(n)
@@ -126,7 +151,8 @@ class _Run(Interpreter):
         if operand is op.weight:
             return self._simulation.weight(op)
         if operand in op.operands and node is op.carrier:
-            return on_grid(self.env[operand], self._scales.of(op, operand))
+            grid = self._grids[operand] if operand in self._grids else self._scales.of(op, operand)
+            return self.env[operand] if grid is None else on_grid(self.env[operand], grid)
         if node is op.head and op.weight is not None and self._simulation.scheme.bias == "int32":
             return self._bias(op, self.env[operand])
         return self.env[operand]

@@ -253,18 +253,30 @@ def failures(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return [verdict for verdict in verdicts if not verdict.passed and verdict.check not in lesser]
 
 
-def warnings(proof: Proof | None, verdicts: Sequence[Verdict], evaluated: bool = False) -> Iterator[str]:
-    """What a person should know of an artifact beyond its verdicts; ``evaluated``: whether the user's numbers stand beside."""
+def is_far(proof: Proof | None, verdicts: Sequence[Verdict]) -> bool:
+    """Whether an artifact is so far from its model that one has to know where that is lost."""
+    numbers = {} if proof is None else proof.numbers
+    limits = {"sqnr_float": LOW_SQNR_DB, "top1_agreement": LOW_AGREEMENT}
+    low = [check for check, least in limits.items() if (value := numbers.get(check)) is not None and value < least]
+    return bool(low) or any(not verdict.passed and verdict.check in LOSES_TO_THE_GATE for verdict in verdicts)
+
+
+def warnings(proof: Proof | None, verdicts: Sequence[Verdict], evaluated: bool = False, blamed: str = "") -> Iterator[str]:
+    """What a person should know of an artifact beyond its verdicts; ``evaluated``: whether the user's numbers stand beside.
+
+    ``blamed``: where it is lost, as far as that is known.
+    """
     if proof is None:
         return
     yield from proof.findings
+    where = f"; {blamed}" if blamed else ""
     sqnr = proof.numbers.get("sqnr_float")
     if sqnr is not None and sqnr < LOW_SQNR_DB and not evaluated and not failures(verdicts):
-        yield f"far from the float model ({sqnr:.1f} dB): give --evaluate to see what it costs"
+        yield f"far from the float model ({sqnr:.1f} dB): give --evaluate to see what it costs{where}"
     agreement = proof.numbers.get("top1_agreement")
     if agreement is not None and agreement < LOW_AGREEMENT:
         part = f" ({proof.parts['top1_agreement']})" if "top1_agreement" in proof.parts else ""
-        yield f"chooses the model's class in {agreement:.1%} of the samples{part}: give --evaluate to see what it costs"
+        yield f"chooses the model's class in {agreement:.1%} of the samples{part}: give --evaluate to see what it costs{where}"
     for verdict in verdicts:
         if verdict.check == "constant" and verdict.passed:
             yield f"{verdict.part} is {verdict.note}"

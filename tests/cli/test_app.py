@@ -58,7 +58,7 @@ def test_version() -> None:
 
 def test_the_readme_s_options_and_commands_are_real() -> None:
     readme = (ROOT / "README.md").read_text()
-    alone = ("init", "export", "plan", "targets", "doctor", "advise", "compress", "bench", "devices")
+    alone = ("init", "export", "plan", "blame", "targets", "doctor", "advise", "compress", "bench", "devices")
     commands = [[], *([name] for name in alone), *(["devices", name] for name in ("add", "setup", "clean"))]
     known = "".join(RUN.invoke(app, [*command, "--help"]).output for command in commands)
     said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", readme))

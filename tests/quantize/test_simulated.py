@@ -1,12 +1,14 @@
 """A simulation computes what the quantized program computes, and any part of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from edgeopt.quantize.annotate import quantize
 from edgeopt.quantize.rounding import moments_of
-from edgeopt.quantize.simulated import Simulation, Values, simulation_of
+from edgeopt.quantize.simulated import Simulation, Values, on_grid, simulation_of
 from edgeopt.targets import loader
 from edgeopt.verify.verdicts import sqnr_db
 from tests.quantize.networks import Convolutional, captured_and_observed
@@ -97,3 +99,28 @@ def test_what_is_known_is_not_computed_again_and_what_is_behind_an_operator_is()
         whole = simulation.run(captured.example, {op})
         assert all(torch.equal(whole[node], alone[node]) for node in simulation.outputs)
         assert all(alone[node] is kept[node] for node in kept)
+
+
+def test_weights_rounded_against_data_leave_the_float_program_as_it_is() -> None:
+    torch.manual_seed(0)
+    captured, _, statistics = captured_and_observed(Convolutional(), torch.randn(1, 3, 8, 8))
+    profile, samples = loader.load("arm-xnnpack"), [(torch.randn(1, 3, 8, 8),) for _ in range(9)]
+    moments = moments_of(captured.program, samples)
+    simulation = simulation_of(captured.program, statistics, profile, profile.schemes[0], io_float=True, moments=moments)
+    with torch.no_grad():
+        (made,) = captured.program.module(check_guards=False)(*captured.example)
+    assert simulation.against_data
+    assert torch.equal(made, results(simulation, simulation.run(captured.example, ()))[0])
+
+
+def test_a_value_goes_through_the_grid_it_is_given_or_through_none() -> None:
+    captured, _, statistics = captured_and_observed(Convolutional(), torch.randn(1, 3, 8, 8))
+    profile = loader.load("arm-xnnpack")
+    simulation = simulation_of(captured.program, statistics, profile, profile.schemes[0], io_float=True)
+    exact, op = simulation.run(captured.example, ()), simulation.decided.integer[0]
+    grid = simulation.decided.scales.values[op.output]
+    rounded = simulation.run(captured.example, (), grids={op.output: grid})
+    assert torch.equal(rounded[op.output], on_grid(exact[op.output], grid))
+    floats = dict.fromkeys((*op.operands, op.output))
+    untouched = simulation.run(captured.example, (replace(op, weight=None),), grids=floats)
+    assert torch.equal(untouched[op.output], exact[op.output])

@@ -160,6 +160,17 @@ def test_another_class_more_often_than_not_is_a_warning() -> None:
         assert len(list(verify.warnings(found, verify.judge(found, Checks())))) == count
 
 
+def test_where_it_is_lost_is_said_of_what_is_far_and_of_nothing_else() -> None:
+    near, far = proof(40.0, 25.0, 25.0), proof(40.0, 8.0, 8.0)
+    other_class = replace(near, numbers=near.numbers | {"top1_agreement": 0.4})
+    for found, is_far in ((near, False), (far, True), (other_class, True)):
+        verdicts = verify.judge(found, Checks())
+        assert verify.is_far(found, verdicts) == is_far
+        told = list(verify.warnings(found, verdicts, blamed="edgeopt blame"))
+        assert [warning for warning in told if warning.endswith("; edgeopt blame")] == told and bool(told) == is_far
+    assert not verify.is_far(None, ())
+
+
 def test_what_this_cpu_would_lose_is_said_with_both_numbers() -> None:
     found = replace(proof(40.0, 18.0, 18.0), difference="its kernels saturate", here={"sqnr_float": 9.0})
     (warning,) = verify.warnings(found, verify.judge(found, Checks()))
