@@ -231,7 +231,8 @@ class Verdict:
     """One check: its number, its limit and whether it passed. ``limit`` None is a number shown but not judged.
 
     ``part``: the output or channel that has the number, where there are several; the worst one is meant. ``compared``: what
-    computed the artifact's side: the file as written, this CPU's kernels, an evaluator.
+    computed the artifact's side: the file as written, this CPU's kernels, an evaluator. ``interval``: the least and the
+    greatest value that ``rows``, as few as they are, leave likely (95 %); None where the value is no share of rows.
     """
 
     check: str
@@ -242,6 +243,8 @@ class Verdict:
     note: str = ""
     part: str = ""
     compared: str = ""
+    interval: tuple[float, float] | None = None
+    rows: int | None = None
 
 
 @data_class
@@ -271,6 +274,8 @@ class TargetResult:
     artifact: Artifact | None = None
     verdicts: tuple[Verdict, ...] = ()
     accuracy: dict[str, float] = field(default_factory=dict)
+    accuracy_interval: tuple[float, float] | None = None
+    """Of the first number, where that can be a share of the rows that ``evaluate`` asked for (95 %)."""
     latency: Latency | None = None
     warnings: tuple[str, ...] = ()
     calibrated: bool = True
@@ -289,6 +294,8 @@ class ModelFacts:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     accuracy: dict[str, float] = field(default_factory=dict)
+    accuracy_interval: tuple[float, float] | None = None
+    """As that of a :class:`TargetResult`."""
 
 
 @data_class

@@ -16,8 +16,8 @@ from edgeopt.converters.values import from_artifact, to_artifact
 from edgeopt.core import TensorSpec
 from edgeopt.errors import BadAnswer, EvaluationError, VerificationFailed
 from edgeopt.model import evaluation
+from edgeopt.model.evaluation import digest
 from edgeopt.model.model import Evaluate
-from edgeopt.model.repeated import digest
 from edgeopt.targets.schema import Checks
 from edgeopt.verify import verdicts
 

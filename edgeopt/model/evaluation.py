@@ -1,5 +1,6 @@
 """The user's ``evaluate`` on anything that predicts: the torch program, an artifact in a worker, later a device."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from numbers import Real
@@ -110,6 +111,15 @@ def _batch_sizes(arrays: list[Array], specs: tuple[TensorSpec, ...]) -> tuple[in
         given = ", ".join(str(array.shape) for array in arrays)
         raise InputError(f"predict got shapes {given}", fix=_takes(specs))
     return sizes.pop(), rows.pop()
+
+
+def digest(arrays: tuple[Array, ...]) -> bytes:
+    """Of dtypes, shapes and values."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.digest()
 
 
 def _takes(specs: tuple[TensorSpec, ...]) -> str:

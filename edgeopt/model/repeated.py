@@ -3,19 +3,19 @@
 The predictions of the first call are kept and given again in a second one, so that it costs what the user's own lines cost.
 """
 
-import hashlib
 import math
 import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgeopt.core import TensorSpec
 from edgeopt.errors import EvaluationError
-from edgeopt.model.evaluation import Array, Run, evaluate
+from edgeopt.model.choices import Choices
+from edgeopt.model.evaluation import Array, Run, digest, evaluate
 from edgeopt.model.model import Evaluate
 
 KEPT_BYTES = 256 << 20
@@ -52,35 +52,34 @@ class Numbers:
     found: dict[str, float]
     changes: tuple[Change, ...] = ()
     other_inputs: bool = False
+    choices: Choices = field(default_factory=Choices, compare=False)
+    """Which class each row got that it asked for the first time."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether the numbers are the same for the same predictions, as far as that was asked."""
+        return not self.changes and not self.other_inputs
 
 
 def numbers(function: Evaluate, run: Run, specs: tuple[TensorSpec, ...], subject: str) -> Numbers:
     """The numbers of ``function`` for ``run``, which it is asked for twice where that is cheap. Raises EvaluationError."""
-    kept = _Predictions(run)
+    kept, choices = _Predictions(run), Choices()
     start = time.monotonic()
-    found = evaluate(function, kept.record, specs, subject)
-    own = time.monotonic() - start - kept.seconds
+    found = evaluate(choices.watching(function), kept.record, specs, subject)
+    own = time.monotonic() - start - kept.seconds - choices.seconds
     if not kept.whole or own > OWN_S:
-        return Numbers(found)
+        return Numbers(found, choices=choices)
     try:
         with _random_states_kept():
             again = evaluate(function, kept.replay, specs, subject)
     except EvaluationError as error:
         if kept.stopped:
-            return Numbers(found, other_inputs=True)
+            return Numbers(found, other_inputs=True, choices=choices)
         why = ": ".join(filter(None, (error.what, error.why)))
         fix = "let evaluate read its data anew in each call: it is called for the model and for every artifact"
         raise EvaluationError("evaluate cannot be called twice", why=why, fix=fix) from error
-    return Numbers(found, other_inputs=True) if kept.stopped else Numbers(found, _changes(found, again))
-
-
-def digest(arrays: tuple[Array, ...]) -> bytes:
-    """Of dtypes, shapes and values."""
-    found = hashlib.sha256()
-    for array in arrays:
-        found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.digest()
+    changes = () if kept.stopped else _changes(found, again)
+    return Numbers(found, changes, other_inputs=kept.stopped, choices=choices)
 
 
 class _Predictions:

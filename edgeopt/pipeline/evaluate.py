@@ -3,6 +3,7 @@
 from edgeopt.capture import Captured
 from edgeopt.errors import UsageError
 from edgeopt.model import evaluation
+from edgeopt.model.choices import Choices, Evaluated
 from edgeopt.model.model import Evaluate
 from edgeopt.model.repeated import Numbers, numbers
 from edgeopt.model.slices import slices
@@ -29,12 +30,14 @@ def evaluate_model(
     return found
 
 
-def evaluate(run: ExportRun, proven: Proven) -> dict[str, float]:
+def evaluate(run: ExportRun, proven: Proven) -> Evaluated:
     """The user's numbers for the artifact; empty without ``evaluate`` or where the artifact cannot run here."""
     if run.evaluate is None or proven.unproven:
-        return {}
-    job = proven.made.job
+        return Evaluated()
+    job, choices, model = proven.made.job, Choices(), run.model_numbers
     run.listen(event(job.name, "evaluate"))
     request = PredictRequest(format=job.format, out=proven.made.path, threads=1)
     with run.evaluating, run.session(job.profile.name, request) as session:
-        return evaluation.evaluate(run.evaluate, session.call, run.captured.signature.specs, job.name)
+        function = choices.watching(run.evaluate)
+        found = evaluation.evaluate(function, session.call, run.captured.signature.specs, job.name)
+    return Evaluated(found, model.choices.paired(choices) if model.steady else None)

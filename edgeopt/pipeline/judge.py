@@ -8,27 +8,30 @@ from typing import Any
 from edgeopt.capture import dynamic_shapes
 from edgeopt.core import Artifact, Decision, Status, TargetResult, Verdict
 from edgeopt.errors import EdgeoptError, EvaluationError, GateFailed, NotApplicable, UnknownOperator, VerificationFailed
+from edgeopt.model.choices import Evaluated
 from edgeopt.model.options import Options
 from edgeopt.model.slices import slices
 from edgeopt.pipeline.blamed import blamed
 from edgeopt.pipeline.convert import Made
 from edgeopt.pipeline.jobs import Job
 from edgeopt.pipeline.plan import Chosen, border_decisions, plan_of
-from edgeopt.pipeline.prove import Proven
+from edgeopt.pipeline.prove import Proven, exact
 from edgeopt.pipeline.requests import Facts, InspectRequest
 from edgeopt.pipeline.run import Data, ExportRun
 from edgeopt.quantize.calibrate import outside
+from edgeopt.quantize.held_out import HELD_OUT_BYTES, MOST
 from edgeopt.support.files import copy_tree, sha256_of, size_of
 from edgeopt.verify import gates, verdicts
+from edgeopt.verify.agreement import MODEL_SECONDS, SECONDS
 
 
-def failures(run: ExportRun, proven: Proven, accuracy: dict[str, float]) -> list[Verdict]:
+def failures(run: ExportRun, proven: Proven, evaluated: Evaluated) -> list[Verdict]:
     """What the artifact fails of its own target's checks and of the gate."""
-    return verdicts.failures(_verdicts(run, proven, proven.made.job, accuracy))
+    return verdicts.failures(_verdicts(run, proven, proven.made.job, evaluated))
 
 
 def judge(
-    run: ExportRun, proven: Proven, job: Job, accuracy: dict[str, float], data: Data, missed: str = ""
+    run: ExportRun, proven: Proven, job: Job, evaluated: Evaluated, data: Data, missed: str = ""
 ) -> TargetResult:  # fmt: skip
     """The result of ``job``, which may share the artifact of another target's job; that is copied to its own folder then.
 
@@ -43,20 +46,22 @@ def judge(
     if job.profile.operators.table is not None:
         request = InspectRequest(format=job.format, profile=job.profile, out=path)
         facts = run.ask("inspect", job.profile.name, request, Facts)
-    found = _verdicts(run, proven, job, accuracy)
+    found, numbers = _verdicts(run, proven, job, evaluated), evaluated.numbers
     lost = blamed(run.programs, job) if job.scheme.integer and verdicts.is_far(proven.proof, found) else ""
     result = TargetResult(
         target=job.profile.name,
         format=job.format,
         status="ok",
-        plan=replace(made.plan, target=job.profile.name, decisions=_decisions(run, made, job)),
+        plan=replace(made.plan, target=job.profile.name, decisions=(*_decisions(run, made, job), *_samples(proven, data))),
         artifact=_artifact(job, path, facts),
         verdicts=tuple(found),
-        accuracy=accuracy,
+        accuracy=numbers,
+        accuracy_interval=gates.interval(numbers, evaluated.paired.rows) if evaluated.paired else None,
         warnings=(
             *_warnings(run, made, job, facts, data),
-            *verdicts.warnings(proven.proof, found, bool(accuracy), lost),
-            *(_unsteady(run) if accuracy else ()),
+            *verdicts.warnings(proven.proof, found, bool(numbers), lost),
+            *(_unsteady(run) if numbers else ()),
+            *(said for verdict in found if not exact(job) for said in gates.unsure(verdict, evaluated.paired)),
         ),
         calibrated=not job.scheme.integer or data.calibrated.real,
     )
@@ -70,19 +75,19 @@ def failed_result(job: Job, error: EdgeoptError) -> TargetResult:
     return TargetResult(target=job.profile.name, format=job.format, status=status, reason=error.message(), error=name)
 
 
-def _verdicts(run: ExportRun, proven: Proven, job: Job, accuracy: dict[str, float]) -> list[Verdict]:
+def _verdicts(run: ExportRun, proven: Proven, job: Job, evaluated: Evaluated) -> list[Verdict]:
     found = list(verdicts.judge(proven.proof, job.profile.checks))
     if proven.proof is not None:
         found += gates.nearness(proven.proof, run.options.min_sqnr, run.options.min_agreement)
-    if not accuracy:
+    if not evaluated.numbers:
         return found
     compared = proven.proof.compared if proven.proof else ""
-    return [*found, *_gates(run.model_numbers.found, accuracy, run.options, compared)]
+    return [*found, *_gates(run.model_numbers.found, evaluated, run.options, compared)]
 
 
-def _gates(model: dict[str, float], artifact: dict[str, float], options: Options, compared: str) -> list[Verdict]:
+def _gates(model: dict[str, float], evaluated: Evaluated, options: Options, compared: str) -> list[Verdict]:
     """The gates' verdicts. Raises EvaluationError where the numbers that they need are not there."""
-    metric = next(iter(model))
+    metric, artifact = next(iter(model)), evaluated.numbers
     if metric not in artifact:
         raise EvaluationError(f"evaluate gave {metric} for the model, not for the artifact", fix="always return the same names")
     odd = sorted(set(slices(model, metric)) ^ set(slices(artifact, metric)))
@@ -91,7 +96,7 @@ def _gates(model: dict[str, float], artifact: dict[str, float], options: Options
         why = f"{len(odd)} of its slices stand on one side alone, and --max-slice-drop cannot judge these"
         fix = "always return the same names: slices of the data, not of what was predicted"
         raise EvaluationError(f"evaluate gave {odd[0]} for the {one}, not for the {other}", why=why, fix=fix)
-    whole = gates.accuracy_drop(metric, model[metric], artifact[metric], options.max_drop, compared)
+    whole = gates.accuracy_drop(metric, model[metric], artifact[metric], options.max_drop, compared, evaluated.paired)
     worst = gates.slice_drop(metric, model, artifact, options.max_slice_drop, compared)
     return [whole] if worst is None else [whole, worst]
 
@@ -104,6 +109,22 @@ def _decisions(run: ExportRun, made: Made, job: Job) -> tuple[Decision, ...]:
     own = plan_of(replace(job, refused=made.job.refused), run.captured, Chosen()).decisions
     subjects = {decision.subject for decision in own}
     return (*own, *(decision for decision in made.plan.decisions if decision.subject not in subjects), shared)
+
+
+def _samples(proven: Proven, data: Data) -> Iterator[Decision]:
+    """Why not all samples that were held out are compared."""
+    held_out, proof = data.calibrated.held_out_of, proven.proof
+    if proof is None or not proof.samples or proof.samples >= held_out:
+        return
+    if not proof.rows:
+        reason = "no output has class scores, and only how many rows agree is told better by more"
+    elif proof.samples < data.compared:
+        reason = f"more would not end within its share of the {SECONDS:g} s that all artifacts have, or of --timeout"
+    elif proof.samples < data.kept:
+        reason = f"the model itself would not end with more within {MODEL_SECONDS:g} s"
+    else:
+        reason = f"at most {MOST} are kept, and at most {HELD_OUT_BYTES >> 20} MiB"
+    yield Decision(subject="agreement", choice=f"on {proof.samples} of {held_out} held-out samples", reason=reason)
 
 
 def _artifact(job: Job, path: Path, facts: Facts) -> Artifact:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edgeopt.errors import ConversionError
+from edgeopt.model.choices import Evaluated
 from edgeopt.pipeline.jobs import Job
 from edgeopt.pipeline.judge import failures
 from edgeopt.pipeline.prove import Proven
@@ -24,7 +25,7 @@ class Settled:
     """An artifact, and the user's numbers for it; ``missed``: what was tried in vain for a gate that it fails."""
 
     proven: Proven
-    accuracy: dict[str, float]
+    evaluated: Evaluated
     missed: str = ""
 
 
@@ -33,7 +34,7 @@ def mixed(run: ExportRun, settled: Settled, data: Data, attempt: Callable[[Job],
 
     Gates are the user's own; what an artifact fails besides, such as its lowering, floats do not mend.
     """
-    job, failed = settled.proven.made.job, failures(run, settled.proven, settled.accuracy)
+    job, failed = settled.proven.made.job, failures(run, settled.proven, settled.evaluated)
     missed = [verdict for verdict in failed if verdict.check in gates.GATES]
     if not missed or not job.scheme.integer or not data.calibrated.kept:
         return settled
@@ -55,7 +56,7 @@ def mixed(run: ExportRun, settled: Settled, data: Data, attempt: Callable[[Job],
         except ConversionError as error:
             told = f"with {_described(mixture)}, {error.what}"
             break
-        left = failures(run, last.proven, last.accuracy)
+        left = failures(run, last.proven, last.evaluated)
         if not left:
             return last
         nearness, told = mixture.db, f"with {_described(mixture)} still {'; '.join(map(verdicts.describe, left))}"
@@ -67,7 +68,7 @@ def _goal(run: ExportRun, last: Settled, simulated: float, stepped: float) -> fl
 
     As near as the gate says, by how far the last artifact was from it; where the gate says nothing of that, ``stepped``.
     """
-    missed = {one.check for one in failures(run, last.proven, last.accuracy)}
+    missed = {one.check for one in failures(run, last.proven, last.evaluated)}
     proof = last.proven.proof
     found = proof.numbers.get("sqnr_float") if proof is not None else None
     needed = run.options.min_sqnr

@@ -24,8 +24,9 @@ from edgeopt.pipeline.jobs import DENSE, Job, calibrated_values
 from edgeopt.pipeline.plan import Chosen, chosen_by, chosen_of, remedies
 from edgeopt.quantize import sparse24
 from edgeopt.quantize.annotate import quantize
-from edgeopt.quantize.calibrate import Calibrated, Sample, calibrate
+from edgeopt.quantize.calibrate import Calibrated, calibrate
 from edgeopt.quantize.equalization import Equalizer
+from edgeopt.quantize.held_out import Sample
 from edgeopt.quantize.mixed import Search
 from edgeopt.quantize.palettized import palettize
 from edgeopt.quantize.partition import gain

@@ -36,14 +36,14 @@ def prove(run: ExportRun, made: Made, data: Data) -> Proven:
     converter = registry.converter(made.job.format)
     if not converter.runs_here:
         return Proven(made, None, "its format has no runtime on this machine")
-    key = Cache.key("proof", made.key, sha256_of(made.path), sha256_of(data.references), prover.kernels(converter))
+    key = Cache.key("proof", made.key, sha256_of(made.path), data.digest, prover.kernels(converter))
     if (stored := run.cache.get_json(key)) is not None:
         return Proven(made, from_data(Proof, stored))
     try:
         proof = run.ask("check", made.job.profile.name, _request(run, made, data), Proof)
     except UnknownOperator as error:
         return Proven(made, None, error.message())
-    if _exact(made.job):
+    if exact(made.job):
         proof = _excused(run, proof, made.job, data.references)
     run.cache.put_json(key, to_data(proof))
     return Proven(made, proof)
@@ -54,11 +54,13 @@ def _request(run: ExportRun, made: Made, data: Data) -> CheckRequest:
     job = made.job
     return CheckRequest(
         format=job.format, profile=one_scheme(job), program=made.program or run.programs.saved(job)[0], out=made.path,
-        references=data.references, quantized=job.scheme.quantized, exact=_exact(job), real=data.calibrated.real,
+        references=data.references, quantized=job.scheme.quantized, exact=exact(job), real=data.calibrated.real,
+        held_out=data.calibrated.held_out_of > 0, further_s=data.further_s,
     )  # fmt: skip
 
 
-def _exact(job: Job) -> bool:
+def exact(job: Job) -> bool:
+    """Whether nothing but rounding of float32 may differ."""
     return job.scheme.activation == job.scheme.weight == "float32"
 
 

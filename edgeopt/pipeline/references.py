@@ -7,22 +7,37 @@ import torch
 
 from edgeopt.capture import Captured
 from edgeopt.model import evaluation
-from edgeopt.quantize.calibrate import Calibrated, Sample, raising_on
+from edgeopt.quantize.calibrate import Calibrated, raising_on
+from edgeopt.quantize.held_out import FEWEST, Sample
+from edgeopt.verify.agreement import MODEL_SECONDS, Clock, chosen, steps
 from edgeopt.verify.reference_outputs import ReferenceOutputs
 
 Arrays = tuple[evaluation.Array, ...]
 
 
-def write_references(path: Path, captured: Captured, calibrated: Calibrated) -> None:
-    """Its outputs on held-out samples, and on inputs unlike the example where it takes them."""
+def write_references(path: Path, captured: Captured, calibrated: Calibrated) -> int:
+    """Its outputs on held-out samples, and on inputs unlike the example where it takes them; of how many held-out ones.
+
+    Of the first few all outputs are kept. Of the others only classes, where there are any and while the model's time lasts.
+    """
     run = _module_run(captured)
     names = tuple(spec.name for spec in captured.outputs)
     references = ReferenceOutputs(names=names, samples=[], outputs=[])
-    module = captured.program.module(check_guards=False)
-    for sample in calibrated.held_out:
+    module, held_out = captured.program.module(check_guards=False), calibrated.held_out
+
+    def outputs_of(sample: Sample) -> Arrays:
         with raising_on(module, sample, "a sample of the calibration data"):
-            references.outputs.append(run(_arrays(sample)))
+            return run(_arrays(sample))
+
+    clock = Clock()
+    for sample in held_out[:FEWEST]:
+        references.outputs.append(outputs_of(sample))
         references.samples.append(_arrays(sample))
+    first_s = clock.seconds()
+    count = len(held_out) if chosen(references.outputs[0]) else len(references.samples)
+    for index in steps(count, len(references.samples), first_s, MODEL_SECONDS):
+        references.classes.append(chosen(outputs_of(held_out[index])))
+        references.further.append(_arrays(held_out[index]))
     masks = not all(_is_finite(output) for outputs in references.outputs for output in outputs)
     for sample in captured.unlike:
         outputs = _given(run, _arrays(sample))
@@ -30,6 +45,7 @@ def write_references(path: Path, captured: Captured, calibrated: Calibrated) -> 
             references.unlike.append(_arrays(sample))
             references.unlike_outputs.append(outputs)
     references.write(path)
+    return len(references.samples) + len(references.further)
 
 
 def program_run(captured: Captured) -> evaluation.Run:

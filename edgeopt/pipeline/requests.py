@@ -42,7 +42,8 @@ class CheckRequest:
     """Compare the artifact at ``out`` with the user's own module, by ``references``, and with the program it was lowered from.
 
     ``quantized``: that program is another function than the module. ``exact``: nothing but rounding of float32 may differ.
-    ``real``: the samples are the user's data. Answered by :class:`edgeopt.verify.verdicts.Proof`.
+    ``real``: there is data of the user's, and ``held_out``: the samples are of it. ``further_s``: how many seconds more samples
+    than the first few may take. Answered by :class:`edgeopt.verify.verdicts.Proof`.
     """
 
     format: str
@@ -53,6 +54,8 @@ class CheckRequest:
     quantized: bool
     exact: bool
     real: bool
+    held_out: bool
+    further_s: float
 
 
 @data_class

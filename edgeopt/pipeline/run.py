@@ -23,10 +23,18 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What the user's data gave: statistics, and the outputs of the user's own module in the file ``references``."""
+    """What the user's data gave: statistics, and the outputs of the user's own module in the file ``references``.
+
+    ``digest``: of that file. ``compared``: the held-out samples in it. ``kept``: those that there were for it. ``further_s``:
+    seconds that each artifact may take for samples beyond the first few.
+    """
 
     calibrated: Calibrated
     references: Path
+    digest: str
+    compared: int
+    kept: int
+    further_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ def settle(run: ExportRun, job: Job, data: Data, early: Callable[[], Made] | Non
                 raise _refused(job, other) from error
         else:
             settled = mixed(run, _settled(run, made, data), data, lambda job: _settled(run, convert(run, job, data), data))
-            failed = [verdicts.describe(one) for one in failures(run, settled.proven, settled.accuracy)]
+            failed = [verdicts.describe(one) for one in failures(run, settled.proven, settled.evaluated)]
             refusal = "; ".join(filter(None, (*failed, settled.missed)))
             other = job.fallback(refusal) if failed and not job.strict else None
             if other is None:

@@ -25,10 +25,13 @@ from edgeopt.pipeline.schemes import settle
 from edgeopt.pipeline.timing import time_all
 from edgeopt.quantize.calibrate import Calibrated
 from edgeopt.support.cache import Cache
+from edgeopt.support.files import sha256_of
 from edgeopt.support.patches import in_place, torch_archives, torch_graphs, torch_provenance
 from edgeopt.support.progress import Listener, event, reading
 from edgeopt.support.scratch import scratch
 from edgeopt.targets.schema import TargetProfile
+from edgeopt.verify import gates
+from edgeopt.verify.agreement import MODEL_SECONDS, SECONDS, TIMEOUT_PARTS
 from edgeopt.worker.client import WorkerHost
 
 PATCHES = (*torch_archives.PATCHES, *torch_graphs.PATCHES, *torch_provenance.PATCHES)
@@ -82,9 +85,7 @@ def _make_all(
             if not first.needs_data:
                 promise(run, first, None, ahead)
                 early[name] = pool.submit(convert, run, first, None)
-        data = Data(_calibrate(run, model, jobs), folder / "references.npz")
-        with run.programs.turn():
-            write_references(data.references, run.captured, data.calibrated)
+        data = _data(run, _calibrate(run, model, jobs), folder / "references.npz", len(groups))
         for name in (later := _longest_first(groups, early)):
             promise(run, groups[name][0], data, ahead)
         done = [name for name, future in early.items() if future.done()]
@@ -94,6 +95,15 @@ def _make_all(
         finished = [pool.submit(_finish, run, groups[name], data, keys, lowered.get(name)) for name in order]
         made = {(r.target, r.format): r for future in finished for r in future.result()}
     return [made[job.profile.name, job.format] for job in jobs], data
+
+
+def _data(run: ExportRun, calibrated: Calibrated, references: Path, artifacts: int) -> Data:
+    with run.programs.turn():
+        compared = write_references(references, run.captured, calibrated)
+    kept, share = len(calibrated.held_out), (SECONDS - MODEL_SECONDS) / max(artifacts, 1)
+    further_s = min(share, run.options.timeout_s / TIMEOUT_PARTS)
+    calibrated.held_out.clear()  # they are in the file, and memory is for programs from here on
+    return Data(calibrated, references, sha256_of(references), compared, kept, further_s)
 
 
 @contextmanager
@@ -148,7 +158,7 @@ def _finish(
 
 def _judged(run: ExportRun, settled: Settled, job: Job, data: Data) -> TargetResult:
     try:
-        return judge(run, settled.proven, job, settled.accuracy, data, settled.missed)
+        return judge(run, settled.proven, job, settled.evaluated, data, settled.missed)
     except EdgeoptError as error:
         return failed_result(job, error)
 
@@ -166,7 +176,7 @@ def _calibrate(run: ExportRun, model: Model, jobs: list[Job]) -> Calibrated:
 
 
 def _manifest(model: Model, run: ExportRun, data: Data, results: list[TargetResult]) -> Manifest:
-    captured, program = run.captured, run.captured.program
+    captured, program, numbers = run.captured, run.captured.program, run.model_numbers
     runnable = program.module(check_guards=False)
     facts = ModelFacts(
         name=model.name,
@@ -175,7 +185,8 @@ def _manifest(model: Model, run: ExportRun, data: Data, results: list[TargetResu
         macs=sum(macs_by_layer(runnable, lambda: runnable(*captured.example)).values()),
         inputs=captured.signature.specs,
         outputs=captured.outputs,
-        accuracy=run.model_numbers.found,
+        accuracy=numbers.found,
+        accuracy_interval=gates.interval(numbers.found, numbers.choices.rows) if numbers.steady else None,
     )
     return Manifest(
         edgeopt_version=__version__, model=facts, calibration=data.calibrated.described, results=tuple(results)

@@ -21,8 +21,9 @@ from edgeopt.pipeline.requests import CheckRequest, ConvertRequest, Facts, Inspe
 from edgeopt.support.stats import median_known
 from edgeopt.targets.schema import TargetProfile
 from edgeopt.verify import verdicts
+from edgeopt.verify.agreement import Clock, Counts, steps
 from edgeopt.verify.prover import prover
-from edgeopt.verify.reference_outputs import ReferenceOutputs
+from edgeopt.verify.reference_outputs import Further, ReferenceOutputs
 
 PROGRAM_SAMPLES = 4
 """Samples on which the artifact is compared with the PyTorch program: its fake-quantized form is slow in eager mode."""
@@ -99,28 +100,55 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
     with _named(asked, converter):
         chosen = prover(converter, path, threads=1)
         with _running():
+            clock = Clock()
             outputs, findings = _examined(chosen.predictor, known.samples)
+            runs = [(chosen.predictor, outputs)]
+            if chosen.difference:
+                kernels = converter.load(path, threads=1)
+                runs.append((kernels, [kernels(*sample) for sample in known.samples]))
+            counts = _counted(asked, known, runs, clock.seconds())
             unlike = [chosen.predictor(*sample) for sample in known.unlike]
-    numbers, parts = verdicts.compare(scales, known.outputs, outputs)
-    few = known.samples[:PROGRAM_SAMPLES]
-    model = known.outputs[: len(few)]
-    program = _run_program(asked.program, few) if asked.quantized else model
-    lowering, lowered_parts = verdicts.lowered(scales, model, program, outputs[: len(few)])
+    found = [verdicts.compare(scales, known.outputs, run, count) for (_, run), count in zip(runs, counts, strict=True)]
+    numbers, parts = _lowered(asked, scales, known, outputs)
     if unlike and asked.exact:  # float16 may overflow there, and integers end where their ranges do
         numbers["sqnr_unlike"] = verdicts.sqnr_db(*verdicts.ordered(known.unlike, known.unlike_outputs, unlike))
     proof = verdicts.Proof(
         compared=chosen.compared,
-        numbers=numbers | lowering,
-        parts=parts | lowered_parts,
+        numbers=found[0][0] | numbers,
+        parts=found[0][1] | parts,
         constant=verdicts.never_changing(known.names, (known.outputs, outputs), (known.unlike_outputs, unlike)),
         findings=(*findings, *(verdicts.drowned(known.names, known.outputs, outputs) if asked.real else ())),
         difference=chosen.difference,
+        here=found[1][0] if chosen.difference else {},
+        samples=counts[0].samples if asked.held_out else 0,
+        rows=counts[0].rows if asked.held_out else 0,
     )
-    if chosen.difference:
-        here = [converter.load(path, threads=1)(*sample) for sample in known.samples]
-        proof = replace(proof, here=verdicts.compare(scales, known.outputs, here)[0])
     data: dict[str, Any] = to_data(proof)
     return data
+
+
+def _lowered(
+    asked: CheckRequest, scales: verdicts.OutputScales, known: ReferenceOutputs, outputs: list[tuple[Array, ...]]
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Numbers and parts of the artifact against the program that it was lowered from."""
+    few = known.samples[:PROGRAM_SAMPLES]
+    model = known.outputs[: len(few)]
+    program = _run_program(asked.program, few) if asked.quantized else model
+    return verdicts.lowered(scales, model, program, outputs[: len(few)])
+
+
+def _counted(
+    asked: CheckRequest, known: ReferenceOutputs, runs: list[tuple[Predictor, list[tuple[Array, ...]]]], first_s: float
+) -> list[Counts]:
+    """How often each predictor chooses the model's class: on the samples that it gave ``outputs`` for, and on further ones."""
+    counts = [Counts.of(known.outputs, outputs) for _, outputs in runs]
+    done = len(known.samples)
+    with Further.of(asked.references) as further:
+        for index in steps(done + further.count, done, first_s, asked.further_s):
+            sample, model = further[index - done]
+            for count, (predictor, _) in zip(counts, runs, strict=True):
+                count.add(model, predictor(*sample))
+    return counts
 
 
 def _examined(predictor: Predictor, samples: list[tuple[Array, ...]]) -> tuple[list[tuple[Array, ...]], tuple[str, ...]]:

@@ -1,6 +1,6 @@
 """One streaming pass over the user's calibration data: statistics for every target, and samples held out for the proof.
 
-Every tenth sample (of few: the last) is never calibrated on; at most sixteen of those are kept to verify artifacts with.
+Every tenth sample (of few: the last) is never calibrated on; some of those are kept to verify artifacts with.
 """
 
 import hashlib
@@ -22,22 +22,18 @@ from edgeopt.model.rebatching import Rebatching
 from edgeopt.model.signature import Signature
 from edgeopt.model.user_code import cause, reported_as, summary, users_line
 from edgeopt.quantize.equalization import Equalizer
+from edgeopt.quantize.held_out import KEPT_BYTES, HeldOut, Kept, Sample
 from edgeopt.quantize.statistics import Recorder, Statistics
 
 HOLD_OUT_EVERY = 10
-HELD_OUT_MOST = 16
-KEPT_MOST = 64
 WATCHED = 32
 """Samples that an equalizer sees, kept until it has."""
 OUTSIDE = 4.0
 """How many times the greatest calibrated magnitude of an input its example may reach without a word."""
 FAR_INSIDE = 64.0
 """How many times an example's the calibrated magnitude may be: 8 bits leave 2 to an input that much smaller."""
-KEPT_BYTES = 1 << 28
 
 _END = object()
-
-Sample = tuple[Tensor, ...]
 
 
 @dataclass(slots=True)
@@ -49,6 +45,8 @@ class Calibrated:
     digest: str
     samples: int
     described: str
+    held_out_of: int = 0
+    """How many samples of the data were held out, of which ``held_out`` are kept; 0 where these are none of the data."""
     kept: list[Sample] = field(default_factory=list)
     """Some of the recorded samples, spread evenly over all, for what needs data in memory (pruning)."""
 
@@ -81,8 +79,7 @@ def calibrate(
         return _uncalibrated({name: Recorder(module, wanted) for name, module in programs.items()}, example)
     recording = _Recording(programs, wanted, equalizer)
     digest = hashlib.sha256()
-    held_out: list[Sample] = []
-    kept = _Kept(keep)
+    held_out, kept = HeldOut(), Kept(keep)
     rebatching = Rebatching(signature)
     count = 0
     for sample, is_held_out in _assigned(_finite(_samples(_batches(data), rebatching), signature)):
@@ -91,8 +88,8 @@ def calibrate(
             with turn():
                 recording.add(sample, f"calibration sample {count}")
             kept.add(sample)
-        elif len(held_out) < HELD_OUT_MOST:
-            held_out.append(sample)
+        else:
+            held_out.add(sample)
         count += 1
         progress(count)
     if not recording.begun:
@@ -100,7 +97,8 @@ def calibrate(
             recording.begin()
     statistics = recording.statistics()
     described = _described(count, rebatching)
-    return Calibrated(statistics, held_out or perturbed(example), digest.hexdigest(), count, described, kept.samples)
+    proving = held_out.samples() or perturbed(example)
+    return Calibrated(statistics, proving, digest.hexdigest(), count, described, held_out.count, kept.samples)
 
 
 def _described(count: int, rebatching: Rebatching) -> str:
@@ -126,23 +124,6 @@ def _assigned(stream: Iterator[Sample]) -> Iterator[tuple[Sample, bool]]:
             pending = None
     if pending is not None:
         yield pending, 1 < count < HOLD_OUT_EVERY
-
-
-class _Kept:
-    """At most KEPT_MOST samples and KEPT_BYTES bytes, every n-th of all: n doubles whenever there are too many."""
-
-    def __init__(self, wanted: bool) -> None:
-        self.samples: list[Sample] = []
-        self._wanted, self._every, self._count = wanted, 1, 0
-
-    def add(self, sample: Sample) -> None:
-        if self._wanted and self._count % self._every == 0:
-            self.samples.append(sample)
-            size = sum(value.nbytes for value in sample)
-            if len(self.samples) > max(2, min(KEPT_MOST, KEPT_BYTES // max(size, 1))):
-                self.samples = self.samples[::2]
-                self._every *= 2
-        self._count += 1
 
 
 def _finite(stream: Iterator[Sample], signature: Signature) -> Iterator[Sample]:
@@ -322,7 +303,9 @@ def _uncalibrated(recorders: dict[str, Recorder], example: Sample) -> Calibrated
     statistics = {name: recorder.statistics for name, recorder in recorders.items()}
     digest = hashlib.sha256(b"uncalibrated")
     _update(digest, example)
-    return Calibrated(statistics, perturbed(example), digest.hexdigest(), 0, "uncalibrated: the example input only", [example])
+    return Calibrated(
+        statistics, perturbed(example), digest.hexdigest(), 0, "uncalibrated: the example input only", kept=[example]
+    )
 
 
 def outside(found: Calibrated, captured: Captured) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The table at the end of an export, and below it every failure and warning in full."""
 
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -49,12 +50,17 @@ def _warn_uncalibrated(console: Console) -> None:
 
 
 def _print_results(console: Console, manifest: Manifest) -> None:
-    """One table where it is as wide as the console or less, else one of the numbers and one of the schemes."""
-    whole = _table(manifest, with_schemes=True)
-    if Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), whole).maximum <= console.width:
+    """One table where it is as wide as the console or less, else one of the numbers and one of the schemes.
+
+    Intervals are left out where not even the numbers have room beside them: how many rows there are is told below.
+    """
+    sure = any(verdict.interval for result in manifest.results for verdict in _agreements(result))
+    whole = _table(manifest, with_schemes=True, sure=sure)
+    if _fits(console, whole):
         console.print(whole)
         return
-    console.print(_table(manifest, with_schemes=False))
+    numbers = _table(manifest, with_schemes=False, sure=sure)
+    console.print(numbers if _fits(console, numbers) else _table(manifest, with_schemes=False, sure=False))
     console.print()
     table = _started()
     add_scheme_columns(table)
@@ -64,6 +70,10 @@ def _print_results(console: Console, manifest: Manifest) -> None:
     console.print(table)
 
 
+def _fits(console: Console, table: Table) -> bool:
+    return Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum <= console.width
+
+
 def _started() -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("target", no_wrap=True)
@@ -71,18 +81,20 @@ def _started() -> Table:
     return table
 
 
-def _table(manifest: Manifest, *, with_schemes: bool) -> Table:
+def _table(manifest: Manifest, *, with_schemes: bool, sure: bool) -> Table:
     metric = _metric(manifest)
     table = _started()
     if with_schemes:
         add_scheme_columns(table)
-    for header in ("size", "of\nfp32", "SQNR\ndB", "agree", *([metric] if metric else []), "ms\nhere", "of\nfp32"):
+    agreement = ("agree", "95 %") if sure else ("agree",)
+    for header in ("size", "of\nfp32", "SQNR\ndB", *agreement, *([metric] if metric else []), "ms\nhere", "of\nfp32"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("verdict")
     twins = {result.format: result for result in manifest.results if result.target == TWIN}
     for result in manifest.results:
         cells = list(scheme_cells(result)) if with_schemes else []
         cells += [_size(result), _size_ratio(result, twins), _sqnr(result), _agreement(result)]
+        cells += [_agreement_interval(result)] if sure else []
         cells += [_accuracy(result, metric)] if metric else []
         table.add_row(plain(result.target), result.format, *cells, _latency(result), _speed(result), _verdict(result))
     return table
@@ -121,9 +133,20 @@ def _sqnr(result: TargetResult) -> str:
     return f"{min(known):.1f}" if known else NONE
 
 
+def _agreements(result: TargetResult) -> list[Verdict]:
+    return [verdict for verdict in result.verdicts if verdict.check == "top1_agreement" and verdict.value is not None]
+
+
 def _agreement(result: TargetResult) -> str:
-    value = _number(result, "top1_agreement")
-    return NONE if value is None else f"{value:.1%}"
+    """All is told from nearly all, and takes no more room."""
+    shown = [f"{verdict.value:.1%}" if verdict.value != 1 else "100%" for verdict in _agreements(result)]
+    return next(iter(shown), NONE)
+
+
+def _agreement_interval(result: TargetResult) -> str:
+    """In whole percents: the shares from the first to the last that the samples leave likely."""
+    intervals = (verdict.interval for verdict in _agreements(result) if verdict.interval)
+    return next((f"{math.floor(least * 100)}-{math.ceil(most * 100)}" for least, most in intervals), NONE)
 
 
 def _accuracy(result: TargetResult, metric: str) -> str:
@@ -167,10 +190,20 @@ def _print_float_model(console: Console, manifest: Manifest) -> None:
     facts = [counted(model.parameters, "parameter"), counted(model.macs, "multiply-accumulate")]
     metric = next(iter(model.accuracy), "")
     parts = slices(model.accuracy, metric)
-    facts += [f"{name} {value:.3f}" for name, value in model.accuracy.items() if name not in parts]
+    sure = {} if model.accuracy_interval is None else {metric: " (95 %: {:.3f} to {:.3f})".format(*model.accuracy_interval)}
+    facts += [f"{name} {value:.3f}{sure.get(name, '')}" for name, value in model.accuracy.items() if name not in parts]
     facts += [f"{counted(len(parts), 'slice')} of {metric}"] * bool(parts)
+    against = f"SQNR and agreement are against it{_counted_on(manifest)}."
     console.print()
-    paragraph(console, f"{model.name} in PyTorch float32: {', '.join(facts)}. SQNR and agreement are against it.", style="dim")
+    paragraph(console, f"{model.name} in PyTorch float32: {', '.join(facts)}. {against}", style="dim")
+
+
+def _counted_on(manifest: Manifest) -> str:
+    """How many rows agreement is of, where they are the user's."""
+    rows = sorted({verdict.rows for result in manifest.results for verdict in _agreements(result) if verdict.rows})
+    if not rows:
+        return ""
+    return f"; agreement is of {counted(rows[-1], 'row') if len(rows) == 1 else f'{rows[0]:,} to {rows[-1]:,} rows'} held out"
 
 
 def _fallen(manifest: Manifest) -> dict[str, list[str]]:

@@ -1,11 +1,15 @@
 """The release gates: what the user's own numbers lose, judged where a limit is given, and whether they can be told at all."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from edgeopt.core import Verdict
 from edgeopt.errors import EvaluationError
+from edgeopt.model.choices import Paired
 from edgeopt.model.repeated import Change, Numbers
 from edgeopt.model.slices import falls, is_slice, slices
+from edgeopt.support import proportions
+from edgeopt.support.proportions import Interval
 from edgeopt.verify.verdicts import Proof
 
 GATES = ("accuracy_drop", "slice_drop", "min_sqnr", "min_agreement")
@@ -14,12 +18,49 @@ _ROOM = 1e-9
 """0.9 - 0.8 is more than 0.1 in floats."""
 
 
-def accuracy_drop(metric: str, model: float, artifact: float, max_drop: float | None, compared: str = "") -> Verdict:
-    """The release gate: what the first number of ``evaluate`` loses against the float model, judged where a limit is given."""
+def accuracy_drop(
+    metric: str, model: float, artifact: float, max_drop: float | None, compared: str = "", paired: Paired | None = None
+) -> Verdict:
+    """The release gate: what the first number of ``evaluate`` loses against the float model, judged where a limit is given.
+
+    With ``paired`` rows, and where the number can be the share of them whose class is right, the interval of what it loses.
+    """
     drop = model - artifact
     passed = max_drop is None or drop <= max_drop + _ROOM
     note = f"{metric}: model {model:.4f}, artifact {artifact:.4f}"
-    return Verdict(check="accuracy_drop", value=drop, limit=max_drop, passed=passed, note=note, compared=compared)
+    verdict = Verdict(check="accuracy_drop", value=drop, limit=max_drop, passed=passed, note=note, compared=compared)
+    lost = None if paired is None else _lost(model, artifact, paired)
+    if paired is None or lost is None:
+        return verdict
+    note += f", {paired.differing} of {paired.rows} rows got another class"
+    sure = proportions.drop(lost, paired.differing, paired.rows)
+    return replace(verdict, note=note, rows=paired.rows, interval=sure)
+
+
+def interval(numbers: Mapping[str, float], rows: int) -> Interval | None:
+    """Of the first number of ``evaluate``, where it can be the share of ``rows`` whose class is right; else None."""
+    found = proportions.hits(next(iter(numbers.values())), rows) if numbers and rows else None
+    return None if found is None else proportions.wilson(found, rows)
+
+
+def unsure(verdict: Verdict, paired: Paired | None) -> Iterator[str]:
+    """A warning where a gate is passed by what was found, and a drop that fails it is as likely as its interval says."""
+    limit, value, sure = verdict.limit, verdict.value, verdict.interval
+    if limit is None or value is None or sure is None or paired is None or not verdict.passed or sure[1] <= limit + _ROOM:
+        return
+    lost = round(value * paired.rows)
+    needed = proportions.rows_to_exclude(limit, lost, paired.differing, paired.rows)
+    more = f"about {needed:,} would, if they are like these" if needed else "a million more would not"
+    yield (
+        f"{verdict.check} {value:.3g} is within --max-drop {limit:g}, but {paired.rows:,} rows do not exclude a drop of"
+        f" {sure[1]:.3g} (95 %): {more}; let evaluate predict more"
+    )
+
+
+def _lost(model: float, artifact: float, paired: Paired) -> int | None:
+    """How many rows less are right; None where the numbers can be no such shares: no more are lost than got another class."""
+    before, after = (proportions.hits(value, paired.rows) for value in (model, artifact))
+    return None if before is None or after is None or abs(before - after) > paired.differing else before - after
 
 
 def slice_drop(

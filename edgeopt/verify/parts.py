@@ -4,7 +4,6 @@ One number over everything lets a loud part hide a silent one: boxes in pixels b
 the scores that it leaves. Needs numpy only.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -260,11 +259,3 @@ def _decibel(signal: Vector, noise: Vector) -> Vector:
         ratio = 10 * np.log10(signal / noise)
     ratio = np.where(noise == 0, MAX_SQNR_DB, np.where(np.isfinite(noise) & (signal > 0), ratio, -MAX_SQNR_DB))
     return np.asarray(np.clip(np.where(np.isnan(ratio), -MAX_SQNR_DB, ratio), -MAX_SQNR_DB, MAX_SQNR_DB))
-
-
-def agreement(reference: Array, candidate: Array) -> float | None:
-    """Share of rows with the same greatest column, for class scores [rows, classes]; else None."""
-    shape = np.shape(reference)
-    if len(shape) != 2 or shape[0] < 1 or shape[1] < 2 or not _is_float(reference) or math.prod(shape) == 0:
-        return None
-    return float(np.mean(np.argmax(reference, -1) == np.argmax(candidate, -1)))

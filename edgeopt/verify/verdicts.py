@@ -10,8 +10,10 @@ from dataclasses import field
 import numpy as np
 
 from edgeopt.core import Plan, Verdict, data_class
+from edgeopt.support.proportions import wilson
 from edgeopt.targets.schema import Checks
 from edgeopt.verify import parts
+from edgeopt.verify.agreement import Counts
 from edgeopt.verify.parts import MAX_SQNR_DB, Array, Outputs, OutputScales, constant
 
 LOW_SQNR_DB = 10.0
@@ -46,7 +48,8 @@ class Proof:
 
     ``compared``: what computed the artifact's side. ``numbers``: by check. ``parts``: the output or channel each number is of.
     ``difference``: why this CPU's kernels were not used, and ``here`` the numbers with them. ``steady``: how near the model
-    stays to itself (:mod:`edgeopt.verify.steadiness`), where that was asked.
+    stays to itself (:mod:`edgeopt.verify.steadiness`), where that was asked. ``samples``: of the user's data, those on which
+    agreement was counted, and ``rows``: of class scores in them; both 0 where the data is none of the user's.
     """
 
     compared: str
@@ -57,10 +60,14 @@ class Proof:
     difference: str = ""
     here: dict[str, float | None] = field(default_factory=dict)
     steady: float | None = None
+    samples: int = 0
+    rows: int = 0
 
 
-def compare(scales: OutputScales, reference: Outputs, candidate: Outputs) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Numbers and parts of an artifact's outputs against the model's."""
+def compare(
+    scales: OutputScales, reference: Outputs, candidate: Outputs, counts: Counts | None = None
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Numbers and parts of an artifact's outputs against the model's; ``counts``: of classes on these and on more samples."""
     ratios = parts.sqnr(scales, reference, candidate)
     names = scales.names
     numbers: dict[str, float | None] = {}
@@ -73,12 +80,8 @@ def compare(scales: OutputScales, reference: Outputs, candidate: Outputs) -> tup
                 found[check] = str(part)
     numbers["cosine_float"] = cosine(reference, candidate)
     numbers["max_abs_error"] = max_abs_error(reference, candidate)
-    agreements = {name: top1_agreement(reference, candidate, index) for index, name in enumerate(names)}
-    known = {name: value for name, value in agreements.items() if value is not None}
-    numbers["top1_agreement"] = min(known.values(), default=None)
-    if known and len(names) > 1:
-        found["top1_agreement"] = f"output {min(known, key=lambda name: known[name])}"
-    return numbers, found
+    agreement, output = (counts or Counts.of(reference, candidate)).numbers(names)
+    return numbers | agreement, found | output
 
 
 def drowned(names: tuple[str, ...], reference: Outputs, candidate: Outputs) -> Iterator[str]:
@@ -182,13 +185,6 @@ def _pairs(reference: Outputs, candidate: Outputs) -> Iterator[tuple[tuple[Array
     return zip(reference, candidate, strict=True)
 
 
-def top1_agreement(reference: Outputs, candidate: Outputs, index: int = 0) -> float | None:
-    """Share of rows with the same greatest column in one output of class scores [rows, classes]; else None."""
-    shares = [parts.agreement(r[index], c[index]) for r, c in _pairs(reference, candidate)]
-    known = [share for share in shares if share is not None]
-    return float(np.mean(known)) if known else None
-
-
 def judge(proof: Proof | None, checks: Checks) -> tuple[Verdict, ...]:
     """Verdicts for what is known of one artifact (none where it could not run here).
 
@@ -235,8 +231,11 @@ def _known(proof: Proof) -> list[str]:
 
 def _verdict(proof: Proof, check: str, limit: float | None) -> Verdict:
     value = proof.numbers.get(check)
+    rows = proof.rows if check == "top1_agreement" and value is not None else 0
     return Verdict(
         check=check,
+        rows=rows or None,
+        interval=wilson(round((value or 0) * rows), rows) if rows else None,
         value=value,
         unit="dB" if check.startswith("sqnr") else "",
         limit=limit,

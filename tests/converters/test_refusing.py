@@ -81,6 +81,7 @@ def test_what_a_runtime_cannot_compute_is_named(tmp_path: Path, monkeypatch: pyt
     check = CheckRequest(
         format="tflite", profile=profile, program=tmp_path / "program.pt2", out=out,
         references=tmp_path / "references.npz", quantized=False, exact=True, real=True,
+            held_out=True, further_s=1.0,
     )  # fmt: skip
     tasks.convert(to_data(convert))
     with pytest.raises(ConversionError, match=r"the runtime refused the operator aten\.flip\.default") as caught:

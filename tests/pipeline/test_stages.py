@@ -48,8 +48,7 @@ def test_a_conversion_that_goes_on_keeps_one_worker_and_not_two(tmp_path: Path, 
     monkeypatch.setattr(stages, "convert", convert)
     monkeypatch.setattr(stages, "_finish", finish)
     monkeypatch.setattr(stages, "_calibrate", lambda *_: None)
-    monkeypatch.setattr(stages, "write_references", lambda *_: None)
-    monkeypatch.setattr(stages, "Data", lambda *_: SimpleNamespace(references=tmp_path, calibrated=None))
+    monkeypatch.setattr(stages, "_data", lambda *_: SimpleNamespace(references=tmp_path, calibrated=None))
     results, _ = stages._make_all(run, None, jobs, tmp_path, {})  # type: ignore[arg-type]
     assert waited == [True]
     assert [f"{result.target}/{result.format}" for result in results] == [job.name for job in jobs]

@@ -15,7 +15,8 @@ from edgeopt.capture import capture
 from edgeopt.errors import CalibrationError, EdgeoptError, InputError, NotFiniteError
 from edgeopt.model.model import Model
 from edgeopt.model.signature import Signature
-from edgeopt.quantize.calibrate import HELD_OUT_MOST, Calibrated, calibrate, digest_of, outside
+from edgeopt.quantize.calibrate import Calibrated, calibrate, digest_of, outside
+from edgeopt.quantize.held_out import MOST
 
 EXAMPLE = torch.zeros(1, 3)
 
@@ -50,13 +51,13 @@ def test_a_stream_is_never_held_in_memory() -> None:
 
     def stream() -> Iterator[Tensor]:
         nonlocal most
-        for index in range(2000):
+        for index in range(4000):
             alive.add(value := sample(index))
             most = max(most, len(alive))
             yield value
 
-    assert run(stream).samples == 2000
-    assert most <= HELD_OUT_MOST + 8
+    assert run(stream).samples == 4000
+    assert most <= MOST + 8
 
 
 def test_what_is_kept_for_later_is_bounded_too() -> None:
@@ -84,10 +85,12 @@ def test_one_sample_is_recorded_and_the_proof_is_made_on_noise() -> None:
     assert found.statistics["dense"]["x"].maximum == 3
     assert found.real
     assert len(found.held_out) > 1
+    assert found.held_out_of == 0
 
 
 def test_at_most_so_many_samples_are_held_out() -> None:
-    assert len(run(sample(index) for index in range(400)).held_out) == HELD_OUT_MOST
+    found = run(sample(index) for index in range(3000))
+    assert (len(found.held_out), found.held_out_of) == (MOST, 300)
 
 
 def test_without_data_the_example_is_recorded_and_the_result_is_not_real() -> None:

@@ -54,7 +54,7 @@ def result(
         "verdicts": (
             Verdict(check="sqnr_program", value=41.3, unit="dB", limit=20.0),
             Verdict(check="sqnr_float", value=18.24, unit="dB", limit=5.0),
-            Verdict(check="top1_agreement", value=0.953),
+            Verdict(check="top1_agreement", value=0.953, rows=128, interval=(0.9014, 0.9783)),
         ),
         "accuracy": {"top1": 0.85, "top5": 0.95},
         "latency": Latency(median_ms=ms, twin_ms=6.6, runs=50, threads=1),
@@ -65,7 +65,7 @@ def result(
 def manifest(*results: TargetResult) -> Manifest:
     facts = ModelFacts(
         name="mobilenet_v2", sha256="0" * 64, parameters=3_504_872, macs=300_774_272, inputs=(IMAGE,), outputs=(SCORES,),
-        accuracy={"top1": 0.9, "top5": 1.0},
+        accuracy={"top1": 0.9, "top5": 1.0}, accuracy_interval=(0.899, 0.972),
     )  # fmt: skip
     return Manifest(edgeopt_version="0.1.0", model=facts, calibration="200 batches", results=results)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from edgeopt.core import Manifest, Plan, QuantScheme, SparseLayer
+from edgeopt.core import Manifest, Plan, QuantScheme, SparseLayer, Verdict, from_data, to_data
 from edgeopt.report.doctor_view import print_checks
 from edgeopt.report.plan_view import print_plans
 from edgeopt.report.table import print_table
@@ -52,12 +52,13 @@ def test_a_row_says_what_it_is_how_big_how_good_how_fast() -> None:
         "0.27",
         "18.2",
         "95.3%",
+        "90-98",
         "0.850",
         "3.70",
         "0.56",
         "ok",
     ]
-    assert row(text, "apple-ane")[2:] == ["fp16", "all", "100%", "3.7", "MB", *"------", "ok", "GAVE", "WAY"]
+    assert row(text, "apple-ane")[2:] == ["fp16", "all", "100%", "3.7", "MB", *"-------", "ok", "GAVE", "WAY"]
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -119,6 +120,35 @@ def test_a_scheme_has_a_short_name(scheme: QuantScheme, name: str) -> None:
     assert scheme.short() == name
 
 
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [((128, 128), "of 128 rows held out."), ((1, 1), "of 1 row held out."), ((16, 256), "of 16 to 256 rows")],
+)
+def test_how_many_rows_agreement_is_of_is_told_below_the_table(rows: tuple[int, int], told: str) -> None:
+    verdicts = [Verdict(check="top1_agreement", value=1.0, rows=count, interval=(0.8, 1.0)) for count in rows]
+    data = manifest(*(result(f"target-{i}", verdicts=(one,)) for i, one in enumerate(verdicts)))
+    assert told in " ".join(table(data).split())
+    assert row(table(data), "target-0")[9:11] == ["100%", "80-100"]
+
+
+def test_without_data_of_the_user_s_agreement_has_no_interval() -> None:
+    text = table(manifest(result("a", verdicts=(Verdict(check="top1_agreement", value=0.9996),))))
+    assert "95 %" not in text.split("PyTorch")[0] and "held out" not in text
+    assert "100.0%" in row(text, "a")
+
+
+def test_a_bundle_of_before_there_were_intervals_is_still_read() -> None:
+    """Fields that it lacks are those of numbers whose rows nobody counted."""
+    data = to_data(everything())
+    for verdict in (verdict for one in data["results"] for verdict in one["verdicts"]):
+        del verdict["interval"], verdict["rows"]
+    for one in (data["model"], *data["results"]):
+        del one["accuracy_interval"]
+    read = from_data(Manifest, data)
+    assert all(verdict.interval is verdict.rows is None for one in read.results for verdict in one.verdicts)
+    assert "95 %" not in table(read)
+
+
 def test_the_twin_is_that_of_the_same_format() -> None:
     data = manifest(
         result("portable-fp32", "onnx", 8_000_000), result("portable-fp32", "tflite", 4_000_000), result("a", "onnx", 2_000_000)
@@ -141,7 +171,7 @@ def test_of_each_artifact_the_slices_that_fell_most_are_told_at_80_columns() -> 
     below = text[text.index("Slices that fell the most") : text.index("bundle:")].split()
     told = "a/tflite, b/tflite top1/class=7 0.900 to 0.500, top1/class=3 0.900 to 0.800, top1/class=1 0.900 to 0.850"
     assert " ".join(below) == f"Slices that fell the most {told}"
-    assert "top1 0.900, 10 slices of top1." in " ".join(text.split())
+    assert "top1 0.900 (95 %: 0.899 to 0.972), 10 slices of top1." in " ".join(text.split())
     assert all(len(line) <= 80 for line in text.splitlines())
 
 

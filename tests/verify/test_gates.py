@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeopt.model.choices import Paired
 from edgeopt.model.repeated import Change, Numbers
-from edgeopt.verify.gates import slice_drop, unsteady
+from edgeopt.verify.gates import accuracy_drop, interval, slice_drop, unsteady, unsure
 from edgeopt.verify.verdicts import describe
 
 MODEL = {"top1": 0.9, "top1/class=7": 0.92, "top1/class=3": 0.95, "loss/class=7": 5.0}
@@ -61,3 +62,42 @@ def test_a_slice_of_one_call_alone_cannot_be_judged(change: Change) -> None:
 def test_other_inputs_each_time_are_told() -> None:
     (said,) = unsteady(Numbers(MODEL, other_inputs=True), None, None)
     assert said.startswith("evaluate asks for other inputs each time")
+
+
+def test_what_the_rows_leave_likely_stands_beside_the_loss() -> None:
+    verdict = accuracy_drop("top1", 0.83, 0.825, 0.01, "kernels", Paired(800, 40))
+    assert verdict.passed and verdict.rows == 800
+    assert verdict.interval == pytest.approx((-0.0108, 0.0213), abs=2e-4)
+    assert verdict.note == "top1: model 0.8300, artifact 0.8250, 40 of 800 rows got another class"
+
+
+def test_a_loss_that_they_do_not_exclude_is_called_that_with_how_many_would() -> None:
+    paired = Paired(800, 40)
+    (said,) = unsure(accuracy_drop("top1", 0.83, 0.825, 0.01, paired=paired), paired)
+    assert said.startswith("accuracy_drop 0.005 is within --max-drop 0.01, but 800 rows do not exclude a drop of 0.021")
+    assert said.endswith("(95 %): about 7,800 would, if they are like these; let evaluate predict more")
+    (said,) = unsure(accuracy_drop("top1", 0.83, 0.82, 0.01, paired=paired), paired)
+    assert "a million more would not" in said
+
+
+@pytest.mark.parametrize(
+    ("artifact", "limit", "paired"),
+    [
+        (0.825, 0.03, Paired(800, 40)),  # excluded
+        (0.825, None, Paired(800, 40)),  # no gate
+        (0.8, 0.01, Paired(800, 40)),  # it fails, which says more
+        (0.825, 0.01, None),  # nobody knows the rows
+        (0.825, 0.01, Paired(800, 3)),  # four are lost where three changed: it is no share of classes
+        (0.8249, 0.01, Paired(800, 40)),  # no whole number of rows
+    ],
+)
+def test_else_nothing_is_said(artifact: float, limit: float | None, paired: Paired | None) -> None:
+    assert list(unsure(accuracy_drop("top1", 0.83, artifact, limit, paired=paired), paired)) == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "rows", "known"),
+    [({"top1": 0.5, "f1": 0.3}, 4, True), ({"f1": 0.3, "top1": 0.5}, 4, False), ({"top1": 0.5}, 0, False), ({}, 4, False)],
+)
+def test_an_interval_is_of_the_first_number_where_it_is_a_share(numbers: dict[str, float], rows: int, known: bool) -> None:
+    assert (interval(numbers, rows) is not None) == known

@@ -72,14 +72,6 @@ def test_no_largest_difference_where_a_value_is_not_finite() -> None:
     assert verify.max_abs_error(one(1, 2), one(1, math.nan)) is None
 
 
-def test_top1_agreement_is_of_class_scores_only() -> None:
-    scores = [(np.array([[1.0, 2, 3], [3, 2, 1]]),)]
-    other = [(np.array([[1.0, 2, 3], [3, 2, 4]]),)]
-    assert verify.top1_agreement(scores, other) == 0.5
-    assert verify.top1_agreement([(np.ones((2, 1)),)], [(np.ones((2, 1)),)]) is None
-    assert verify.top1_agreement([(np.ones((1, 3, 3)),)], [(np.ones((1, 3, 3)),)]) is None
-
-
 def test_the_agreement_of_several_outputs_is_the_worst_one_s() -> None:
     same, other = np.array([[1.0, 2, 3], [3, 2, 1]]), np.array([[1.0, 2, 3], [3, 2, 4]])
     reference = [(same, same)]
