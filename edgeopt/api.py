@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeopt.bundle.bundle import Bundle
+from edgeopt.core import Quality
 from edgeopt.errors import UsageError
 from edgeopt.model.model import Batch, Calibration, Evaluate, Model
 from edgeopt.model.options import DEFAULT_TIMEOUT_S, Options
@@ -31,6 +32,7 @@ def export(
     min_agreement: float | None = None,
     io_float: bool = False,
     strict_scheme: bool = False,
+    quality: Quality = "balanced",
     timeout_s: float = DEFAULT_TIMEOUT_S,
     jobs: int = 2,
     use_cache: bool = True,
@@ -43,6 +45,7 @@ def export(
     ``max_slice_drop``: the most that any slice of it may lose, such as ``top1/class=7`` of ``top1``.
     ``min_sqnr``, in dB, and ``min_agreement``, a share of the samples: how near to the model every artifact is to be. Where
     integers miss one of these gates, the cheapest layers with which it holds stay in floats.
+    ``quality``: how much is done so that integers keep what the model computes.
     ``strict_scheme``: a target whose preferred scheme does not work fails, where it would give way to another one.
 
     A target that fails does not raise: look at ``bundle.manifest.results`` (status, reason, error). Raises an
@@ -60,6 +63,7 @@ def export(
         min_agreement=min_agreement,
         io_float=io_float,
         strict_scheme=strict_scheme,
+        quality=quality,
         timeout_s=timeout_s,
         jobs=jobs,
         use_cache=use_cache,

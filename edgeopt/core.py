@@ -19,6 +19,8 @@ ActivationDtype = Literal["int8", "uint8", "float16", "float32"]
 WeightDtype = Literal["int8", "lut4", "lut6", "float16", "float32"]
 """``lut4``, ``lut6``: indices of 4 or 6 bits into a palette, a table of 16 or 64 floats."""
 Observer = Literal["minmax", "mse", "percentile"]
+Quality = Literal["fast", "balanced", "best"]
+"""How much is done so that integers keep what the model computes; ``balanced`` where nothing is said."""
 
 MANIFEST_SCHEMA_VERSION = 1
 MANIFEST_NAME, SUMS_NAME, LOG_FOLDER = "manifest.json", "SHA256SUMS", "logs"

@@ -55,6 +55,8 @@ class OperatorSettings:
     ``shared_range``: kinds whose inputs and outputs must have one scale and zero point.
     ``fixed_output``: kinds whose output must have this (scale, zero point).
     ``float_output``: kinds that can take integers and give floats at no extra cost.
+    ``float_last``: kinds that do so where float outputs are made of their result and nothing computes with it any more: what is
+    ranked (logits, scores) would tie in 8 bits.
     ``table``: a file below targets/operators/ that lists the format's operators the device supports.
     ``cpu``: the format's operators that the runtime leaves to the CPU, whatever accelerator the target is for.
     """
@@ -65,6 +67,7 @@ class OperatorSettings:
     shared_range: tuple[OperatorKind, ...] = ()
     fixed_output: dict[OperatorKind, tuple[_Scale, _ZeroPoint]] = field(default_factory=dict)
     float_output: tuple[OperatorKind, ...] = ()
+    float_last: tuple[OperatorKind, ...] = ()
     table: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}\.toml$")] | None = None
     cpu: tuple[str, ...] = ()
 

@@ -39,6 +39,7 @@ class TfliteConverter:
         "litert_torch",
         "ai_edge_litert.interpreter",
         "edgeopt.converters.tflite.forms",
+        "edgeopt.converters.tflite.hybrid",
         "edgeopt.converters.tflite.passes",
         "edgeopt.converters.warm:tflite",
     )
@@ -60,12 +61,14 @@ class TfliteConverter:
         content = _lower(loaded) if loaded.quantized else _lowered_once(program, loaded)
 
         from edgeopt.converters.tflite import file as tflite_file
-        from edgeopt.converters.tflite import passes
+        from edgeopt.converters.tflite import hybrid, passes
 
         model = tflite_file.read(content)
         passes.name_interface(model, loaded.input_names, distinct_names(output_names, loaded.input_names))
         if float_type == "float32":
             passes.float_border(model)
+            if loaded.quantized:
+                hybrid.fold_last_weights(model)
         if profile.schemes[0].weight == "float16":
             passes.half_weights(model)
         tflite_file.write(model, out)

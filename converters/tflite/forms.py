@@ -46,11 +46,18 @@ def rewritten(program: Program) -> Program:
     orders = [node for node in module.graph.nodes if _only_values(node)]
     for node in orders:
         _values_by_their_places(module, node)
-    return (
-        program.again(module)
-        if convolutions or pools or resized or flips or sorts or means or logarithms or orders
-        else program
-    )
+    changed = convolutions or pools or resized or flips or sorts or means or logarithms or orders
+    return program.again(module) if _write_squares(module.graph) or changed else program
+
+
+def _write_squares(graph: Graph) -> bool:
+    """Squares as products, whether there are any: of five axes, as YOLO's heads have them, the converter refuses POW."""
+    squares = [node for node in graph.nodes if node.target is aten.pow.Tensor_Scalar and node.args[1] == 2]
+    for node in squares:
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(call(graph, node, aten.mul.Tensor, node.args[0], node.args[0]))
+        graph.erase_node(node)
+    return bool(squares)
 
 
 def _only_values(node: Node) -> bool:

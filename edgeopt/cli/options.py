@@ -56,6 +56,10 @@ StrictScheme = Annotated[
     bool | None,
     typer.Option("--strict-scheme/--no-strict-scheme", help="Fail a target where the scheme that it prefers does not work."),
 ]
+Quality = Annotated[
+    str | None,
+    typer.Option(metavar="fast|balanced|best", help="How much is done so that integers keep accuracy.  [default: balanced]"),
+]
 Timeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Longest time for one target, in seconds.  [default: 900]")
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, Strict, StrictBool, StrictStr, ValidationError
 
-from edgeopt.core import data_class, from_data
+from edgeopt.core import Quality, data_class, from_data
 from edgeopt.errors import ConfigError, UsageError, did_you_mean
 from edgeopt.model.model import DEFAULT_NAME
 from edgeopt.model.options import Options
@@ -39,6 +39,7 @@ class Settings:
     cache: StrictBool | None = None
     io_float: StrictBool | None = None
     strict_scheme: StrictBool | None = None
+    quality: Quality | None = None
 
     def over(self, other: "Settings") -> "Settings":
         """These settings, and ``other``'s where these say nothing."""
@@ -50,7 +51,7 @@ class Settings:
         given = {"max_drop": self.max_drop, "max_slice_drop": self.max_slice_drop, "timeout_s": self.timeout, "jobs": self.jobs}
         given |= {"min_sqnr": self.min_sqnr, "min_agreement": self.min_agreement}
         given |= {"use_cache": self.cache, "io_float": self.io_float, "strict_scheme": self.strict_scheme}
-        said = {key: value for key, value in given.items() if value is not None}
+        said = {key: value for key, value in (given | {"quality": self.quality}).items() if value is not None}
         return from_data(Options, {"out": self.out or str(Path("build", _folder_name(name))), "targets": self.targets, **said})
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edgeopt.core import data_class
+from edgeopt.core import Quality, data_class
 
 DEFAULT_TIMEOUT_S = 900.0
 
@@ -26,6 +26,8 @@ class Options:
     """Floats in and out where the target's default is integers (arm-xnnpack, android-nnapi)."""
     strict_scheme: bool = False
     """A target whose preferred scheme does not work fails, instead of giving way to one that it prefers less."""
+    quality: Quality = "balanced"
+    """How much is done for integer targets: ``fast`` takes ranges and the nearest weights, ``best`` takes its time."""
     timeout_s: float = DEFAULT_TIMEOUT_S
     jobs: int = 2
     use_cache: bool = True

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch.fx import GraphModule
 
-from edgeopt.core import TWIN, Format, QuantScheme, RefusedScheme, to_data
+from edgeopt.core import TWIN, Format, Quality, QuantScheme, RefusedScheme, to_data
 from edgeopt.quantize.graph import operators
 from edgeopt.targets.schema import TargetProfile
 
@@ -22,6 +22,7 @@ class Job:
     io_float: bool
     strict: bool = False
     """Whether the profile's first scheme must not give way to others."""
+    quality: Quality = "balanced"
     refused: tuple[RefusedScheme, ...] = ()
     """The profile's schemes before this one, and why they were given up."""
     kept: tuple[tuple[str, str], ...] = ()
@@ -61,16 +62,18 @@ class Job:
     def conversion(self) -> dict[str, object]:
         """Everything in the profile that the converted bytes depend on: jobs with equal ones share a conversion."""
         profile = self.profile
+        operators = profile.operators if self.io_float else replace(profile.operators, float_last=())
         return {
             "format": self.format,
             "scheme": to_data(self.scheme),
             "io_float": self.io_float,
             "io": to_data(profile.io),
             "limits": to_data(profile.limits),
-            "operators": to_data(replace(profile.operators, table=None)),
+            "operators": to_data(replace(operators, table=None)),
             "costs": to_data(profile.costs),
             "variant": self.variant,
             "kept": sorted(name for name, _ in self.kept),
+            **({"quality": self.quality} if self.scheme.integer else {}),
         }
 
     def fallback(self, refusal: str) -> "Job | None":
@@ -81,11 +84,13 @@ class Job:
         return replace(self, scheme=self.left[0], refused=refused, kept=())
 
 
-def jobs_of(profiles: Iterable[TargetProfile], io_float: bool, strict: bool = False) -> list[Job]:
+def jobs_of(
+    profiles: Iterable[TargetProfile], io_float: bool, strict: bool = False, quality: Quality = "balanced"
+) -> list[Job]:
     """Every artifact to make, the twins first."""
     ordered = sorted(profiles, key=lambda profile: profile.name != TWIN)
     return [
-        Job(profile, fmt, profile.schemes[0], float_io(profile, io_float), strict)
+        Job(profile, fmt, profile.schemes[0], float_io(profile, io_float), strict, quality)
         for profile in ordered
         for fmt in profile.formats
     ]

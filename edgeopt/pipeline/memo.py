@@ -50,7 +50,7 @@ class Memo:
         tools["kernels"] = {fmt: prover.kernels(registry.converter(fmt)) for fmt in formats}
         wanted = {"name": model.name, "max_drop": options.max_drop, "max_slice_drop": options.max_slice_drop}
         wanted |= {"min_sqnr": options.min_sqnr, "min_agreement": options.min_agreement}
-        wanted |= {"io_float": options.io_float, "strict_scheme": options.strict_scheme}
+        wanted |= {"io_float": options.io_float, "strict_scheme": options.strict_scheme, "quality": options.quality}
         described: list[Any] = [to_data(profile) for profile in profiles]
         machine = f"{platform.machine()} {platform.node()}"  # latencies are this machine's
         return cls(cache, Cache.key("memo", code, data, {"profiles": described}, tools, wanted, machine))

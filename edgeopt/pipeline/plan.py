@@ -1,12 +1,13 @@
 """Plans: what would be made, or was made, of a model for each target, and the reason for every choice."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
 from edgeopt import registry
 from edgeopt.capture import Captured, capture
-from edgeopt.core import Decision, Format, KeptFloat, Plan, SparseLayer
+from edgeopt.core import Decision, Format, KeptFloat, Plan, Quality, SparseLayer
 from edgeopt.errors import MissingExtra
 from edgeopt.model.model import Model
 from edgeopt.model.options import Options
@@ -27,6 +28,14 @@ from edgeopt.support.progress import Listener, event, ignore
 
 BORDERS = ("input ", "output ")
 """How the subjects of decisions begin that concern one input or output."""
+
+
+QUALITIES: dict[Quality, str] = {
+    "fast": "ranges from the data, every weight rounded to the nearest, nothing equalized",
+    "balanced": "activations are equalized, and weights rounded against the data",
+    "best": "as balanced, and ranges are chosen by what they do to the outputs",
+}
+"""What is done for integer targets at each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,7 @@ def plan(
         module = captured.program.module(check_guards=False)
         statistics = calibrate({DENSE: module}, captured.signature, captured.example, None).statistics[DENSE]
         plans = []
-        for job in jobs_of(asked(options.targets), options.io_float, options.strict_scheme):
+        for job in jobs_of(asked(options.targets), options.io_float, options.strict_scheme, options.quality):
             listen(event(job.name, "plan"))
             plans.append(plan_of(job, captured, chosen(job, captured, module, statistics)))
         return tuple(plans)
@@ -88,7 +97,24 @@ def chosen_by(decided: Quantization, captured: Captured, others: tuple[Decision,
         Decision(subject=f"{one.side} {names[one.side][one.position].name}", choice="float32", reason=one.reason)
         for one in decided.float_border
     )
-    return Chosen(decided.kept_float, (*decisions, *others), decided.shares, 1 - decided.shares.macs)
+    ranked = what_is_ranked(decided, [captured.outputs[one.position].name for one in decided.kept_apart])
+    return Chosen(decided.kept_float, (*decisions, *ranked, *others), decided.shares, 1 - decided.shares.macs)
+
+
+def what_is_ranked(decided: Quantization, apart: Sequence[str]) -> tuple[Decision, ...]:
+    """What was done so that nothing ties where outputs are ranked; ``apart``: the names of ``decided.kept_apart``."""
+    found = [
+        _decision(f"parts of output {name}", "kept apart, in float", one.reason)
+        for name, one in zip(apart, decided.kept_apart, strict=True)
+    ]
+    if decided.float_last:
+        reason = "outputs are made of their results, and in 256 levels what is ranked would tie; weights stay 8-bit"
+        found.append(_decision("last layers", f"float results: {', '.join(decided.float_last)}", reason))
+    if decided.ranked:
+        reason = "cut off, the greatest would tie just where outputs are ranked"
+        choice = f"up to the greatest value seen, for {len(decided.ranked)} values that outputs are made of"
+        found.append(_decision("ranges", choice, reason))
+    return tuple(found)
 
 
 def remedies(decided: Quantization, values: int, samples: int) -> tuple[Decision, ...]:
@@ -97,6 +123,10 @@ def remedies(decided: Quantization, values: int, samples: int) -> tuple[Decision
     if values:
         reason = "channels that share an 8-bit scale fill it; weights before and behind are scaled, and the model is the same"
         found.append(Decision(subject="activations", choice=f"{values} values equalized", reason=reason))
+    if decided.range_samples:
+        reason = f"they hurt the outputs least, by {decided.range_samples} samples of which half only judge"
+        choice = f"chosen by their outputs for {decided.ranges_changed} of {decided.ranges_tried} groups of values"
+        found.append(Decision(subject="ranges of activations", choice=choice, reason=reason))
     layers = sum(op.weight is not None for op in decided.integer)
     if decided.rounded:
         reason = "it leaves less error in what the layers give, on samples apart; elsewhere the nearest does as well"
@@ -148,6 +178,8 @@ def _decisions(job: Job, layers: tuple[SparseLayer, ...]) -> tuple[Decision, ...
         found.append(_decision("opset", str(profile.limits.opset), sources.get("limits.opset", "")))
     if profile.limits.minimum_os is not None:
         found.append(_decision("minimum OS", profile.limits.minimum_os, sources.get("limits.minimum_os", "")))
+    if job.scheme.integer:
+        found.append(_decision("quality", job.quality, QUALITIES[job.quality]))
     found += _as_installed(job.format)
     if layers:
         pruned = sum(layer.pruned for layer in layers)

@@ -79,7 +79,7 @@ class Programs:
         """What ``jobs`` need of one pass over ``data``, kept for the programs that are made of it."""
         module = self.captured.program.module(check_guards=False)
         integer = any(job.scheme.integer for job in jobs)
-        if integer and data is not None:
+        if data is not None and any(job.scheme.integer and job.quality != "fast" for job in jobs):
             self.equalizer = Equalizer(self.captured.program)
         found = calibrate(
             {DENSE: module},
@@ -158,6 +158,8 @@ class Programs:
             return Prepared(program, self._statistics[job.variant], Moments())
         if self.equalizer is not None:
             program = self.equalizer.program
+        if job.quality == "fast":
+            return Prepared(program, self._statistics[DENSE], Moments())
         with _refused(job):
             self._moments = self._moments or moments_of(program, self._samples)
         return Prepared(program, self._statistics[DENSE], self._moments, 0 if self.equalizer is None else self.equalizer.values)
@@ -168,7 +170,8 @@ class Programs:
             fold = registry.converter(job.format).folds_weights
             settings = (job.profile, job.scheme, job.io_float)
             found, decided = quantize(
-                start.program, example, start.statistics, *settings, fold, start.moments, dict(job.kept)
+                start.program, example, start.statistics, *settings, fold, start.moments, dict(job.kept),
+                self._samples if job.quality == "best" else (),
             )  # fmt: skip
         return found, decided, start.remedies(decided) if job.variant == DENSE else ()
 

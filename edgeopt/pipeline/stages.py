@@ -67,8 +67,12 @@ def make(
             model_numbers=evaluate_model(model.evaluate, captured, options.max_slice_drop, listen),
         )
         keys: dict[str, str] = {}
-        results, data = _make_all(run, model, jobs_of(profiles, options.io_float, options.strict_scheme), folder, keys)
+        results, data = _make_all(run, model, _jobs(profiles, options), folder, keys)
         return _manifest(model, run, data, time_all(run, results, data)), keys
+
+
+def _jobs(profiles: list[TargetProfile], options: Options) -> list[Job]:
+    return jobs_of(profiles, options.io_float, options.strict_scheme, options.quality)
 
 
 def _make_all(

@@ -1,6 +1,6 @@
 """Turns the planner's decisions into PT2E annotations and runs PT2E: from the captured program to one with Q/DQ nodes."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +24,9 @@ from edgeopt.core import QuantScheme
 from edgeopt.quantize.graph import Op
 from edgeopt.quantize.opening import opened
 from edgeopt.quantize.planner import Quantization, decide
+from edgeopt.quantize.range_search import searched
 from edgeopt.quantize.ranges import QParams
-from edgeopt.quantize.rounding import WEIGHT_EPS, Moments
+from edgeopt.quantize.rounding import WEIGHT_EPS, Moments, nearest
 from edgeopt.quantize.statistics import Statistics, attribute
 from edgeopt.targets.schema import TargetProfile
 
@@ -40,20 +41,32 @@ class ProfileQuantizer(Quantizer):  # type: ignore[misc]
         scheme: QuantScheme,
         io_float: bool,
         kept: Mapping[str, str] | None = None,
+        samples: Sequence[tuple[Tensor, ...]] = (),
     ) -> None:
+        """``samples``: by which ranges are searched; none leave those of the observer."""
         self._arguments = (statistics, profile, scheme, io_float, kept)
+        self._samples = samples
         self._scheme = scheme
         self.decided: Quantization | None = None
 
     def annotate(self, model: GraphModule) -> GraphModule:
         """Writes ``quantization_annotation`` on every node that the plan computes in integers."""
-        self.decided = decide(model, *self._arguments)
+        self.decided = self._searched(model, decide(model, *self._arguments))
         for op in self.decided.integer:
             self._annotate(op, self.decided)
         for node in self.decided.outputs:
             annotation = node.meta.setdefault("quantization_annotation", QuantizationAnnotation(_annotated=True))
             annotation.output_qspec = self._activation(self.decided.scales.values[node])
         return model
+
+    def _searched(self, model: GraphModule, decided: Quantization) -> Quantization:
+        if not self._samples:
+            return decided
+        statistics, profile, scheme, *_ = self._arguments
+        values = (decided.integer, decided.outputs, decided.scales, decided.ranked)
+        found = searched(model, *values, statistics, profile, scheme, self._samples)
+        changed, tried, count = found.changed, found.tried, found.samples
+        return replace(decided, scales=found.scales, ranges_changed=changed, ranges_tried=tried, range_samples=count)
 
     def validate(self, model: GraphModule) -> None:
         """Nothing to check: the planner only annotates what the profile lists."""
@@ -132,22 +145,24 @@ def quantize(
     fold: bool,
     moments: Moments | None = None,
     kept: Mapping[str, str] | None = None,
+    samples: Sequence[tuple[Tensor, ...]] = (),
 ) -> tuple[ExportedProgram, Quantization]:
     """``program`` with quantize and dequantize nodes for one target, and what was decided.
 
     Weights are rounded against data where ``moments`` of their layers' inputs are given, and else to the nearest.
-    ``kept``: see :func:`edgeopt.quantize.planner.decide`.
+    ``kept``: see :func:`edgeopt.quantize.planner.decide`. Ranges are searched by ``samples``, flat inputs, where there are any.
 
     Weights are stored as integers with ``fold``; without it they stay floats behind their quantize node, for a format that
     folds them itself.
     """
     module, statistics = opened(program.module(check_guards=False), statistics, profile)
-    quantizer = ProfileQuantizer(statistics, profile, scheme, io_float, kept)
+    quantizer = ProfileQuantizer(statistics, profile, scheme, io_float, kept, samples)
     one_bias_each(module)
     with torch.no_grad():
         prepared = prepare_pt2e(module, quantizer)
         assert quantizer.decided is not None
         decided = replace(quantizer.decided, rounded=round_weights(prepared, quantizer.decided, scheme, moments or Moments()))
+        settle_last_weights(prepared, decided, scheme)
         prepared(*example)  # weights are observed here; activations carry fixed parameters
         converted = convert_pt2e(prepared, fold_quantize=fold)
         share_quantize_nodes(converted)
@@ -178,6 +193,17 @@ def rounded_weight(module: GraphModule, op: Op, scheme: QuantScheme, moments: Mo
         return None
     weight = attribute(module, str(op.weight.target)).detach()
     return moments.rounded(op.head.name, weight, weight_bound(scheme), scheme.per_channel)
+
+
+def settle_last_weights(prepared: GraphModule, decided: Quantization, scheme: QuantScheme) -> None:
+    """Puts the weights of layers that give floats on their grids, where they are not: litert-torch drops their Q/DQ."""
+    for op in decided.integer:
+        if op.weight is None or channel_axis(op) or op.output in decided.outputs:
+            continue
+        path, _, name = str(op.weight.target).rpartition(".")
+        holder = prepared.get_submodule(path)
+        found = nearest(getattr(holder, name).detach(), weight_bound(scheme), scheme.per_channel)
+        setattr(holder, name, torch.nn.Parameter(found, requires_grad=False))
 
 
 def one_bias_each(module: GraphModule) -> None:

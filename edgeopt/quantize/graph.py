@@ -1,14 +1,14 @@
 """The captured graph as the planner sees it: operators with a kind, their float operands, and activations fused into them."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from torch.fx import Graph, GraphModule, Node
 
 from edgeopt.capture.operator_kinds import FUSING, PASS_THROUGH, WEIGHTED, is_float, kind_of, yields_floats
 from edgeopt.quantize.statistics import Statistics, attribute
-from edgeopt.targets.schema import OperatorKind
+from edgeopt.targets.schema import OperatorKind, TargetProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,11 @@ def operators(graph: Graph, fused: frozenset[OperatorKind]) -> list[Op]:
         operands = tuple(dict.fromkeys(operand for operand in _operands(carrier, kind) if operand is not weight))
         found.append(Op(kind, node, output, carrier, operands, weight))
     return found
+
+
+def gives_floats(op: Op, profile: TargetProfile, last: Collection[Node]) -> bool:
+    """Whether ``op`` may take integers and give floats; ``last``: values that the model's float outputs are made of."""
+    return op.kind in profile.operators.float_output or (op.kind in profile.operators.float_last and op.output in last)
 
 
 def _opaque(node: Node) -> bool:

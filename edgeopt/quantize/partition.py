@@ -12,7 +12,7 @@ import networkx
 from torch.fx import Node
 
 from edgeopt.capture.operator_kinds import HEAVY, PASS_THROUGH, elements, macs
-from edgeopt.quantize.graph import Op
+from edgeopt.quantize.graph import Op, gives_floats
 from edgeopt.targets.schema import TargetProfile
 
 _INTEGER, _FLOAT = "integer", "float"
@@ -28,10 +28,12 @@ def integer_operators(
     outputs: Iterable[Node],
     profile: TargetProfile,
     border: Collection[Node],
+    last: Collection[Node] = (),
 ) -> set[Node]:
     """Output nodes of the operators to compute in integers, model inputs included where they arrive as integers.
 
     ``refused``: outputs of the operators that cannot be. ``border``: the inputs and outputs that are integers.
+    ``last``: values that float outputs are made of.
     """
     graph = networkx.DiGraph()
     graph.add_nodes_from((_INTEGER, _FLOAT))
@@ -50,7 +52,7 @@ def integer_operators(
                 consumers.setdefault(operand, []).append(op.output)
     for node in outputs:
         consumers.setdefault(node, []).append(_INTEGER if node in border else _FLOAT)
-    free_exit = {op.output for op in ops if op.kind in profile.operators.float_output}
+    free_exit = {op.output for op in ops if gives_floats(op, profile, last)}
     for value, users in consumers.items():
         _cross(graph, value, users, profile, free_exit)
     integer_side, _ = networkx.minimum_cut(graph, _INTEGER, _FLOAT)[1]

@@ -4,7 +4,7 @@ The decisions are plain data (:class:`Quantization`); ``annotate.py`` turns them
 """
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,9 +23,10 @@ from edgeopt.capture.operator_kinds import (
 )
 from edgeopt.core import KeptFloat, QuantScheme
 from edgeopt.quantize.fitness import unfit_values
-from edgeopt.quantize.graph import Op, operators
+from edgeopt.quantize.graph import Op, gives_floats, operators
 from edgeopt.quantize.partition import integer_operators
 from edgeopt.quantize.ranges import QParams
+from edgeopt.quantize.ranked import coarse_scores, ranked_values
 from edgeopt.quantize.scales import Scales, scales_of, strangers
 from edgeopt.quantize.shares import Shares, integer_shares
 from edgeopt.quantize.statistics import Statistics
@@ -56,6 +57,16 @@ class Quantization:
     """Operators in float because no one scale can hold what they join: a converter must not quantize them after all."""
     float_layers: frozenset[Node]
     """Results of layers in float that read what is quantized: a converter must not quantize these either."""
+    kept_apart: tuple[FloatBorder, ...] = ()
+    """Outputs that are float anyway, and whose parts no one scale could hold."""
+    float_last: tuple[str, ...] = ()
+    """Layers that take integers and give the floats that outputs are made of."""
+    ranked: frozenset[Node] = frozenset()
+    """Integer values that outputs are made of: their ranges hold the greatest of them."""
+    ranges_changed: int = 0
+    """Groups of values with another range than the observer's, of ``ranges_tried``, by ``range_samples`` samples."""
+    ranges_tried: int = 0
+    range_samples: int = 0
     rounded: int = 0
     """Layers whose weights are rounded against data, not to the nearest."""
 
@@ -81,32 +92,38 @@ def decide(
     ops = operators(module.graph, frozenset(profile.operators.fused))
     constants = {node for node in module.graph.nodes if node.op == "get_attr"}
     unfit = unfit_values(module, ops, statistics, profile, scheme)
-    asked = kept or {}
-    refusals = {op.output: refusal(op, profile, constants, unfit) or asked.get(op.output.name, "") for op in ops}
-    refused = {output: reason for output, reason in refusals.items() if reason}
     inputs = [node for node in module.graph.nodes if node.op == "placeholder" and is_float(node)]
     outputs = [node for node in module.graph.output_node().all_input_nodes if is_float(node) and node not in constants]
     border = frozenset() if io_float else frozenset(node for node in (*inputs, *outputs) if node not in unfit)
+    ranked, to_floats = ranked_values(outputs), ranked_values(node for node in outputs if node not in border)
+    last = to_floats if io_float else set[Node]()
+    refused = coarse_scores(ops, to_floats, statistics, profile, scheme)
+    refused |= {op.output: reason for op in ops if (reason := refusal(op, profile, constants, unfit, last))}
+    refused |= {op.output: kept[op.output.name] for op in ops if kept and op.output.name in kept and op.output not in refused}
     strange: set[Node] = set()
     while True:
-        chosen = integer_operators(ops, refused, inputs, constants, outputs, profile, border)
+        chosen = integer_operators(ops, refused, inputs, constants, outputs, profile, border, last)
         integer = tuple(op for op in ops if op.output in chosen)
-        own = _own_outputs(integer, inputs, outputs, profile, border)
-        scales = scales_of(integer, own, statistics, profile, scheme)
+        own = _own_outputs(integer, inputs, outputs, profile, border, last)
+        scales = scales_of(integer, own, statistics, profile, scheme, ranked)
         apart = strangers(integer, own, scales, statistics, profile, scheme)
         if not apart:
             break
         refused |= apart
         strange |= apart.keys()
+    unable = _float_border(module, unfit)
     return Quantization(
         integer,
         scales,
         own,
         _kept(ops, chosen, refused),
-        () if io_float else _float_border(module, unfit),
+        () if io_float else unable,
         integer_shares(module, ops, chosen),
         frozenset(op.head for op in ops if op.output in strange or (op.output in unfit and op.head.target in JOINS)),
         frozenset(op.output for op in ops if op.output not in chosen and op.kind in HEAVY and _reads_integers(op, scales)),
+        kept_apart=tuple(one for one in unable if io_float and one.side == "output"),
+        float_last=tuple(layer_of(op.head) for op in integer if op.output not in own and op.output in last),
+        ranked=own & ranked,
     )
 
 
@@ -114,8 +131,8 @@ def _reads_integers(op: Op, scales: Scales) -> bool:
     return any(operand in scales.values for operand in op.operands)
 
 
-def refusal(op: Op, profile: TargetProfile, constants: set[Node], unfit: dict[Node, str]) -> str:
-    """Why ``op`` cannot be integer on this target; "" where it can."""
+def refusal(op: Op, profile: TargetProfile, constants: set[Node], unfit: dict[Node, str], last: Collection[Node] = ()) -> str:
+    """Why ``op`` cannot be integer on this target; "" where it can. ``last``: values that float outputs are made of."""
     if op.kind is None:
         whole = f"{profile.runtime} has no integer kernel for a whole recurrent layer" if op.head.target in RECURRENT else ""
         return unfit.get(op.output) or whole or "edgeopt does not know this operator"
@@ -126,7 +143,7 @@ def refusal(op: Op, profile: TargetProfile, constants: set[Node], unfit: dict[No
     if not op.operands:
         return "it reads no float value"
     lost = [operand for operand in op.operands if operand in unfit]
-    if op.output in unfit and op.kind not in profile.operators.float_output:
+    if op.output in unfit and not gives_floats(op, profile, last):
         lost.append(op.output)
     return unfit[lost[0]] if lost else _operand_refusal(op, profile)
 
@@ -158,12 +175,17 @@ def _float_or_none(node: Node) -> bool:
 
 
 def _own_outputs(
-    integer: tuple[Op, ...], inputs: list[Node], outputs: list[Node], profile: TargetProfile, border: frozenset[Node]
+    integer: tuple[Op, ...],
+    inputs: list[Node],
+    outputs: list[Node],
+    profile: TargetProfile,
+    border: frozenset[Node],
+    last: Collection[Node],
 ) -> frozenset[Node]:
     """Integer operators whose result leaves as integers: all, but for those that can give floats and only floats are wanted."""
     bordering = border.intersection((*inputs, *outputs))
     wanted = {operand for op in integer for operand in op.operands} | bordering
-    found = {op.output for op in integer if op.output in wanted or op.kind not in profile.operators.float_output}
+    found = {op.output for op in integer if op.output in wanted or not gives_floats(op, profile, last)}
     return frozenset(found | bordering)
 
 

@@ -35,12 +35,18 @@ def integer_range(scheme: QuantScheme) -> tuple[int, int]:
     return (-127, 127) if scheme.symmetric else (-128, 127)
 
 
-def qparams(histogram: Histogram, scheme: QuantScheme) -> QParams:
+def qparams(histogram: Histogram, scheme: QuantScheme, whole_top: bool = False) -> QParams:
     """Scale and zero point of an activation with these values; one that was always zero gets a range of one.
+
+    ``whole_top``: the greatest value is within the range, whatever the observer would cut off.
 
     A scale next to nothing would be refused (ONNX Runtime), or crash the process: XNNPACK takes multipliers below 256.
     """
-    low, high = clipping_range(histogram, scheme)
+    return of_range(*clipping_range(histogram, scheme, whole_top), scheme)
+
+
+def of_range(low: float, high: float, scheme: QuantScheme) -> QParams:
+    """Scale and zero point with which [low, high], zero within, takes all integers of the scheme."""
     high = high if low < high else 1.0
     least, greatest = integer_range(scheme)
     if scheme.symmetric:
@@ -64,14 +70,15 @@ def fixed(scale: float, zero_point: int, scheme: QuantScheme) -> QParams:
     return QParams(scale, zero_point, least, greatest)
 
 
-def clipping_range(histogram: Histogram, scheme: QuantScheme) -> tuple[float, float]:
-    """The range to represent, zero always within."""
+def clipping_range(histogram: Histogram, scheme: QuantScheme, whole_top: bool = False) -> tuple[float, float]:
+    """The range to represent, zero always within; up to the greatest value where ``whole_top`` asks for it."""
     low, high = min(histogram.minimum, 0.0), max(histogram.maximum, 0.0)
     if scheme.observer == "minmax" or high == low:
         return low, high
     if scheme.observer == "percentile":
-        return _percentile(histogram, low, high)
-    return _least_squares(histogram, low, high, scheme)
+        below, above = _percentile(histogram, low, high)
+        return below, high if whole_top else above
+    return _least_squares(histogram, low, high, scheme, high if whole_top else 0.0)
 
 
 def levels_of_the_bulk(histogram: Histogram, parameters: QParams) -> float:
@@ -105,12 +112,13 @@ def _percentile(histogram: Histogram, low: float, high: float) -> tuple[float, f
     return max(low, min(float(edges[below]), 0.0)), min(high, max(float(edges[min(above + 1, len(edges) - 1)]), 0.0))
 
 
-def _least_squares(histogram: Histogram, low: float, high: float, scheme: QuantScheme) -> tuple[float, float]:
+def _least_squares(histogram: Histogram, low: float, high: float, scheme: QuantScheme, top: float) -> tuple[float, float]:
+    """``top``: what the range reaches at least."""
     shrink = np.linspace(0.2, 1.0, GRID)
     if scheme.symmetric and (low < 0 or scheme.activation == "int8"):
-        bound = shrink * max(-low, high)
+        bound = np.maximum(shrink * max(-low, high), top)
         return _best(histogram, -bound, bound, scheme)
-    lows, highs = np.meshgrid(shrink * low, shrink * high, indexing="ij")
+    lows, highs = np.meshgrid(shrink * low, np.maximum(shrink * high, top), indexing="ij")
     return _best(histogram, lows.ravel(), highs.ravel(), scheme)
 
 

@@ -123,16 +123,32 @@ def rounded(weight: Tensor, moment: Tensor, bound: int, per_channel: bool) -> Te
     if _share_values(weight):
         return None
     dense = matrix(weight).double()
-    peaks = dense.abs().amax(1, keepdim=True)
-    scale = ((peaks if per_channel else peaks.amax().expand_as(peaks)) / bound).clamp(min=WEIGHT_EPS)
-    nearest = _nearest(dense, scale, bound)
+    peaks, scale = _grid(dense, bound, per_channel)
+    plain = _nearest(dense, scale, bound)
     found = _sweep(dense, moment[0], scale, bound)
-    found = torch.where(output_error(found - dense, moment[0]) <= output_error(nearest - dense, moment[0]), found, nearest)
-    largest = dense.abs() == (peaks if per_channel else peaks.amax())
-    found = torch.where(largest, nearest, found)  # it alone tells the scale
-    if not float(output_error(found - dense, moment[1]).sum()) < float(output_error(nearest - dense, moment[1]).sum()):
+    found = torch.where(output_error(found - dense, moment[0]) <= output_error(plain - dense, moment[0]), found, plain)
+    largest = dense.abs() == peaks
+    found = torch.where(largest, plain, found)  # it alone tells the scale
+    if not float(output_error(found - dense, moment[1]).sum()) < float(output_error(plain - dense, moment[1]).sum()):
         return None
-    # With the weight's own strides: converters read them.
+    return _like(weight, found)
+
+
+def nearest(weight: Tensor, bound: int, per_channel: bool) -> Tensor:
+    """``weight``, float32 [out, in, *kernel], on the nearest multiples of its scale."""
+    dense = matrix(weight).double()
+    return _like(weight, _nearest(dense, _grid(dense, bound, per_channel)[1], bound))
+
+
+def _grid(dense: Tensor, bound: int, per_channel: bool) -> tuple[Tensor, Tensor]:
+    """Of each row the greatest magnitude that tells its scale, and the scale; [rows, 1]."""
+    peaks = dense.abs().amax(1, keepdim=True)
+    peaks = peaks if per_channel else peaks.amax().expand_as(peaks)
+    return peaks, (peaks / bound).clamp(min=WEIGHT_EPS)
+
+
+def _like(weight: Tensor, found: Tensor) -> Tensor:
+    """``found``, a matrix, as ``weight`` is, with its own strides: converters read them."""
     return torch.empty_like(weight).copy_(from_matrix(found, weight.shape) if weight.dim() > 2 else found)
 
 

@@ -1,6 +1,6 @@
 """One scale and zero point for every quantized value, and a second one where a value is read in the scale of a group."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from networkx.utils import UnionFind
@@ -29,13 +29,18 @@ class Scales:
 
 
 def scales_of(
-    integer: tuple[Op, ...], own: frozenset[Node], statistics: Statistics, profile: TargetProfile, scheme: QuantScheme
+    integer: tuple[Op, ...],
+    own: frozenset[Node],
+    statistics: Statistics,
+    profile: TargetProfile,
+    scheme: QuantScheme,
+    ranked: Collection[Node] = (),
 ) -> Scales:
-    """One scale for each group of values that must share it.
+    """One scale for each group of values that must share it; that of ``ranked`` ones holds the greatest of them.
 
     A prescribed one is the group's where it holds all of the group's values, and else its operator's alone.
     """
-    groups = _grouped(integer, own, profile)
+    groups = shared_groups(integer, own, profile)
     prescribed = {
         op.output: fixed(*profile.operators.fixed_output[op.kind], scheme)
         for op in integer
@@ -44,7 +49,8 @@ def scales_of(
     values: dict[Node, QParams] = {}
     parameters: dict[Node, QParams] = {}
     for members in groups:
-        found = _of_group(members, prescribed, _merged(members, statistics), scheme)
+        whole_top = any(member in ranked and member in own for member in members)
+        found = _of_group(members, prescribed, merged(members, statistics), scheme, whole_top)
         values |= {member: prescribed.get(member, found) for member in members}
         parameters |= dict.fromkeys(members, found)
     read = {
@@ -57,11 +63,13 @@ def scales_of(
     return Scales(values, read)
 
 
-def _of_group(members: list[Node], prescribed: dict[Node, QParams], merged: Histogram, scheme: QuantScheme) -> QParams:
+def _of_group(
+    members: list[Node], prescribed: dict[Node, QParams], histogram: Histogram, scheme: QuantScheme, whole_top: bool
+) -> QParams:
     candidates = sorted({prescribed[member] for member in members if member in prescribed}, key=lambda one: one.scale)
     if len(members) == 1 and candidates:
         return candidates[0]
-    return next((one for one in candidates if holds(one, merged)), None) or qparams(merged, scheme)
+    return next((one for one in candidates if holds(one, histogram)), None) or qparams(histogram, scheme, whole_top)
 
 
 def strangers(
@@ -96,7 +104,7 @@ def _shares(op: Op, profile: TargetProfile) -> bool:
     return op.kind in PASS_THROUGH or op.kind in profile.operators.shared_range
 
 
-def _grouped(integer: tuple[Op, ...], own: frozenset[Node], profile: TargetProfile) -> Iterable[list[Node]]:
+def shared_groups(integer: tuple[Op, ...], own: frozenset[Node], profile: TargetProfile) -> Iterable[list[Node]]:
     """Every value that gets a scale, in groups that share one."""
     values = list(dict.fromkeys((*(operand for op in integer for operand in op.operands), *own)))
     union = UnionFind(values)
@@ -109,10 +117,10 @@ def _grouped(integer: tuple[Op, ...], own: frozenset[Node], profile: TargetProfi
     return groups.values()
 
 
-def _merged(members: list[Node], statistics: Statistics) -> Histogram:
+def merged(members: Iterable[Node], statistics: Statistics) -> Histogram:
     """The histogram of a group, each value weighing the same however many elements it has."""
-    merged: Histogram | None = None
+    found: Histogram | None = None
     for name in sorted({node.name for node in members}):
-        merged = statistics[name] if merged is None else merged.merge(statistics[name])
-    assert merged is not None
-    return merged
+        found = statistics[name] if found is None else found.merge(statistics[name])
+    assert found is not None
+    return found

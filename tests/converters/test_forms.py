@@ -351,3 +351,12 @@ def test_masks_of_booleans_and_photos_keep_core_ml_s_integers(module: nn.Module,
     bundle = edgeopt.export(model, targets=["apple-ane"], out=tmp_path / "out", jobs=1, use_cache=False)
     (made,) = (result for result in bundle.manifest.results if result.target == "apple-ane")
     assert made.status == "ok" and made.plan is not None and made.plan.scheme.activation == "uint8", made.warnings
+
+
+def test_squares_of_five_axes_are_products() -> None:
+    value = torch.randn(1, 3, 4, 4, 2)
+    given = program(Calls(lambda x: (x.sigmoid() * 2) ** 2 + x**3), value)
+    found = tflite_forms.rewritten(given)
+    powers = [node.args[1] for node in found.exported.graph.nodes if node.target is torch.ops.aten.pow.Tensor_Scalar]
+    assert powers == [3]
+    same(found, given)

