@@ -37,11 +37,11 @@ MaxSliceDrop = Annotated[
 ]
 MinSqnr = Annotated[
     float | None,
-    typer.Option(metavar="DB", help="Fail an artifact that is farther from the model; layers that need it stay in floats."),
+    typer.Option(metavar="DB", help="Fail an artifact whose SQNR is lower; layers that need it stay in floats."),
 ]
 MinAgreement = Annotated[
     float | None,
-    typer.Option(metavar="X", help="The same for the share, 0 to 1, of samples in which it chooses the model's class."),
+    typer.Option(metavar="X", help="Fail an artifact that agrees on fewer samples, 0 to 1; the same holds."),
 ]
 Inputs = Annotated[
     list[str] | None,

@@ -68,17 +68,21 @@ class Detector(nn.Module):
         return torch.cat([boxes.flatten(2), self.scores(seen).sigmoid().flatten(2)], 1)
 
 
-def simulated(module: nn.Module, data: Sequence[tuple[Tensor, ...]], target: str = "x86-fbgemm") -> Simulation:
+def simulated(
+    module: nn.Module, data: Sequence[tuple[Tensor, ...]], target: str = "x86-fbgemm", io_float: bool = True
+) -> Simulation:
     """Without equalization and rounding against data."""
     captured, _, statistics = captured_and_observed(module.eval(), *data[0], data=data)
     profile = loader.load(target)
-    return simulation_of(captured.program, statistics, profile, profile.schemes[0], io_float=True)
+    return simulation_of(captured.program, statistics, profile, profile.schemes[0], io_float)
 
 
-def measured(module: nn.Module, data: Sequence[tuple[Tensor, ...]], target: str = "x86-fbgemm") -> Measurements:
+def measured(
+    module: nn.Module, data: Sequence[tuple[Tensor, ...]], target: str = "x86-fbgemm", io_float: bool = True
+) -> Measurements:
     """All samples, without an end of time."""
     far = 1e12
-    found = Measurements.begun(simulated(module, data, target), data, {}, (), far)
+    found = Measurements.begun(simulated(module, data, target, io_float), data, {}, (), far)
     found.first(far)
     found.more(far)
     return found

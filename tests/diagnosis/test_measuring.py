@@ -57,7 +57,7 @@ def test_what_each_layer_brings_adds_up_to_what_the_model_loses() -> None:
 def test_a_join_answers_for_the_scale_that_its_parts_share() -> None:
     torch.manual_seed(0)
     data = [(torch.randn(1, 3, 32, 32),) for _ in range(6)]
-    found = networks.measured(networks.Detector(size=4.0), data, "arm-xnnpack")
+    found = networks.measured(networks.Detector(size=4.0), data, "arm-xnnpack", io_float=False)
     (join,) = (one for one in found.each if kind_of(one.source.head) == "concat")
     assert [kind_of(node) for node in join.source.joined] == ["sigmoid"]
     scores = next(one for one in found.each if one.source.value in join.source.joined)

@@ -180,6 +180,7 @@ def test_signed_symmetric_schemes_have_no_zero_point_and_leave_out_the_lowest_in
 
 
 def test_unsigned_symmetric_schemes_begin_with_zero_behind_a_relu_and_have_it_in_the_middle_elsewhere() -> None:
+    torch.manual_seed(0)
     found = decided(Convolutional(), IMAGE, target="apple-ane")
     zeros = {node.name: one.zero_point for node, one in found.parameters.items()}
     assert [name for name, zero in zeros.items() if zero == 128] == ["image", "linear"]
