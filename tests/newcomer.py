@@ -140,7 +140,7 @@ def lacking(arguments: Sequence[str], extra: str, folder: Path) -> set[str]:
     command = arguments[0]
     if command in ("bench", "devices"):
         return {"devices"} - have
-    if command == "plan" or (command == "init" and "torch" not in have):  # which looks at the model first
+    if command in ("plan", "blame") or (command == "init" and "torch" not in have):  # which looks at the model first
         return {"torch"} - have
     if command == "advise" or (command == "compress" and extra != "compress"):
         return {"compress"} - have
