@@ -13,7 +13,7 @@ from edgeopt.starter.seen import Seen
 WIDTH = 100
 _DEFAULT = re.compile(r"\s*\[default: [^\]]*\]")
 _UNSET = {"model": "none, it must be given", "inputs": "the model's own", "targets": "all", "max_drop": "nothing is judged"}
-_UNSET |= {name: "nothing is judged" for name in ("max_slice_drop", "min_sqnr", "min_agreement")}
+_UNSET |= dict.fromkeys(("max_slice_drop", "min_sqnr", "min_agreement"), "nothing is judged")
 _UNSET |= {"calibration": "the model's own", "evaluate": "the model's own", "out": "build/ and the model's name"}
 
 
