@@ -30,9 +30,10 @@ class Settled:
 
 
 def mixed(run: ExportRun, settled: Settled, data: Data, attempt: Callable[[Job], Settled]) -> Settled:
-    """``settled``, or ``attempt``'s artifact with the fewest layers in floats that meets every gate.
+    """``settled`` where it meets every gate, else ``attempt``'s artifact with the cheapest layers in floats that does.
 
-    Gates are the user's own; what an artifact fails besides, such as its lowering, floats do not mend.
+    Where none does, the last that was made. Gates are the user's own; what an artifact fails besides, such as its lowering,
+    floats do not mend.
     """
     job, failed = settled.proven.made.job, failures(run, settled.proven, settled.evaluated)
     missed = [verdict for verdict in failed if verdict.check in gates.GATES]
@@ -53,14 +54,12 @@ def mixed(run: ExportRun, settled: Settled, data: Data, attempt: Callable[[Job],
             break
         try:
             last = attempt(replace(job, kept=_kept(mixture, why)))
-        except ConversionError as error:
-            told = f"with {_described(mixture)}, {error.what}"
-            break
-        left = failures(run, last.proven, last.evaluated)
-        if not left:
+        except ConversionError as error:  # its file is gone or half made
+            return replace(attempt(last.proven.made.job), missed=f"with {_described(mixture)}, {error.what}")
+        nearness, told = mixture.db, f"with {_described(mixture)}"
+        if not failures(run, last.proven, last.evaluated):
             return last
-        nearness, told = mixture.db, f"with {_described(mixture)} still {'; '.join(map(verdicts.describe, left))}"
-    return replace(settled, missed=told)
+    return replace(last, missed=told)
 
 
 def _goal(run: ExportRun, last: Settled, simulated: float, stepped: float) -> float:

@@ -14,18 +14,16 @@ from torch import Tensor
 from edgeopt.capture import layer_of
 from edgeopt.capture.operator_kinds import HEAVY, macs
 from edgeopt.quantize.graph import Op
-from edgeopt.quantize.sensitivity import MOST_DB, Noise, Noises, added, judged, sensitivities, worst
+from edgeopt.quantize.sensitivity import MOST_DB, Noise, Noises, added, alone, judged, worst
 from edgeopt.quantize.simulated import Simulation
 
 Sample = tuple[Tensor, ...]
 JUDGED = 8
 """Samples that tell how near a mixture is: a whole run each, some ten times."""
 MEASURED, MEASURED_MACS = 4, 3e11
-"""Samples that tell what each operator buys, two runs each for every operator: as many as fit the work, one at least."""
+"""Samples that tell what each operator buys, a run each for every operator: as many as fit the work, one at least."""
 PUT_BACK = 24
 """Operators that are tried back in integers: a simulation each."""
-FRONT_DB = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 18.0)
-"""Points of a front, beyond what all operators in integers give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +43,6 @@ class Mixture:
     db: float
     cost: float
     """Of the time that integers save, the share that is given away."""
-
-    @property
-    def names(self) -> frozenset[str]:
-        """Of the operators' outputs."""
-        return frozenset(one.name for one in self.kept)
 
 
 class Search:
@@ -71,7 +64,7 @@ class Search:
         self._costs = {op.output.name: max(cost(op), 1.0) for op in base.decided.integer}
         work = sum(macs(op.head) for op in base.decided.integer if op.kind in HEAVY) * len(base.decided.integer)
         count = max(1, min(MEASURED, int(MEASURED_MACS / max(work, 1))))
-        self.measured = sensitivities(base, _spread(samples, count))
+        self._alone = {op.output.name: (op, worst(noises)) for op, noises in alone(base, _spread(samples, count)).items()}
         self._known: dict[frozenset[str], float] = {}
 
     def db(self, kept: Collection[str]) -> float:
@@ -100,20 +93,9 @@ class Search:
         mixture = self._mixture(self._without_idle(min(found, key=self._cost_of), least_db))
         return mixture if mixture.db < MOST_DB else None
 
-    def front(self) -> list[Mixture]:
-        """Mixtures from none in floats on, each dearer and nearer than the one before."""
-        found = [self._mixture(())]
-        for more in FRONT_DB:
-            mixture = self.cheapest(found[0].db + more)
-            if mixture is None:
-                break
-            if mixture.db > found[-1].db and mixture.cost > found[-1].cost:
-                found.append(mixture)
-        return found
-
     def _orders(self) -> list[list[str]]:
         """Names, by noise, by noise for their cost, and between the two."""
-        noise = {one.op.output.name: 10 ** (-worst(one.alone) / 10) for one in self.measured.each}
+        noise = {name: 10 ** (-db / 10) for name, (_, db) in self._alone.items()}
 
         def order(weight: float) -> list[str]:
             return sorted(noise, key=lambda name: noise[name] / self._costs[name] ** weight, reverse=True)
@@ -138,9 +120,8 @@ class Search:
         return kept
 
     def _mixture(self, names: Sequence[str]) -> Mixture:
-        sensitive = {one.op.output.name: one for one in self.measured.each}
-        kept = [Bought(name, layer_of(sensitive[name].op.head), worst(sensitive[name].alone)) for name in names]
-        kept.sort(key=lambda one: one.alone)
+        found = {name: self._alone[name] for name in names}
+        kept = sorted((Bought(name, layer_of(op.head), db) for name, (op, db) in found.items()), key=lambda one: one.alone)
         return Mixture(tuple(kept), self.db(names), self._cost_of(names))
 
     def _cost_of(self, names: Sequence[str]) -> float:

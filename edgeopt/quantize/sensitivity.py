@@ -1,12 +1,9 @@
-"""What the integers of each operator cost the model: each alone in integers, and each alone in floats among integers.
+"""What the integers of each operator cost the model, each alone in integers, and what leaves a model at all.
 
-Measured on what leaves the model, by the simulation (:mod:`edgeopt.quantize.simulated`); after Nagel et al., 2021,
-arXiv:2106.08295, section 3.7. What both say together matters: an operator that costs much alone may gain nothing in floats
-where another one behind it loses as much.
+Measured by the simulation (:mod:`edgeopt.quantize.simulated`); after Nagel et al., 2021, arXiv:2106.08295, section 3.7.
 """
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,64 +50,22 @@ Noises = tuple[Noise, ...]
 """Of each of the model's outputs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sensitivity:
-    """Of one operator: ``own``, its result where it alone is in integers; ``alone``, the model's outputs then; ``without``,
-    these where all others are in integers.
+def alone(simulation: Simulation, samples: Sequence[tuple[Tensor, ...]]) -> dict[Op, Noises]:
+    """The model's outputs with one operator in integers and the others in floats, for each integer one that changes values.
+
+    Summed over ``samples``, flat inputs. The order is the graph's.
     """
-
-    op: Op
-    own: Noise
-    alone: Noises
-    without: Noises
-
-    def __add__(self, other: "Sensitivity") -> "Sensitivity":
-        return Sensitivity(self.op, self.own + other.own, added(self.alone, other.alone), added(self.without, other.without))
-
-
-@dataclass(frozen=True, slots=True)
-class Sensitivities:
-    """``whole``: the model's outputs with all operators in integers. ``unmeasured``: operators for which there was no time."""
-
-    whole: Noises
-    each: tuple[Sensitivity, ...]
-    samples: int
-    unmeasured: tuple[Op, ...] = ()
-
-
-def sensitivities(simulation: Simulation, samples: Sequence[tuple[Tensor, ...]], seconds: float = math.inf) -> Sensitivities:
-    """Of every integer operator that changes values, over as many of ``samples`` as ``seconds`` allow.
-
-    Of the first sample as many operators as there is time for are measured, of others all or none. The order is the graph's.
-    """
-    until = time.monotonic() + seconds
-    ops = [op for op in simulation.decided.integer if op.kind not in PASS_THROUGH]
-    found = Sensitivities((), (), 0, tuple(ops))
+    found: dict[Op, Noises] = {}
     for sample in samples:
-        exact, integer = simulation.run(sample, ()), simulation.run(sample, simulation.decided.integer)
-        each: list[Sensitivity] = []
-        for op in ops:
-            if each and time.monotonic() > until:
-                break
-            each.append(_measured(simulation, sample, exact, integer, op))
-        whole = noises(simulation, exact, integer)
-        if found.samples == 0:
-            found = Sensitivities(whole, tuple(each), 1, tuple(ops[len(each) :]))
-        elif len(each) == len(ops):
-            both = tuple(one + other for one, other in zip(found.each, each, strict=True))
-            found = Sensitivities(added(found.whole, whole), both, found.samples + 1)
-        if time.monotonic() > until:
-            break
+        exact = simulation.run(sample, ())
+        for op in simulation.decided.integer:
+            if op.kind in PASS_THROUGH:
+                continue
+            behind = simulation.behind(op)
+            values = simulation.run(sample, (op,), {node: value for node, value in exact.items() if node not in behind})
+            here = noises(simulation, exact, values)
+            found[op] = added(found[op], here) if op in found else here
     return found
-
-
-def _measured(simulation: Simulation, sample: tuple[Tensor, ...], exact: Values, integer: Values, op: Op) -> Sensitivity:
-    behind = simulation.behind(op)
-    others = [other for other in simulation.decided.integer if other is not op]
-    alone = simulation.run(sample, (op,), {node: value for node, value in exact.items() if node not in behind})
-    without = simulation.run(sample, others, {node: value for node, value in integer.items() if node not in behind})
-    own = Noise.of(exact[op.output], alone[op.output])
-    return Sensitivity(op, own, noises(simulation, exact, alone), noises(simulation, exact, without))
 
 
 def noises(simulation: Simulation, exact: Values, found: Values) -> Noises:

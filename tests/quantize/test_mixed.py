@@ -1,6 +1,5 @@
 """Which operators stay in floats so that the outputs are as near as asked, and no more than that."""
 
-import itertools
 from collections.abc import Collection
 
 import pytest
@@ -73,9 +72,3 @@ def test_nothing_is_found_where_only_floats_alone_would_do() -> None:
 def test_the_same_layers_are_found_again() -> None:
     first, second = searched(0, 3).cheapest(25.0), searched(0, 3).cheapest(25.0)
     assert first is not None and first == second
-
-
-def test_along_a_front_each_mixture_is_nearer_and_dearer_than_the_one_before() -> None:
-    front = searched(2, 4).front()
-    assert len(front) > 2 and not front[0].kept
-    assert all(one.db < other.db and one.cost < other.cost for one, other in itertools.pairwise(front))
