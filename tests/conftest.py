@@ -15,6 +15,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 import pytest  # noqa: E402  after the variables that torch reads when it is imported
+from _pytest.unraisableexception import gc_collect_iterations_key  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 from tests.sharding import pytest_addoption, pytest_collection_modifyitems, pytest_configure  # noqa: E402
@@ -54,7 +55,7 @@ def _unpaused() -> Iterator[None]:
         yield
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """The collector needs not go over torch and its like again and again: what is imported by now stays.
 
     As in workers (edgeopt/worker/child.py), it comes less often too: graphs are hundreds of thousands of objects that live.
@@ -62,3 +63,5 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
+    # At its end pytest collects five times over, half a minute each in processes as large as these.
+    session.config.stash[gc_collect_iterations_key] = 1
