@@ -125,7 +125,7 @@ class Explained:
         name = str(op.weight.target)
         before, now = self.weights.get(name), attribute(self.simulation.module, name)
         equalized = before is not None and before.shape == now.shape and not bool((before == now).all())
-        rounded = op.weight in self.simulation.against_data
+        rounded = self.simulation.rounded(op) is not None
         return (*(["equalized"] if equalized else []), *(["rounded against data"] if rounded else []))
 
 

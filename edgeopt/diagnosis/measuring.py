@@ -12,9 +12,10 @@ from torch.fx import Node
 from edgeopt.diagnosis.noise import Errors, Parts
 from edgeopt.diagnosis.sources import Source, sources_of
 from edgeopt.diagnosis.watching import Watched, channel_axis, clip_of
+from edgeopt.quantize.noise import Noise
 from edgeopt.quantize.ranges import QParams
-from edgeopt.quantize.sensitivity import Noise, judged
-from edgeopt.quantize.simulated import Grids, Simulation, Values, on_grid
+from edgeopt.quantize.sensitivity import judged
+from edgeopt.quantize.simulated import Grids, Simulation, Values, but, on_grid
 
 Sample = tuple[Tensor, ...]
 T = TypeVar("T")
@@ -132,7 +133,7 @@ class Measurements:
         for node, grid in grids.items():
             if time.monotonic() > until:
                 break
-            known = _but(exact, self.simulation.behind_all((node,)))
+            known = but(exact, self.simulation.behind_all((node,)))
             values = self.simulation.run(self.samples[0], (), known, {node: grid})
             found[node] = self.parts.worst(self.parts.signal(exact), self.parts.error(exact, values))
         return found
@@ -163,14 +164,14 @@ class Measurements:
         return True
 
     def _alone(self, source: Source, sample: Sample, exact: Values) -> Errors:
-        known = _but(exact, self._reached(source, source.changes))
+        known = but(exact, self._reached(source, source.changes))
         ops = () if source.op is None else (source.op,)
         return self.parts.error(exact, self.simulation.run(sample, ops, known, source.alone))
 
     def _without(self, source: Source, sample: Sample, exact: Values, integer: Values) -> Errors:
         changed = self.simulation.behind_all({*source.changes, *source.without})
         others = [op for op in self.simulation.decided.integer if op is not source.op]
-        found = self.simulation.run(sample, others, _but(integer, changed), source.without)
+        found = self.simulation.run(sample, others, but(integer, changed), source.without)
         return self.parts.error(exact, found)
 
     def _reached(self, source: Source, changes: set[Node]) -> frozenset[Node]:
@@ -205,7 +206,7 @@ def _own(simulation: Simulation, source: Source, sample: Sample, exact: Values) 
     result = Noise.of(wanted, on_grid(wanted, grid)) if grid is not None else Noise.of(wanted, wanted)
     if op is None:
         return Own(result, None, None, result)
-    known = _but(exact, source.changes)
+    known = but(exact, source.changes)
 
     def changed(bare: bool, grids: Grids) -> Noise:
         return Noise.of(wanted, simulation.run(sample, (replace(op, weight=None) if bare else op,), known, grids)[op.output])
@@ -218,7 +219,3 @@ def _own(simulation: Simulation, source: Source, sample: Sample, exact: Values) 
 def _watch(simulation: Simulation, node: Node, seen: Watched, values: Values) -> None:
     if (value := values[node]).numel():
         seen.add(value, channel_axis(node, value), grid_of(simulation, node), clip_of(node))
-
-
-def _but(values: Values, changed: set[Node] | frozenset[Node]) -> Values:
-    return {node: value for node, value in values.items() if node not in changed}

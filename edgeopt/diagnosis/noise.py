@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import Node
 
-from edgeopt.quantize.sensitivity import MOST_DB
+from edgeopt.quantize.noise import MOST_DB
 from edgeopt.quantize.simulated import Values
 from edgeopt.verify.parts import UNLIKE_SCALES, Array, OutputScales, Part
 

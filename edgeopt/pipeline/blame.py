@@ -22,7 +22,7 @@ from edgeopt.pipeline.references import program_run
 from edgeopt.pipeline.torch_threads import one_torch_thread
 from edgeopt.quantize.calibrate import Calibrated
 from edgeopt.quantize.graph import Op
-from edgeopt.quantize.simulated import Grids, Simulation, simulation_of
+from edgeopt.quantize.simulated import Grids, Simulation
 from edgeopt.support.progress import Listener, event, ignore, reading
 from edgeopt.support.scratch import scratch
 from edgeopt.targets import loader
@@ -62,7 +62,7 @@ def blame(
         calibrated = programs.calibrate(data, [job], reading(listen))
         listen(event(job.name, "quantize"))
         start = programs.prepared(job)
-        simulation = simulation_of(start.program, start.statistics, job.profile, job.scheme, job.io_float, start.moments)
+        simulation = start.simulated(job)
         refuse_without_integers(job, simulation.decided)
         listen(event(job.name, "measure"))
         work = _Work(model, job, captured, calibrated, start, simulation, clock)
@@ -131,6 +131,7 @@ class _Work:
         measured.more(until)
         layers = self._explained().layers(measured, kept, would)
         whole, part = measured.worst(measured.whole)
+        rounded = sum(simulation.rounded(op) is not None for op in simulation.decided.integer)
         unmeasured = sum(not one.in_float and (one.alone is None or one.without is None) for one in layers)
         return Blame(
             model=self.model.name,
@@ -143,7 +144,7 @@ class _Work:
             whole=whole,
             part=part,
             layers=layers,
-            done=self.start.remedies(replace(simulation.decided, rounded=len(simulation.against_data))),
+            done=self.start.remedies(replace(simulation.decided, rounded=rounded)),
             scores=scores,
             notes=tuple(self._notes(cut, scores, unmeasured)),
             seconds=time.monotonic() - self.clock.start,

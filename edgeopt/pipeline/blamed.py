@@ -10,7 +10,6 @@ from edgeopt.diagnosis.explained import worst_layers
 from edgeopt.diagnosis.measuring import Measurements
 from edgeopt.pipeline.jobs import Job
 from edgeopt.pipeline.program import Programs
-from edgeopt.quantize.simulated import simulation_of
 
 SECONDS = 10.0
 _log = logging.getLogger(__name__)
@@ -35,7 +34,6 @@ def _worst(programs: Programs, job: Job) -> tuple[str, ...]:
     start, until = programs.prepared(job), time.monotonic() + SECONDS
     if not programs.samples:
         return ()
-    simulation = simulation_of(start.program, start.statistics, job.profile, job.scheme, job.io_float, start.moments)
-    measured = Measurements.begun(simulation, programs.samples[:1], {}, (), until)
+    measured = Measurements.begun(start.simulated(job), programs.samples[:1], {}, (), until)
     measured.alone(until)
     return tuple(dict.fromkeys(layer_of(source.head) for source in worst_layers(measured)))

@@ -49,6 +49,11 @@ class Prepared:
     moments: Moments
     equalized: int = 0
 
+    def simulated(self, job: Job, kept: Collection[str] = ()) -> Simulation:
+        """What ``job``'s program computes, with ``kept`` in floats, operators by the names of their outputs."""
+        settings, reasons = (job.profile, job.scheme, job.io_float), dict.fromkeys(kept, "asked for")
+        return simulation_of(self.program, self.statistics, *settings, self.moments, reasons)
+
     def remedies(self, decided: Quantization) -> tuple[Decision, ...]:
         """What was done to the weights, as a plan says it."""
         return remedies(decided, self.equalized, self.moments.samples)
@@ -132,14 +137,8 @@ class Programs:
     def search(self, job: Job) -> Search:
         """For operators of ``job`` to keep in floats. To be used with :meth:`turn` held."""
         start = self.prepared(job)
-
-        def simulate(kept: Collection[str]) -> Simulation:
-            reasons = dict.fromkeys(kept, "asked for")
-            settings = (job.profile, job.scheme, job.io_float)
-            return simulation_of(start.program, start.statistics, *settings, start.moments, reasons)
-
         with torch.no_grad():
-            return Search(simulate, self._samples, lambda op: gain(op, job.profile))
+            return Search(lambda kept: start.simulated(job, kept), self._samples, lambda op: gain(op, job.profile))
 
     def _with_small_weights(self, program: ExportedProgram, job: Job) -> tuple[Path, Chosen]:
         """Only its weights are quantized."""

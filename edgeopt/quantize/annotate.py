@@ -180,9 +180,7 @@ def round_weights(prepared: GraphModule, decided: Quantization, scheme: QuantSch
     for op in decided.integer:
         found = rounded_weight(prepared, op, scheme, moments)
         if op.weight is not None and found is not None:
-            path, _, name = str(op.weight.target).rpartition(".")
-            holder = prepared.get_submodule(path)
-            setattr(holder, name, torch.nn.Parameter(found, requires_grad=False))  # the program's own tensor stays as it is
+            _put(prepared, op.weight, found)
             count += 1
     return count
 
@@ -200,10 +198,14 @@ def settle_last_weights(prepared: GraphModule, decided: Quantization, scheme: Qu
     for op in decided.integer:
         if op.weight is None or channel_axis(op) or op.output in decided.outputs:
             continue
-        path, _, name = str(op.weight.target).rpartition(".")
-        holder = prepared.get_submodule(path)
-        found = nearest(getattr(holder, name).detach(), weight_bound(scheme), scheme.per_channel)
-        setattr(holder, name, torch.nn.Parameter(found, requires_grad=False))
+        weight = attribute(prepared, str(op.weight.target)).detach()
+        _put(prepared, op.weight, nearest(weight, weight_bound(scheme), scheme.per_channel))
+
+
+def _put(prepared: GraphModule, stored: Node, weight: Tensor) -> None:
+    """``weight`` in the place of what is stored there; the program's own tensor stays as it is."""
+    path, _, name = str(stored.target).rpartition(".")
+    setattr(prepared.get_submodule(path), name, torch.nn.Parameter(weight, requires_grad=False))
 
 
 def one_bias_each(module: GraphModule) -> None:

@@ -7,7 +7,6 @@ this costs nothing and channels are scaled up to the largest; elsewhere it makes
 (in octaves) is the best for both together (SmoothQuant: Xiao et al., 2022, arXiv:2211.10438).
 """
 
-import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from edgeopt.quantize.channel_ties import Tied, tied_channels
+from edgeopt.quantize.noise import Noise
 
 LEAST_SAMPLES = 8
 """Fewer tell too little of what a channel's range is."""
@@ -99,7 +99,7 @@ class Equalizer:
         with torch.no_grad():
             pairs = [(wanted, module(*sample)) for sample, wanted in self._samples]
         outputs = [pair for wanted, found in pairs for pair in zip(wanted, found, strict=True)]
-        return all(_sqnr_db(one, other) >= LEAST_SQNR_DB for one, other in outputs if one.is_floating_point())
+        return all(Noise.of(one, other).db >= LEAST_SQNR_DB for one, other in outputs if one.is_floating_point())
 
 
 def gains_of(peaks: Tensor, clip: float | None, free: bool) -> Tensor:
@@ -139,12 +139,3 @@ class _Watcher(torch.fx.Interpreter):
 
 def _along(gains: Tensor, axis: int, weight: Tensor) -> Tensor:
     return gains.reshape([-1 if each == axis else 1 for each in range(weight.dim())])
-
-
-def _sqnr_db(wanted: Tensor, found: Tensor) -> float:
-    """Elements that are equal differ by nothing, infinite ones (a mask's) too; where only one is infinite, minus infinity."""
-    difference = torch.where(wanted == found, 0.0, wanted.double() - found.double())
-    noise, power = float(difference.square().sum()), float(wanted[wanted.isfinite()].double().square().sum())
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(power / noise) if power and math.isfinite(noise) else -math.inf

@@ -14,7 +14,8 @@ from torch import Tensor
 from edgeopt.capture import layer_of
 from edgeopt.capture.operator_kinds import HEAVY, macs
 from edgeopt.quantize.graph import Op
-from edgeopt.quantize.sensitivity import MOST_DB, Noise, Noises, added, alone, judged, worst
+from edgeopt.quantize.noise import MOST_DB
+from edgeopt.quantize.sensitivity import Noises, added, alone, given, noises, worst
 from edgeopt.quantize.simulated import Simulation
 
 Sample = tuple[Tensor, ...]
@@ -60,11 +61,11 @@ class Search:
     ) -> None:
         self._simulate, self._samples = simulate, _spread(samples, JUDGED)
         base = simulate(())
-        self._exact = [[base.run(sample, ())[node] for node in judged(base)] for sample in self._samples]
+        self._exact = [given(base, base.run(sample, ())) for sample in self._samples]
         self._costs = {op.output.name: max(cost(op), 1.0) for op in base.decided.integer}
         work = sum(macs(op.head) for op in base.decided.integer if op.kind in HEAVY) * len(base.decided.integer)
         count = max(1, min(MEASURED, int(MEASURED_MACS / max(work, 1))))
-        self._alone = {op.output.name: (op, worst(noises)) for op, noises in alone(base, _spread(samples, count)).items()}
+        self._alone = {op.output.name: (op, worst(made)) for op, made in alone(base, _spread(samples, count)).items()}
         self._known: dict[frozenset[str], float] = {}
 
     def db(self, kept: Collection[str]) -> float:
@@ -80,8 +81,7 @@ class Search:
             return MOST_DB
         found: Noises = ()
         for sample, exact in zip(self._samples, self._exact, strict=True):
-            values = simulation.run(sample, integer)
-            here = tuple(Noise.of(one, values[node]) for one, node in zip(exact, judged(simulation), strict=True))
+            here = noises(exact, given(simulation, simulation.run(sample, integer)))
             found = added(found, here) if found else here
         return worst(found)
 

@@ -46,14 +46,6 @@ class Simulation:
     """Of the module's values, as the scales were made from them."""
 
     @property
-    def against_data(self) -> frozenset[Node]:
-        """Weights that are rounded against data, not to the nearest."""
-        layers = [op for op in self.decided.integer if op.weight is not None]
-        return frozenset(
-            op.weight for op in layers if op.weight and rounded_weight(self.module, op, self.scheme, self.moments) is not None
-        )
-
-    @property
     def outputs(self) -> list[Node]:
         """The nodes that the module returns."""
         return list(self.module.graph.output_node().all_input_nodes)
@@ -87,11 +79,15 @@ class Simulation:
                 found.add(node)
         return found
 
+    def rounded(self, op: Op) -> Tensor | None:
+        """The weight of ``op`` where it is rounded against data, not to the nearest."""
+        return rounded_weight(self.module, op, self.scheme, self.moments)
+
     def weight(self, op: Op) -> Tensor:
         """The weight of ``op`` on its grid, float32."""
         assert op.weight is not None
         if op.weight not in self.weights:
-            rounded = rounded_weight(self.module, op, self.scheme, self.moments)
+            rounded = self.rounded(op)
             weight = attribute(self.module, str(op.weight.target)).detach() if rounded is None else rounded
             scale, bound = self.weight_scale(op, weight), weight_bound(self.scheme)
             self.weights[op.weight] = (weight / scale).round().clamp(-bound, bound) * scale
@@ -118,6 +114,11 @@ def simulation_of(
     one_bias_each(module)
     decided = decide(module, statistics, profile, scheme, io_float, kept)
     return Simulation(module, decided, scheme, moments or Moments(), statistics=statistics)
+
+
+def but(values: Values, changed: Collection[Node]) -> Values:
+    """``values`` without those of ``changed``: what is known for a run in which these become others."""
+    return {node: value for node, value in values.items() if node not in changed}
 
 
 def on_grid(value: Tensor, parameters: QParams) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeopt.quantize.mixed import Search
+from edgeopt.quantize.noise import MOST_DB
 from edgeopt.quantize.partition import gain
-from edgeopt.quantize.sensitivity import MOST_DB
 from edgeopt.quantize.simulated import Simulation, simulation_of
 from edgeopt.targets import loader
 from tests.quantize.networks import captured_and_observed
