@@ -33,6 +33,7 @@ def export(
     io_float: bool = False,
     strict_scheme: bool = False,
     quality: Quality = "balanced",
+    latency_table: str | Path | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     jobs: int = 2,
     use_cache: bool = True,
@@ -46,6 +47,7 @@ def export(
     ``min_sqnr``, in dB, and ``min_agreement``, a share of the samples: how near to the model every artifact is to be. Where
     integers miss one of these gates, the cheapest layers with which it holds stay in floats.
     ``quality``: how much is done so that integers keep what the model computes.
+    ``latency_table``: of ``edgeopt bench --layers``, whose times take the place of its target's costs.
     ``strict_scheme``: a target whose preferred scheme does not work fails, where it would give way to another one.
 
     A target that fails does not raise: look at ``bundle.manifest.results`` (status, reason, error). Raises an
@@ -64,6 +66,7 @@ def export(
         io_float=io_float,
         strict_scheme=strict_scheme,
         quality=quality,
+        latency_table=None if latency_table is None else Path(latency_table),
         timeout_s=timeout_s,
         jobs=jobs,
         use_cache=use_cache,

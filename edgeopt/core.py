@@ -30,6 +30,8 @@ TWIN = "portable-fp32"
 KERNELS = "this CPU's kernels"
 AS_WRITTEN = "the file as written"
 """What computed an artifact where it was proved; for Core ML it is an evaluator, elsewhere than on Apple's systems."""
+SPEED_LIMIT = 1.05
+"""Time over the fp32 twin's from which an artifact is slower: two timings of one file differ by a few percent."""
 T = TypeVar("T")
 
 

@@ -31,7 +31,7 @@ MAIN = {
     "edgeopt.pipeline.stages:write_references": "references",
     "edgeopt.pipeline.program:Programs._made": "quantize and save",
     "edgeopt.pipeline.schemes:evaluate": "evaluate",
-    "edgeopt.pipeline.stages:time_all": "time all",
+    "edgeopt.pipeline.replan:Replanner.faster": "time all",
     "edgeopt.pipeline.stages:_manifest": "manifest",
 }
 """Functions of the main process, and the stage that each is."""

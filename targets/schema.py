@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from edgeopt.core import Format, QuantScheme, data_class
+from edgeopt.support.processor import Processor
 
 OperatorKind = Literal[
     "conv", "conv_transpose", "linear", "matmul", "embedding", "add", "mul", "sub", "div", "relu", "relu6", "hardtanh",
@@ -73,6 +74,22 @@ class OperatorSettings:
 
 
 @data_class
+class MeasuredCosts:
+    """What was measured of one model, in microseconds; an export puts it in the place of the profile's own costs.
+
+    ``saved``: by the name of an operator's output, its time in floats less that in integers. ``quantize`` and ``dequantize``:
+    per element. ``unit``: what one of the profile's costs comes to, for operators that were not measured. ``source``: for
+    people, where the figures come from.
+    """
+
+    quantize: _Cost
+    dequantize: _Cost
+    unit: _Scale
+    saved: dict[str, _Number] = field(default_factory=dict)
+    source: str = ""
+
+
+@data_class
 class Costs:
     """Relative costs that decide whether a light operator between float ones is worth its Q/DQ; per element or per MAC."""
 
@@ -80,6 +97,7 @@ class Costs:
     dequantize: _Cost = 1.0
     element_gain: _Cost = 0.5
     mac_gain: _Cost = 0.1
+    measured: MeasuredCosts | None = None
 
 
 @data_class
@@ -105,7 +123,11 @@ class Checks:
 
 @data_class
 class TargetProfile:
-    """One hardware and runtime, as ``targets/NAME.toml`` describes it. ``schemes`` stand in order of preference."""
+    """One hardware and runtime, as ``targets/NAME.toml`` describes it. ``schemes`` stand in order of preference.
+
+    ``processor``: the kind of CPU that its artifacts run on. Where this computer has one, times here are the target's; None is
+    an accelerator, or what is not known, and no time here judges it.
+    """
 
     name: Name
     summary: _Text
@@ -115,6 +137,7 @@ class TargetProfile:
     sources: dict[str, str]
     status: Literal["current", "legacy"] = "current"
     status_note: _Text = ""
+    processor: Processor | None = None
     runtime_options: dict[str, str | int | bool] = field(default_factory=dict)
     io: IoSettings = field(default_factory=IoSettings)
     limits: Limits = field(default_factory=Limits)

@@ -14,6 +14,7 @@ from edgeopt.cli.options import (
     FloatIo,
     Inputs,
     Jobs,
+    LatencyTable,
     MaxDrop,
     MaxSliceDrop,
     MinAgreement,
@@ -34,7 +35,8 @@ def export(
     evaluate: Evaluate = None, max_drop: MaxDrop = None, max_slice_drop: MaxSliceDrop = None,
     min_sqnr: MinSqnr = None, min_agreement: MinAgreement = None, inputs: Inputs = None,
     config: Config = None, out: Out = None, io_float: FloatIo = None, strict_scheme: StrictScheme = None,
-    quality: Quality = None, timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False,
+    quality: Quality = None, latency_table: LatencyTable = None, timeout: Timeout = None, jobs: Jobs = None,
+    cache: Cache = None, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Make and prove an artifact for every target."""
     with reported(debug):

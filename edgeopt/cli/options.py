@@ -60,6 +60,9 @@ Quality = Annotated[
     str | None,
     typer.Option(metavar="fast|balanced|best", help="How much is done so that integers keep accuracy.  [default: balanced]"),
 ]
+LatencyTable = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Costs of layers as bench --layers measured them on its target's device.")
+]
 Timeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Longest time for one target, in seconds.  [default: 900]")
 ]

@@ -13,6 +13,7 @@ from edgeopt.cli.options import (
     FloatIo,
     Inputs,
     Jobs,
+    LatencyTable,
     MaxDrop,
     MaxSliceDrop,
     MinAgreement,
@@ -35,7 +36,7 @@ def plan(
     evaluate: Evaluate = None, max_drop: MaxDrop = None, max_slice_drop: MaxSliceDrop = None,
     min_sqnr: MinSqnr = None, min_agreement: MinAgreement = None, inputs: Inputs = None,
     config: Config = None, out: Out = None, io_float: FloatIo = None, strict_scheme: StrictScheme = None,
-    quality: Quality = None,
+    quality: Quality = None, latency_table: LatencyTable = None,
     timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Show what export would make, and why; make nothing."""

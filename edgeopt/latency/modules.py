@@ -25,11 +25,13 @@ from edgeopt.bench.failed import device_error
 from edgeopt.bench.run import Benchmark, Request
 from edgeopt.bench.types import BenchSettings, DeviceRun, Subject
 from edgeopt.capture import Captured, capture
-from edgeopt.compress.search.latency_table import LatencyTable, LayerLatency, Measure
+from edgeopt.capture.operator_kinds import HEAVY
+from edgeopt.compress.search.latency_table import OVERHEAD, LayerLatency, Measure
 from edgeopt.core import TWIN, Format, QuantScheme, from_data, to_data
 from edgeopt.devices import devices_toml
 from edgeopt.errors import ConfigError, ConversionError, NotApplicable
 from edgeopt.latency.integer_edges import take_off_float_edges
+from edgeopt.model.latency_table import LatencyTable
 from edgeopt.model.model import Batch, Model
 from edgeopt.model.options import DEFAULT_TIMEOUT_S
 from edgeopt.pipeline.convert import one_scheme
@@ -64,8 +66,9 @@ def layer_latency(
     """The table in ``path``, with every layer of ``networks`` measured as ``target``'s artifact in the format ``form``.
 
     ``form`` None is the target's first. Only layers that the table lacks are measured; the file is written when they are. A
-    layer that the target leaves as it is (there is nothing to quantize) is measured in float. Raises ConfigError for a table
-    of something else, DeviceError where the device does not measure a layer.
+    layer that the target leaves as it is (there is nothing to quantize) is measured in float; those with weights of a target
+    of integers in both. Raises ConfigError for a table of something else, DeviceError where the device does not measure a
+    layer.
     """
     profile, form = _lowering(target, form)
     runtime, threads = f"{profile.name}/{form}", settings.threads[0]
@@ -79,8 +82,26 @@ def layer_latency(
     missing = {layer.call: layer for module, example in networks for layer in times.missing(module, example)}
     if missing:
         parts = {call: Model(layer.module, layer.example) for call, layer in missing.items()}
-        times.add(_measured(parts, profile, form, device, settings, listen, inside=True), tuple(missing.values()))
+        ms = _measured(parts, profile, form, device, settings, listen, inside=True)
+        floats = _in_floats(parts, profile, form, device, settings, listen)
+        times.add(ms, tuple(missing.values()), floats)
     return times
+
+
+def _in_floats(
+    parts: Mapping[str, Model], profile: TargetProfile, form: Format, device: str, settings: BenchSettings, listen: Listener
+) -> dict[str, float]:
+    """Median ms of the parts with weights as the target's fp32 twin, where it computes in integers: what these save."""
+    twin = loader.load(TWIN)
+    heavy = {call: part for call, part in parts.items() if call != OVERHEAD and _has_weights(call)}
+    if not heavy or form not in twin.formats or not profile.schemes[0].integer:
+        return {}
+    return _measured(heavy, twin, form, device, settings, listen, inside=True)
+
+
+def _has_weights(call: str) -> bool:
+    """Whether the layer alone is computed in integers: a light one is not worth its conversions."""
+    return call.partition("(")[0] in HEAVY
 
 
 def on_device(

@@ -40,6 +40,7 @@ class Settings:
     io_float: StrictBool | None = None
     strict_scheme: StrictBool | None = None
     quality: Quality | None = None
+    latency_table: _Text | None = None
 
     def over(self, other: "Settings") -> "Settings":
         """These settings, and ``other``'s where these say nothing."""
@@ -51,7 +52,8 @@ class Settings:
         given = {"max_drop": self.max_drop, "max_slice_drop": self.max_slice_drop, "timeout_s": self.timeout, "jobs": self.jobs}
         given |= {"min_sqnr": self.min_sqnr, "min_agreement": self.min_agreement}
         given |= {"use_cache": self.cache, "io_float": self.io_float, "strict_scheme": self.strict_scheme}
-        said = {key: value for key, value in (given | {"quality": self.quality}).items() if value is not None}
+        texts = {"quality": self.quality, "latency_table": self.latency_table}
+        said = {key: value for key, value in (given | texts).items() if value is not None}
         return from_data(Options, {"out": self.out or str(Path("build", _folder_name(name))), "targets": self.targets, **said})
 
 
@@ -115,5 +117,6 @@ def _relative_to(folder: Path, settings: Settings) -> Settings:
         calibration=reference(settings.calibration),
         evaluate=reference(settings.evaluate),
         targets=tuple(str(folder / target) if target.endswith(".toml") else target for target in settings.targets),
+        latency_table=None if settings.latency_table is None else str(folder / settings.latency_table),
         out=None if settings.out is None else str(folder / settings.out),
     )

@@ -28,6 +28,8 @@ class Options:
     """A target whose preferred scheme does not work fails, instead of giving way to one that it prefers less."""
     quality: Quality = "balanced"
     """How much is done for integer targets: ``fast`` takes ranges and the nearest weights, ``best`` takes its time."""
+    latency_table: Path | None = None
+    """Of ``edgeopt bench --layers``: its times take the place of its target's costs."""
     timeout_s: float = DEFAULT_TIMEOUT_S
     jobs: int = 2
     use_cache: bool = True

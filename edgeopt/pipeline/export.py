@@ -7,7 +7,7 @@ from edgeopt.bundle.bundle import EXPORT_LOG, Bundle, BundleWriter
 from edgeopt.model.model import Model
 from edgeopt.model.options import Options
 from edgeopt.pipeline.hosts import host_for
-from edgeopt.pipeline.selection import select
+from edgeopt.pipeline.selection import select, table_of
 from edgeopt.support.cache import Cache
 from edgeopt.support.log_diversion import diverted
 from edgeopt.support.progress import Listener, event, ignore
@@ -28,6 +28,8 @@ def export(model: Model, options: Options, listen: Listener = ignore, host: Work
     profiles = selection.profiles
     for fmt in dict.fromkeys(fmt for profile in profiles for fmt in profile.formats):
         registry.converter(fmt)  # one that is installed and broken is told before any work is done
+    if options.latency_table is not None:
+        table_of(options.latency_table, profiles)
     clear_temporary()
     with BundleWriter(options.out) as writer, diverted(writer.log_folder / EXPORT_LOG):
         from edgeopt.pipeline.memo import Memo

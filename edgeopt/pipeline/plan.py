@@ -13,6 +13,7 @@ from edgeopt.model.model import Model
 from edgeopt.model.options import Options
 from edgeopt.pipeline.jobs import DENSE, Job, jobs_of
 from edgeopt.pipeline.selection import asked
+from edgeopt.pipeline.tables import costed
 from edgeopt.pipeline.torch_threads import one_torch_thread
 from edgeopt.quantize import sparse24
 from edgeopt.quantize.calibrate import calibrate
@@ -65,7 +66,8 @@ def plan(
         module = captured.program.module(check_guards=False)
         statistics = calibrate({DENSE: module}, captured.signature, captured.example, None).statistics[DENSE]
         plans = []
-        for job in jobs_of(asked(options.targets), options.io_float, options.strict_scheme, options.quality):
+        jobs = jobs_of(asked(options.targets), options.io_float, options.strict_scheme, options.quality)
+        for job in costed(jobs, captured.program, options.latency_table):
             listen(event(job.name, "plan"))
             plans.append(plan_of(job, captured, chosen(job, captured, module, statistics)))
         return tuple(plans)
@@ -178,6 +180,8 @@ def _decisions(job: Job, layers: tuple[SparseLayer, ...]) -> tuple[Decision, ...
         found.append(_decision("opset", str(profile.limits.opset), sources.get("limits.opset", "")))
     if profile.limits.minimum_os is not None:
         found.append(_decision("minimum OS", profile.limits.minimum_os, sources.get("limits.minimum_os", "")))
+    if job.scheme.integer and profile.costs.measured is not None:
+        found.append(_decision("costs", "measured", profile.costs.measured.source))
     if job.scheme.integer:
         found.append(_decision("quality", job.quality, QUALITIES[job.quality]))
     found += _as_installed(job.format)

@@ -25,11 +25,11 @@ from edgeopt.pipeline.plan import Chosen, chosen_by, chosen_of, remedies
 from edgeopt.quantize import sparse24
 from edgeopt.quantize.annotate import quantize
 from edgeopt.quantize.calibrate import Calibrated, calibrate
+from edgeopt.quantize.costs import OperatorCosts
 from edgeopt.quantize.equalization import Equalizer
 from edgeopt.quantize.held_out import Sample
 from edgeopt.quantize.mixed import Search
 from edgeopt.quantize.palettized import palettize
-from edgeopt.quantize.partition import gain
 from edgeopt.quantize.planner import Quantization
 from edgeopt.quantize.rounding import Moments, moments_of
 from edgeopt.quantize.simulated import Simulation, simulation_of
@@ -138,7 +138,7 @@ class Programs:
         """For operators of ``job`` to keep in floats. To be used with :meth:`turn` held."""
         start = self.prepared(job)
         with torch.no_grad():
-            return Search(lambda kept: start.simulated(job, kept), self._samples, lambda op: gain(op, job.profile))
+            return Search(lambda kept: start.simulated(job, kept), self._samples, OperatorCosts(job.profile).gain)
 
     def _with_small_weights(self, program: ExportedProgram, job: Job) -> tuple[Path, Chosen]:
         """Only its weights are quantized."""

@@ -1,11 +1,14 @@
 """What an export is about: the targets asked for, their fp32 twins, and what of these can be made with what is installed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from edgeopt import registry
 from edgeopt.core import TWIN, Format, TargetResult
 from edgeopt.errors import ConfigError, MissingExtra
+from edgeopt.model.latency_table import LatencyTable
+from edgeopt.support.untrusted import shown
 from edgeopt.targets import loader
 from edgeopt.targets.schema import TargetProfile
 
@@ -50,6 +53,16 @@ def select(names: Sequence[str]) -> Selection:
     if not made:
         raise _nothing(list(missing.values()))
     return Selection(made, tuple(left_out))
+
+
+def table_of(path: Path, profiles: Iterable[TargetProfile]) -> LatencyTable:
+    """The table in ``path``. Raises CompressionError where that is none, ConfigError where it is of none of ``profiles``."""
+    table = LatencyTable.load(path)
+    known = {f"{one.name}/{form}" for one in profiles for form in one.formats if one.schemes[0].integer}
+    if table.runtime in known:
+        return table
+    why = f"it is of {shown(table.runtime)}, and integers are asked for of {', '.join(sorted(known)) or 'no target'}"
+    raise ConfigError(f"{path} is a table of another target", why=why, fix="name the target that it is of, or leave it out")
 
 
 def _refuse_one_name_twice(profiles: list[TargetProfile]) -> None:

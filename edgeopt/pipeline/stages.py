@@ -1,5 +1,6 @@
 """One export from the model to its manifest, stage by stage. Data goes one way; nothing is printed."""
 
+import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,9 +21,11 @@ from edgeopt.pipeline.judge import failed_result, judge
 from edgeopt.pipeline.mixed import Settled
 from edgeopt.pipeline.program import Programs
 from edgeopt.pipeline.references import write_references
+from edgeopt.pipeline.replan import Replanner
 from edgeopt.pipeline.run import Data, ExportRun
 from edgeopt.pipeline.schemes import settle
-from edgeopt.pipeline.timing import time_all
+from edgeopt.pipeline.tables import costed
+from edgeopt.pipeline.timing import Timer, told
 from edgeopt.quantize.calibrate import Calibrated
 from edgeopt.support.cache import Cache
 from edgeopt.support.files import sha256_of
@@ -51,6 +54,7 @@ def make(
 
     ``host`` is started and closed.
     """
+    started = time.monotonic()
     with scratch() as folder, host, in_place(PATCHES):
         listen(event("model", "capture"))
         captured = capture(model)
@@ -66,9 +70,18 @@ def make(
             evaluate=model.evaluate,
             model_numbers=evaluate_model(model.evaluate, captured, options.max_slice_drop, listen),
         )
-        keys: dict[str, str] = {}
-        results, data = _make_all(run, model, _jobs(profiles, options), folder, keys)
-        return _manifest(model, run, data, time_all(run, results, data)), keys
+        jobs = costed(_jobs(profiles, options), captured.program, options.latency_table)
+        shipped: dict[str, Made] = {}
+        results, data = _make_all(run, model, jobs, folder, shipped)
+        timer = Timer(run, results, profiles, data)
+        replanner = Replanner(run, data, timer, folder / "slower", started)
+        final = []
+        for job, result in zip(jobs, results, strict=True):
+            if result.artifact is not None:
+                path = result.artifact.path
+                result, shipped[path] = replanner.faster(result, shipped[path], job)
+            final.append(told(result, options.strict_scheme))
+        return _manifest(model, run, data, final), {path: made.key for path, made in shipped.items()}
 
 
 def _jobs(profiles: list[TargetProfile], options: Options) -> list[Job]:
@@ -76,7 +89,7 @@ def _jobs(profiles: list[TargetProfile], options: Options) -> list[Job]:
 
 
 def _make_all(
-    run: ExportRun, model: Model, jobs: list[Job], folder: Path, keys: dict[str, str]
+    run: ExportRun, model: Model, jobs: list[Job], folder: Path, shipped: dict[str, Made]
 ) -> tuple[list[TargetResult], Data]:
     """Artifacts that need no data are lowered while the main thread calibrates; the others follow.
 
@@ -96,7 +109,7 @@ def _make_all(
         # What is still being lowered is judged last: a thread that waited for another one's work would leave its core idle.
         order = dict.fromkeys((*done, *later, *early))
         lowered = {name: future.result for name, future in early.items()}
-        finished = [pool.submit(_finish, run, groups[name], data, keys, lowered.get(name)) for name in order]
+        finished = [pool.submit(_finish, run, groups[name], data, shipped, lowered.get(name)) for name in order]
         made = {(r.target, r.format): r for future in finished for r in future.result()}
     return [made[job.profile.name, job.format] for job in jobs], data
 
@@ -148,7 +161,7 @@ def _longest_first(groups: dict[str, list[Job]], but: Collection[str]) -> list[s
 
 
 def _finish(
-    run: ExportRun, group: list[Job], data: Data, keys: dict[str, str], early: Callable[[], Made] | None
+    run: ExportRun, group: list[Job], data: Data, shipped: dict[str, Made], early: Callable[[], Made] | None
 ) -> list[TargetResult]:
     """Converts where that is still to do, proves, evaluates and judges; an error fails the whole group with its cause."""
     try:
@@ -156,7 +169,7 @@ def _finish(
     except EdgeoptError as error:
         return [_told(run, failed_result(job, error)) for job in group]
     made = settled.proven.made
-    keys.update({f"{job.profile.name}/{made.path.name}": made.key for job in group})
+    shipped.update({f"{job.profile.name}/{made.path.name}": made for job in group})
     return [_told(run, _judged(run, settled, job, data)) for job in group]
 
 

@@ -116,7 +116,7 @@ def decide(
         integer,
         scales,
         own,
-        _kept(ops, chosen, refused),
+        _kept(ops, chosen, refused, profile),
         () if io_float else unable,
         integer_shares(module, ops, chosen),
         frozenset(op.head for op in ops if op.output in strange or (op.output in unfit and op.head.target in JOINS)),
@@ -152,7 +152,7 @@ def _operand_refusal(op: Op, profile: TargetProfile) -> str:
     for argument in op.carrier.all_input_nodes:
         if op.kind not in PASS_THROUGH and argument is not op.weight and not _float_or_none(argument):
             return "its arithmetic is on integers"
-    kernel = _depthwise_kernel(op)
+    kernel = depthwise_kernel(op)
     if profile.limits.max_depthwise_kernel is not None and kernel > profile.limits.max_depthwise_kernel:
         return f"a {kernel}-wide depthwise kernel is slower in integers on {profile.runtime}"
     rank = max((len(value_of(node).shape) for node in (*op.operands, op.output)), default=0)
@@ -160,7 +160,7 @@ def _operand_refusal(op: Op, profile: TargetProfile) -> str:
     return f"it has rank {rank}, {profile.name} allows {limit}" if limit is not None and rank > limit else ""
 
 
-def _depthwise_kernel(op: Op) -> int:
+def depthwise_kernel(op: Op) -> int:
     """The greatest side of a depthwise convolution's kernel; 0 for every other operator."""
     if op.kind != "conv" or op.weight is None:
         return 0
@@ -202,7 +202,16 @@ def _float_border(module: GraphModule, unfit: dict[Node, str]) -> tuple[FloatBor
     )
 
 
-def _kept(ops: list[Op], chosen: set[Node], refused: dict[Node, str]) -> tuple[KeptFloat, ...]:
+def _dearer(op: Op, profile: TargetProfile) -> str:
+    """Why the cheapest assignment has ``op`` in float though it need not be."""
+    measured = profile.costs.measured
+    saved = 0.0 if measured is None else measured.saved.get(op.output.name, 0.0)
+    if saved < 0:
+        return f"it was measured to take {-saved / 1000:.3g} ms longer in integers"
+    return "its neighbours are in float: converting to integers and back would cost more"
+
+
+def _kept(ops: list[Op], chosen: set[Node], refused: dict[Node, str], profile: TargetProfile) -> tuple[KeptFloat, ...]:
     """Every operator with arithmetic of its own that stays in float; moves of float values are no news."""
     kept = []
     for op in ops:
@@ -210,6 +219,6 @@ def _kept(ops: list[Op], chosen: set[Node], refused: dict[Node, str]) -> tuple[K
         result_of_another = op.head.target is operator.getitem and not op.operands
         if op.output in chosen or op.kind in PASS_THROUGH or result_of_another or not reads:
             continue
-        reason = refused.get(op.output) or "its neighbours are in float: converting to integers and back would cost more"
+        reason = refused.get(op.output) or _dearer(op, profile)
         kept.append(KeptFloat(layer=layer_of(op.head), operator=op.kind or str(op.head.target), reason=reason))
     return tuple(kept)

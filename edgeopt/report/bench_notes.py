@@ -33,6 +33,7 @@ def sections(runs: "Sequence[DeviceRun]") -> tuple[tuple[str, str, Notes], ...]:
         ("Failed", "bold red", failures(runs)),
         ("Skipped", "bold", skipped(runs)),
         ("Notes", "bold", _grouped(runs, lambda result: result.measurement.notes if result.measurement else ())),
+        ("Slower than float", "bold yellow", slower(runs)),
         ("Warnings", "bold yellow", warnings(runs)),
     )
 
@@ -52,6 +53,21 @@ def skipped(runs: "Sequence[DeviceRun]") -> Notes:
     for run in runs:
         if not run.results and not run.error:
             notes.setdefault("there is no artifact for it", []).append(one_line(run.device))
+    return notes
+
+
+def slower(runs: "Sequence[DeviceRun]") -> Notes:
+    """What to do where an artifact is slower than its fp32 twin on the device itself."""
+    notes: Notes = {}
+    for run in runs:
+        for one in run.results:
+            comparison = run.comparisons.get(one.key)
+            if comparison is not None and comparison.verdict == "slower":
+                name, device = target(one), one_line(run.device)
+                steps = f"edgeopt bench MODEL --layers TABLE.json --target {name} --device {device}"
+                again = f"edgeopt export MODEL --target {name} --latency-table TABLE.json"
+                sentence = f"slower there than its fp32 twin: measure its layers ({steps}) and export again with them ({again})"
+                notes.setdefault(sentence, []).append(_label(run, [one]))
     return notes
 
 

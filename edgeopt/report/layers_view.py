@@ -10,7 +10,8 @@ from edgeopt.report.console import output, paragraph
 from edgeopt.report.text import counted, one_line
 
 if TYPE_CHECKING:
-    from edgeopt.compress.search.latency_table import LatencyTable, Prediction
+    from edgeopt.compress.search.latency_table import Prediction
+    from edgeopt.model.latency_table import LatencyTable
 
 
 def print_layers(

@@ -8,7 +8,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from edgeopt.core import AS_WRITTEN, TWIN, Format, Manifest, TargetResult, Verdict
+from edgeopt.core import AS_WRITTEN, SPEED_LIMIT, TWIN, Format, Manifest, TargetResult, Verdict
 from edgeopt.model.slices import falls, slices
 from edgeopt.report.console import headed, output, paragraph
 from edgeopt.report.scheme_cells import NONE, add_scheme_columns, scheme_cells
@@ -161,14 +161,18 @@ def _latency(result: TargetResult) -> str:
     return f"{time:.3f}" if time < 0.1 else f"{time:.2f}"
 
 
-def _is_slower(result: TargetResult) -> bool:
-    return result.target != TWIN and result.latency is not None and result.latency.ratio > 1
+def _slower(result: TargetResult) -> Text:
+    """Loud where this CPU is of the target's kind, else quiet: then the choice is the target's, and is judged there."""
+    judged = next((verdict for verdict in result.verdicts if verdict.check == "speed"), None)
+    if judged is None or judged.value is None or judged.value <= SPEED_LIMIT:
+        return Text()
+    return Text(" slower here", style="dim") if judged.passed else Text(" SLOWER", style="bold yellow")
 
 
 def _speed(result: TargetResult) -> Text:
     if result.latency is None:
         return Text(NONE)
-    return Text(f"{result.latency.ratio:.2f}", style="bold yellow" if _is_slower(result) else "")
+    return Text(f"{result.latency.ratio:.2f}", style=_slower(result).style)
 
 
 def _verdict(result: TargetResult) -> Text:
@@ -178,8 +182,8 @@ def _verdict(result: TargetResult) -> Text:
         text.append(" as written", style="dim")
     if result.plan is not None and result.plan.refused:
         text.append(" GAVE WAY", style="bold yellow")
-    if result.status == "ok" and _is_slower(result):
-        text.append(" SLOWER", style="bold yellow")
+    if result.status == "ok":
+        text.append(_slower(result))
     if not result.calibrated:
         text.append(" UNCALIBRATED", style="bold yellow")
     return text

@@ -15,6 +15,7 @@ _DEFAULT = re.compile(r"\s*\[default: [^\]]*\]")
 _UNSET = {"model": "none, it must be given", "inputs": "the model's own", "targets": "all", "max_drop": "nothing is judged"}
 _UNSET |= dict.fromkeys(("max_slice_drop", "min_sqnr", "min_agreement"), "nothing is judged")
 _UNSET |= {"calibration": "the model's own", "evaluate": "the model's own", "out": "build/ and the model's name"}
+_UNSET |= {"latency_table": "the target's own costs"}
 
 
 def config_text(seen: Seen, choices: Sequence[Choice], meanings: Mapping[str, str], code_file: str, command: str) -> str:
@@ -46,6 +47,8 @@ def _setting(name: str, meaning: str, seen: Seen, choices: Sequence[Choice], cod
         function = {"calibration": "batches"}.get(name, name)
         note = f"model() in {code_file} brings {function}(): nothing needs to be said here."
         return "\n".join([*text, _comment(note), f"# {name} = {_toml(f'{code_file}:{function}')}"])
+    if name == "latency_table":
+        return "\n".join([*text, f'# {name} = "pi5.json"'])
     return "\n".join([*text, f"# {name} = {_toml(0.01 if default is None else default)}"])
 
 

@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 from edgeopt.devices.adb.server import is_running
 from edgeopt.devices.native.job import WHERE
-from edgeopt.support import extras
+from edgeopt.support import extras, processor
 from edgeopt.support.cache import default_root
 
 GIB = 2**30
@@ -111,7 +111,7 @@ def _folder_size(root: Path) -> int:
 
 
 def _cpu() -> Check:
-    found = [name for name in _INT8_FEATURES if name in _cpu_flags()]
+    found = [name for name in _INT8_FEATURES if name in processor.flags()]
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     fast = any(name != "avx2" for name in found)
     purpose = "int8 artifacts that are faster than float32 ones when timed here"
@@ -119,15 +119,6 @@ def _cpu() -> Check:
         return Check(name="cpu", ok=True, found=f"{machine}, features not known", needed_for=purpose)
     fix = "" if fast else "none here: judge speed on the device itself (x86-fbgemm-avx2 is made for CPUs like this one)"
     return Check(name="cpu", ok=fast, found=", ".join([machine, *found]), needed_for=purpose, fix=fix)
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return set()
-    lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, flags=re.MULTILINE)
-    return {flag for line in lines for flag in line.split()}
 
 
 def _memory() -> Check:

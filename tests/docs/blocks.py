@@ -21,7 +21,7 @@ _FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _TITLE = re.compile(r'title="([^"]*)"')
 _PROGRESS = re.compile(r"^\[ *[0-9.]+ s\] .*\n", re.MULTILINE)
 _NUMBER = re.compile(r"\d[\d,]*(\.\d+)?")
-_OF_TIMES = re.compile(r"\b(SLOWER|NOISY|THROTTLED|COLD|LEAK)\b")
+_OF_TIMES = re.compile(r"\b(SLOWER|slower here|NOISY|THROTTLED|COLD|LEAK)\b")
 """Marks that depend on what else this machine does."""
 NEEDS, EXACT, ALIKE = "needs ", "prints", "prints something like"
 

@@ -11,11 +11,12 @@ from torch import nn
 
 from edgeopt.bench.types import BenchResult, BenchSettings, Launch, Measurement, Subject
 from edgeopt.cli.app import app
-from edgeopt.compress.search.latency_table import LatencyTable, LayerLatency
+from edgeopt.compress.search.latency_table import LayerLatency
 from edgeopt.errors import ConfigError, UsageError
 from edgeopt.latency import modules
 from edgeopt.latency.integer_edges import take_off_float_edges
 from edgeopt.latency.modules import layer_latency
+from edgeopt.model.latency_table import LatencyTable
 from tests.cli.test_app import RUN
 
 QUICK = BenchSettings(launches=1, min_runs=20, min_seconds=0.05, max_seconds=2.0)

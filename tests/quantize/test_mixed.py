@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgeopt.quantize.costs import OperatorCosts
 from edgeopt.quantize.mixed import Search
 from edgeopt.quantize.noise import MOST_DB
-from edgeopt.quantize.partition import gain
 from edgeopt.quantize.simulated import Simulation, simulation_of
 from edgeopt.targets import loader
 from tests.quantize.networks import captured_and_observed
@@ -44,7 +44,7 @@ def searched(*planted: int, target: str = "x86-fbgemm") -> Search:
         reasons = dict.fromkeys(kept, "asked for")
         return simulation_of(captured.program, statistics, profile, profile.schemes[0], True, kept=reasons)
 
-    return Search(simulate, data, lambda op: gain(op, profile))
+    return Search(simulate, data, OperatorCosts(profile).gain)
 
 
 @pytest.mark.parametrize("planted", [(1,), (4,), (2, 4)])

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from torch.fx import Graph, Node
 
 from edgeopt.capture.operator_kinds import HEAVY, PASS_THROUGH, elements, macs
+from edgeopt.quantize.costs import PASS_THROUGH_GAIN, OperatorCosts
 from edgeopt.quantize.graph import Op, operators
-from edgeopt.quantize.partition import PASS_THROUGH_GAIN, integer_operators
+from edgeopt.quantize.partition import integer_operators
 from edgeopt.targets import loader
-from edgeopt.targets.schema import Costs, TargetProfile
+from edgeopt.targets.schema import Costs, MeasuredCosts, TargetProfile
 
 aten = torch.ops.aten
 PROFILE = replace(loader.load("arm-xnnpack"), costs=Costs(quantize=1.0, dequantize=1.0, element_gain=0.5, mac_gain=0.1))
@@ -122,3 +123,28 @@ def test_a_constant_costs_no_conversion() -> None:
     graph.output(total)
     ops = operators(graph, frozenset())
     assert total in integer_operators(ops, (), [x], [constant], [total], PROFILE, [x, total])
+
+
+def test_an_operator_that_was_measured_slower_in_integers_stays_in_float() -> None:
+    graph = Graph()
+    x = value(graph, graph.placeholder("x"), 10)
+    slow = value(graph, graph.call_function(aten.sigmoid.default, (x,)), 10)
+    quick = value(graph, graph.call_function(aten.sigmoid.default, (slow,)), 10)
+    graph.output((quick,))
+    ops = operators(graph, frozenset())
+    measured = MeasuredCosts(quantize=0.1, dequantize=0.1, unit=1.0, saved={slow.name: -5.0, quick.name: 5.0})
+    profile = replace(PROFILE, costs=replace(PROFILE.costs, measured=measured))
+    assert integer_operators(ops, (), [x], (), [quick], PROFILE, (x, quick)) == {x, slow, quick}
+    assert integer_operators(ops, (), [x], (), [quick], profile, ()) == {quick}
+
+
+def test_an_operator_that_was_not_measured_has_the_costs_of_the_profile_in_their_unit() -> None:
+    graph = Graph()
+    x = value(graph, graph.placeholder("x"), 10)
+    total = value(graph, graph.call_function(aten.add.Tensor, (x, x)), 10)
+    graph.output((total,))
+    (op,) = operators(graph, frozenset())
+    measured = MeasuredCosts(quantize=0.1, dequantize=0.2, unit=0.01)
+    costs = OperatorCosts(replace(PROFILE, costs=replace(PROFILE.costs, measured=measured)))
+    assert costs.gain(op) == 0.01 * OperatorCosts(PROFILE).gain(op)
+    assert (costs.quantize(x), costs.dequantize(x)) == (1.0, 2.0)

@@ -61,6 +61,13 @@ def test_an_artifact_as_fast_as_its_twin_is_the_same_and_a_slower_one_is_loud() 
     assert "\x1b[1;33m1.31\x1b[0m" in shown(pi(), terminal=True)
 
 
+def test_an_artifact_slower_than_its_twin_says_how_to_export_it_with_measured_costs() -> None:
+    text = " ".join(shown(pi()).split())
+    assert "edgeopt bench MODEL --layers TABLE.json --target android-nnapi --device pi5" in text
+    assert "edgeopt export MODEL --target android-nnapi --latency-table TABLE.json" in text
+    assert "--target arm-xnnpack --device" not in text
+
+
 def test_outputs_are_bit_exact_or_as_near_as_so_many_db() -> None:
     assert column("outputs as here", pi())[1:3] == ["exact", "41 dB"]
 

@@ -16,7 +16,7 @@ from edgeopt.report.target_view import print_target, print_targets
 from edgeopt.report.text import counted, plain, size
 from edgeopt.starter.doctor import Check
 from edgeopt.targets import loader
-from tests.report.samples import FP16, INT8, NORM, PALETTE4, PALETTE6, everything, made, manifest, plan, result
+from tests.report.samples import FP16, INT8, NORM, PALETTE4, PALETTE6, everything, made, manifest, plan, result, slow
 
 
 def console(width: int = 120, *, terminal: bool = False) -> Console:
@@ -196,9 +196,13 @@ def test_an_uncalibrated_artifact_is_marked_loudly_and_others_are_not() -> None:
 
 
 def test_an_artifact_slower_than_its_twin_is_marked() -> None:
-    text = table(everything())
-    assert "SLOWER" in row(text, "arm-ort")
-    assert "SLOWER" not in row(text, "portable-fp32")
+    slower = result("x86-fbgemm", "onnx", ms=8.2, verdicts=(slow(8.2 / 6.6, own_kind=True),))
+    assert row(table(manifest(slower)), "x86-fbgemm")[-2:] == ["ok", "SLOWER"]
+    assert "SLOWER" not in row(table(everything()), "portable-fp32")
+
+
+def test_an_artifact_for_another_kind_of_cpu_is_slower_here_and_no_more() -> None:
+    assert row(table(everything()), "arm-ort")[-3:] == ["ok", "slower", "here"]
 
 
 def test_a_warning_shared_by_targets_is_told_once() -> None:

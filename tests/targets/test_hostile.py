@@ -74,6 +74,8 @@ def test_two_targets_of_one_name_are_refused(tmp_path: Path) -> None:
         ),
         ('formats = ["onnx"]', 'formats = ["onnx", "onnx"]', "onnx twice"),
         ('formats = ["onnx"]', 'formats = ["onnx"]\nchannel_multiple = 0', "channel_multiple"),
+        ('processor = "aarch64"', 'processor = "z80"', "processor"),
+        ('processor = "aarch64"', "processor = 64", "processor"),
         ("ONNX QDQ, int8", "A" * 500_000, "summary"),
         ("[operators]", "[operators]\n" + "x" * 500_000 + " = 1", "unknown key"),
         ("[operators]", "[operators]\n" + "\n".join(f"k{number} = 1" for number in range(10_000)), "more"),

@@ -87,7 +87,7 @@ def test_the_schemes_are_those_each_runtime_is_fast_with() -> None:
 def test_nnapi_differs_from_xnnpack_only_in_what_does_not_change_the_file() -> None:
     def file_relevant(profile: TargetProfile) -> Any:
         data = to_data(profile)
-        for key in ("name", "summary", "runtime", "status", "status_note", "sources"):
+        for key in ("name", "summary", "runtime", "processor", "status", "status_note", "sources"):
             del data[key]
         del data["operators"]["table"]
         del data["operators"]["float_last"]  # of floats out only: the delegate has no layer of floats with integer weights

@@ -197,7 +197,14 @@ def test_a_failed_check_is_described_with_both_numbers() -> None:
 
 def test_slower_than_the_twin_is_a_verdict() -> None:
     assert verify.speed(0.5).passed
+    assert verify.speed(1.04).passed  # two timings of one file differ by as much
     assert not verify.speed(1.2).passed
+
+
+def test_slower_on_a_cpu_that_the_target_is_not_for_is_shown_and_not_judged() -> None:
+    verdict = verify.speed(1.2, own_kind=False)
+    assert verdict.passed and verdict.limit is None
+    assert "not of the target's kind" in verdict.note
 
 
 def shared(weights: float | None, macs: float | None) -> Plan:

@@ -11,62 +11,26 @@ costs whatever it computes is measured too and counted once.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from edgeopt.compress.common.modes import evaluating
 from edgeopt.compress.search.layer_trace import TracedLayer, layers_of
-from edgeopt.core import data_class, from_json, to_json
+from edgeopt.core import data_class
 from edgeopt.errors import CompressionError
+from edgeopt.model.latency_table import LatencyTable, LayerTime
 from edgeopt.model.model import Batch
 from edgeopt.model.signature import call_arguments
-from edgeopt.support.files import write_atomic
-from edgeopt.support.untrusted import RECORD_BYTES, read
 
 Measure = Callable[[nn.Module, Batch], float]
 """Milliseconds of one call of a module on an example, where the table is for."""
 How = Literal["measured", "interpolated"]
 HERE_SECONDS, HERE_RUNS, HERE_WARM_UP = 0.1, 15, 5
-
-
-@data_class
-class LayerTime:
-    """One measured layer; texts as in :class:`edgeopt.compress.search.layer_trace.TracedLayer`."""
-
-    call: str
-    form: str
-    work: int
-    ms: float
-
-
-@data_class
-class LatencyTable:
-    """Times of layers on one device with one runtime. ``overhead_ms``: of a call that computes next to nothing."""
-
-    device: str
-    runtime: str
-    threads: int
-    overhead_ms: float | None = None
-    layers: tuple[LayerTime, ...] = ()
-
-    @classmethod
-    def load(cls, path: Path) -> "LatencyTable":
-        """Raises CompressionError where ``path`` holds no table."""
-        try:
-            return from_json(cls, read(path, RECORD_BYTES))
-        except (OSError, ValidationError) as error:
-            why = error.strerror if isinstance(error, OSError) else f"{error.error_count()} values do not fit"
-            raise CompressionError(f"{path} is no latency table", why=why or "", fix="measure it again") from error
-
-    def save(self, path: Path) -> None:
-        """As JSON, for :meth:`load`."""
-        write_atomic(path, to_json(self))
 
 
 @data_class
@@ -145,9 +109,12 @@ class LayerLatency:
         different = {layer.call: layer for layer in (*([] if self._overhead is not None else [nothing()]), *layers)}
         return tuple(layer for call, layer in different.items() if call not in self._known)
 
-    def add(self, ms: dict[str, float], layers: tuple[TracedLayer, ...]) -> None:
-        """Times by ``call`` of some of ``layers`` (or of :func:`nothing`, the overhead)."""
-        for call, value in ms.items():
+    def add(
+        self, ms: dict[str, float], layers: tuple[TracedLayer, ...], floats: Mapping[str, float] | None = None
+    ) -> None:  # fmt: skip
+        """Times by ``call`` of some of ``layers`` (or of :func:`nothing`, the overhead); ``floats``: of some, in floats."""
+        floats = floats or {}
+        for call, value in (*ms.items(), *floats.items()):
             if not (math.isfinite(value) and value >= 0):
                 raise CompressionError(f"the measured time of {call} is {value} ms", fix="correct measure(module, example)")
         self._overhead = ms.get(OVERHEAD, self._overhead)
@@ -155,7 +122,7 @@ class LayerLatency:
         for call, value in ms.items():
             if call in found:
                 layer = found[call]
-                self._known[call] = LayerTime(call=call, form=layer.form, work=layer.work, ms=value)
+                self._known[call] = LayerTime(call=call, form=layer.form, work=layer.work, ms=value, float_ms=floats.get(call))
         if ms and self._path is not None:
             self.table.save(self._path)
 

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgeopt.compress.common.measures import macs
-from edgeopt.compress.search.latency_table import LatencyTable, LayerLatency, LayerTime, nothing, time_here
+from edgeopt.compress.search.latency_table import LayerLatency, nothing, time_here
 from edgeopt.compress.search.layer_trace import layers_of
 from edgeopt.compress.search.search import search
 from edgeopt.core import from_json, to_json
 from edgeopt.errors import CompressionError
+from edgeopt.model.latency_table import LatencyTable, LayerTime
 from edgeopt.model.model import Batch
 from tests.compress.search.families import context
 

@@ -29,6 +29,7 @@ from edgeopt.devices.state.facts import parse_facts
 from edgeopt.devices.transport import Finished
 from edgeopt.errors import InputError
 from edgeopt.model import config
+from edgeopt.model.latency_table import LatencyTable
 from edgeopt.recipe import schema
 from edgeopt.support.cache import Cache
 from edgeopt.targets import loader
@@ -90,6 +91,10 @@ def recipe(path: Path) -> None:
 
 def settings(path: Path) -> None:
     config.read(path)
+
+
+def latency_table(path: Path) -> None:
+    LatencyTable.load(path)
 
 
 def cache(path: Path) -> None:
@@ -183,6 +188,7 @@ DOORS = {
     "target": Door(target, text=True),
     "recipe": Door(recipe, text=True, imports=("torch",)),
     "config": Door(settings, text=True),
+    "latency_table": Door(latency_table, text=True),
     "cache": Door(cache, text=True, parts=("v1/*/digests.json", "v1/*/files/value.json")),
     "onnx": Door(artifact, imports=_ONNX),
     "tflite": Door(artifact, imports=_TFLITE),

@@ -56,6 +56,13 @@ jobs = 2
 cache = true
 io_float = false
 """
+_LATENCY_TABLE = """{"device": "pi5", "runtime": "arm-ort/onnx", "threads": 1, "overhead_ms": 0.005, "layers": [
+  {"call": "conv(float32[1,3,8,8], float32[4,3,3,3]) > relu()", "form": "conv(float32[4 axes])",
+   "work": 3888, "ms": 0.5, "float_ms": 0.8},
+  {"call": "mean(float32[1,4,6,6], [2, 3])", "form": "mean(float32[4 axes], [2, 3])",
+   "work": 4, "ms": 0.01, "float_ms": null}
+]}
+"""
 _DEVICES = """# mine
 [pi5]
 url = "ssh://pi@192.168.1.20"
@@ -244,6 +251,7 @@ _MAKERS: dict[str, Callable[[Path], list[Path]]] = {
     "target": _targets,
     "recipe": lambda folder: _written(folder, ".toml", _RECIPE),
     "config": lambda folder: _written(folder, ".toml", _CONFIG),
+    "latency_table": lambda folder: _written(folder, ".json", _LATENCY_TABLE),
     "cache": _cache,
     "onnx": _onnx,
     "tflite": _tflite,
