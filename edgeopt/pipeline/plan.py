@@ -17,6 +17,7 @@ from edgeopt.pipeline.tables import costed
 from edgeopt.pipeline.torch_threads import one_torch_thread
 from edgeopt.quantize import sparse24
 from edgeopt.quantize.calibrate import calibrate
+from edgeopt.quantize.gradients import Weighed
 from edgeopt.quantize.opening import opened
 from edgeopt.quantize.palettized import left_whole
 from edgeopt.quantize.planner import Quantization, decide
@@ -33,7 +34,7 @@ BORDERS = ("input ", "output ")
 
 QUALITIES: dict[Quality, str] = {
     "fast": "ranges from the data, every weight rounded to the nearest, nothing equalized",
-    "balanced": "activations are equalized, and weights rounded against the data",
+    "balanced": "activations are equalized, ranges chosen by what outputs feel, and weights rounded against the data",
     "best": "as balanced, and ranges are chosen by what they do to the outputs",
 }
 """What is done for integer targets at each."""
@@ -119,12 +120,17 @@ def what_is_ranked(decided: Quantization, apart: Sequence[str]) -> tuple[Decisio
     return tuple(found)
 
 
-def remedies(decided: Quantization, values: int, samples: int) -> tuple[Decision, ...]:
-    """What was done to the weights: ``values`` equalized, and weights rounded against ``samples`` samples."""
+def remedies(decided: Quantization, values: int, samples: int, weighed: Weighed | None = None) -> tuple[Decision, ...]:
+    """What was done for accuracy: ``values`` equalized, ranges ``weighed``, and weights rounded against ``samples`` samples."""
     found = []
     if values:
         reason = "channels that share an 8-bit scale fill it; weights before and behind are scaled, and the model is the same"
         found.append(Decision(subject="activations", choice=f"{values} values equalized", reason=reason))
+    if weighed is not None and weighed.samples:
+        reason = f"an error counts by how much outputs feel it: by the gradients of {weighed.samples} samples"
+        found.append(Decision(subject="errors of activations", choice="weighed by the outputs", reason=reason))
+    elif weighed is not None and samples > 1:
+        found.append(Decision(subject="errors of activations", choice="all alike", reason=weighed.unknown))
     if decided.range_samples:
         reason = f"they hurt the outputs least, by {decided.range_samples} samples of which half only judge"
         choice = f"chosen by their outputs for {decided.ranges_changed} of {decided.ranges_tried} groups of values"

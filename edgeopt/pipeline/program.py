@@ -27,6 +27,7 @@ from edgeopt.quantize.annotate import quantize
 from edgeopt.quantize.calibrate import Calibrated, calibrate
 from edgeopt.quantize.costs import OperatorCosts
 from edgeopt.quantize.equalization import Equalizer
+from edgeopt.quantize.gradients import Weighed, weighed
 from edgeopt.quantize.held_out import Sample
 from edgeopt.quantize.mixed import Search
 from edgeopt.quantize.palettized import palettize
@@ -48,6 +49,8 @@ class Prepared:
     statistics: Statistics
     moments: Moments
     equalized: int = 0
+    weighed: Weighed | None = None
+    """How ``statistics`` got weights, or why not; None where none were asked for."""
 
     def simulated(self, job: Job, kept: Collection[str] = ()) -> Simulation:
         """What ``job``'s program computes, with ``kept`` in floats, operators by the names of their outputs."""
@@ -56,7 +59,7 @@ class Prepared:
 
     def remedies(self, decided: Quantization) -> tuple[Decision, ...]:
         """What was done to the weights, as a plan says it."""
-        return remedies(decided, self.equalized, self.moments.samples)
+        return remedies(decided, self.equalized, self.moments.samples, self.weighed)
 
 
 @dataclass(slots=True)
@@ -71,6 +74,7 @@ class Programs:
     _statistics: dict[str, Statistics] = field(default_factory=dict)
     _samples: list[Sample] = field(default_factory=list)
     _moments: Moments | None = None
+    _weighed: Weighed | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _float: dict[str, Path] = field(default_factory=dict)
     _count: int = 0
@@ -161,7 +165,9 @@ class Programs:
             return Prepared(program, self._statistics[DENSE], Moments())
         with _refused(job):
             self._moments = self._moments or moments_of(program, self._samples)
-        return Prepared(program, self._statistics[DENSE], self._moments, 0 if self.equalizer is None else self.equalizer.values)
+            self._weighed = self._weighed or weighed(program, self._statistics[DENSE], self._samples)
+        equalized = 0 if self.equalizer is None else self.equalizer.values
+        return Prepared(program, self._weighed.statistics, self._moments, equalized, self._weighed)
 
     def _quantized(self, job: Job) -> tuple[ExportedProgram, Quantization, tuple[Decision, ...]]:
         start, example = self.prepared(job), self.captured.example

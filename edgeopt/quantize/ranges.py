@@ -126,7 +126,7 @@ def _best(
     histogram: Histogram, lows: NDArray[np.float64], highs: NDArray[np.float64], scheme: QuantScheme
 ) -> tuple[float, float]:
     """The candidate range with the least expected squared error; of equal ones the widest."""
-    edges, counts = histogram.edges, histogram.counts.astype(np.float64)
+    edges, counts = histogram.edges, histogram.counts.astype(np.float64) if histogram.weights is None else histogram.weights
     centers = (edges[:-1] + edges[1:]) / 2
     exact_zeros = counts[(edges[:-1] <= 0) & (edges[1:] > 0)].sum()  # ReLU's zeros are represented without error
     sums = [np.concatenate(([0.0], np.cumsum(counts * centers**power))) for power in range(3)]

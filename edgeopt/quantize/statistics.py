@@ -60,6 +60,8 @@ class Histogram:
     maximum: float
     channels: tuple[Channels, ...] = ()
     """Only of a value for which they were asked, and none once it is merged with another value."""
+    weights: NDArray[np.float64] | None = None
+    """Per bin, how much an error of its values is felt in the model's outputs; None where nothing is known of it."""
 
     @classmethod
     def of(cls, value: Tensor) -> "Histogram | None":
@@ -90,13 +92,25 @@ class Histogram:
         width = math.ldexp(1.0, exponent)
         first = math.floor(minimum / width)
         counts = np.zeros(math.floor(maximum / width) - first + 1, np.int64)
+        weights = None if self.weights is None or other.weights is None else np.zeros(len(counts))
         for part in (self, other):
-            if part.exponent == exponent and 0 <= part.first - first <= len(counts) - len(part.counts):
-                counts[part.first - first :][: len(part.counts)] += part.counts
-                continue
-            index = ((np.arange(len(part.counts)) + part.first) >> (exponent - part.exponent)) - first
-            np.add.at(counts, np.minimum(np.maximum(index, 0), len(counts) - 1), part.counts)
-        return Histogram(exponent, first, counts, minimum, maximum, _same_channels(self.channels, other.channels))
+            part._add_to(counts, part.counts, exponent, first)
+            if weights is not None and part.weights is not None:
+                part._add_to(weights, part.weights, exponent, first)
+        return Histogram(exponent, first, counts, minimum, maximum, _same_channels(self.channels, other.channels), weights)
+
+    def _add_to(self, bins: NDArray[Any], own: NDArray[Any], exponent: int, first: int) -> None:
+        """Adds ``own``, a number for each of this histogram's bins, to wider ``bins`` that begin with ``first``."""
+        if self.exponent == exponent and 0 <= self.first - first <= len(bins) - len(own):
+            bins[self.first - first :][: len(own)] += own
+            return
+        index = ((np.arange(len(own)) + self.first) >> (exponent - self.exponent)) - first
+        np.add.at(bins, np.minimum(np.maximum(index, 0), len(bins) - 1), own)
+
+    def bins_of(self, value: Tensor) -> NDArray[np.int16]:
+        """The bin of each element of ``value``, finite, flat; the first or the last where it lies beyond."""
+        found = (value.double() * math.ldexp(1.0, -self.exponent)).floor() - self.first
+        return np.asarray(found.clamp(0, len(self.counts) - 1).numpy().astype(np.int16))
 
 
 def _same_channels(one: tuple[Channels, ...], other: tuple[Channels, ...]) -> tuple[Channels, ...]:
