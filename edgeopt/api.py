@@ -11,6 +11,7 @@ from edgeopt.errors import UsageError
 from edgeopt.model.model import Batch, Calibration, Evaluate, Model
 from edgeopt.model.options import DEFAULT_TIMEOUT_S, Options
 from edgeopt.support.progress import Listener, ignore
+from edgeopt.support.quantities import bytes_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +31,7 @@ def export(
     max_slice_drop: float | None = None,
     min_sqnr: float | None = None,
     min_agreement: float | None = None,
+    max_size: int | str | None = None,
     io_float: bool = False,
     strict_scheme: bool = False,
     quality: Quality = "balanced",
@@ -46,6 +48,7 @@ def export(
     ``max_slice_drop``: the most that any slice of it may lose, such as ``top1/class=7`` of ``top1``.
     ``min_sqnr``, in dB, and ``min_agreement``, a share of the samples: how near to the model every artifact is to be. Where
     integers miss one of these gates, the cheapest layers with which it holds stay in floats.
+    ``max_size``: the most that each file may have, in bytes or as ``4MB``; what integers leave of it goes to layers in floats.
     ``quality``: how much is done so that integers keep what the model computes.
     ``latency_table``: of ``edgeopt bench --layers``, whose times take the place of its target's costs.
     ``strict_scheme``: a target whose preferred scheme does not work fails, where it would give way to another one.
@@ -63,6 +66,7 @@ def export(
         max_slice_drop=max_slice_drop,
         min_sqnr=min_sqnr,
         min_agreement=min_agreement,
+        max_size=bytes_of(max_size) if isinstance(max_size, str) else max_size,
         io_float=io_float,
         strict_scheme=strict_scheme,
         quality=quality,

@@ -16,6 +16,7 @@ from edgeopt.cli.options import (
     Jobs,
     LatencyTable,
     MaxDrop,
+    MaxSize,
     MaxSliceDrop,
     MinAgreement,
     MinSqnr,
@@ -33,7 +34,8 @@ from edgeopt.cli.options import (
 def export(
     context: typer.Context, model: ModelArgument = None, targets: Targets = None, calibration: Calibration = None,
     evaluate: Evaluate = None, max_drop: MaxDrop = None, max_slice_drop: MaxSliceDrop = None,
-    min_sqnr: MinSqnr = None, min_agreement: MinAgreement = None, inputs: Inputs = None,
+    min_sqnr: MinSqnr = None, min_agreement: MinAgreement = None, max_size: MaxSize = None,
+    inputs: Inputs = None,
     config: Config = None, out: Out = None, io_float: FloatIo = None, strict_scheme: StrictScheme = None,
     quality: Quality = None, latency_table: LatencyTable = None, timeout: Timeout = None, jobs: Jobs = None,
     cache: Cache = None, debug: Debug = False,

@@ -43,6 +43,10 @@ MinAgreement = Annotated[
     float | None,
     typer.Option(metavar="X", help="Fail an artifact that agrees on fewer samples, 0 to 1; the same holds."),
 ]
+MaxSize = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Fail an artifact with a larger file; room left goes to layers in floats."),
+]
 Inputs = Annotated[
     list[str] | None,
     typer.Option("--input", metavar="SPEC", help="1x3x224x224:float32, or ids=1x128:int64; repeatable, in order."),

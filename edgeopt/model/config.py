@@ -11,6 +11,7 @@ from edgeopt.core import Quality, data_class, from_data
 from edgeopt.errors import ConfigError, UsageError, did_you_mean
 from edgeopt.model.model import DEFAULT_NAME
 from edgeopt.model.options import Options
+from edgeopt.support.quantities import bytes_of
 from edgeopt.support.untrusted import read_text, shown, toml
 
 _Text = Annotated[StrictStr, Field(min_length=1)]
@@ -33,6 +34,7 @@ class Settings:
     max_slice_drop: Annotated[_Number, Field(ge=0)] | None = None
     min_sqnr: Annotated[_Number, Field(gt=0)] | None = None
     min_agreement: Annotated[_Number, Field(gt=0, le=1)] | None = None
+    max_size: _Text | None = None
     out: _Text | None = None
     timeout: Annotated[_Number, Field(gt=0)] | None = None
     jobs: Annotated[int, Strict(), Field(ge=1)] | None = None
@@ -51,6 +53,7 @@ class Settings:
         """As the pipeline takes them; ``build/NAME`` is the output folder where none is said."""
         given = {"max_drop": self.max_drop, "max_slice_drop": self.max_slice_drop, "timeout_s": self.timeout, "jobs": self.jobs}
         given |= {"min_sqnr": self.min_sqnr, "min_agreement": self.min_agreement}
+        given |= {"max_size": None if self.max_size is None else bytes_of(self.max_size)}
         given |= {"use_cache": self.cache, "io_float": self.io_float, "strict_scheme": self.strict_scheme}
         texts = {"quality": self.quality, "latency_table": self.latency_table}
         said = {key: value for key, value in (given | texts).items() if value is not None}
@@ -65,6 +68,8 @@ def _folder_name(name: str) -> str:
 def from_arguments(arguments: dict[str, Any]) -> Settings:
     """Settings among the command line's arguments, by field name. Raises UsageError that names the option."""
     known = {field.name for field in fields(Settings)}
+    if arguments.get("max_size") is not None:
+        bytes_of(arguments["max_size"])  # told before a model is loaded
     try:
         return from_data(Settings, {key: value for key, value in arguments.items() if key in known and value is not None})
     except ValidationError as error:

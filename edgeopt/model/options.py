@@ -22,6 +22,8 @@ class Options:
     """In dB, of every artifact's worst output against the model."""
     min_agreement: float | None = None
     """Share of the samples, between 0 and 1, in which an artifact chooses the model's class."""
+    max_size: int | None = None
+    """Bytes of every artifact's file; what integers leave of them goes to layers in floats."""
     io_float: bool = False
     """Floats in and out where the target's default is integers (arm-xnnpack, android-nnapi)."""
     strict_scheme: bool = False

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.capture import dynamic_shapes
-from edgeopt.core import Artifact, Decision, Status, TargetResult, Verdict
+from edgeopt.core import TWIN, Artifact, Decision, Status, TargetResult, Verdict
 from edgeopt.errors import EdgeoptError, EvaluationError, GateFailed, NotApplicable, UnknownOperator, VerificationFailed
 from edgeopt.model.choices import Evaluated
 from edgeopt.model.options import Options
@@ -79,6 +79,8 @@ def _verdicts(run: ExportRun, proven: Proven, job: Job, evaluated: Evaluated) ->
     found = list(verdicts.judge(proven.proof, job.profile.checks))
     if proven.proof is not None:
         found += gates.nearness(proven.proof, run.options.min_sqnr, run.options.min_agreement)
+    if run.options.max_size is not None and (job.profile.name != TWIN or TWIN in run.options.targets):
+        found.append(gates.size(size_of(proven.made.path), run.options.max_size, job.format, proven.made.job.scheme.integer))
     if not evaluated.numbers:
         return found
     compared = proven.proof.compared if proven.proof else ""

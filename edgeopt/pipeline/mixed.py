@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from edgeopt.core import Verdict
 from edgeopt.errors import ConversionError
 from edgeopt.model.choices import Evaluated
 from edgeopt.pipeline.jobs import Job
@@ -10,6 +11,7 @@ from edgeopt.pipeline.judge import failures
 from edgeopt.pipeline.prove import Proven
 from edgeopt.pipeline.run import Data, ExportRun
 from edgeopt.quantize.mixed import Mixture
+from edgeopt.support.files import size_of
 from edgeopt.support.progress import event
 from edgeopt.verify import gates, verdicts
 
@@ -37,7 +39,9 @@ def mixed(run: ExportRun, settled: Settled, data: Data, attempt: Callable[[Job],
     """
     job, failed = settled.proven.made.job, failures(run, settled.proven, settled.evaluated)
     missed = [verdict for verdict in failed if verdict.check in gates.GATES]
-    if not missed or not job.scheme.integer or not data.calibrated.kept:
+    if not failed and run.options.max_size is not None and job.scheme.integer and data.calibrated.kept:
+        return _filled(run, settled, run.options.max_size, attempt)
+    if not missed or _too_large(missed) or not job.scheme.integer or not data.calibrated.kept:
         return settled
     why = "; ".join(map(verdicts.describe, missed))
     run.listen(event(job.name, "quantize", f"{why}: looking for layers to keep in floats"))
@@ -53,13 +57,68 @@ def mixed(run: ExportRun, settled: Settled, data: Data, attempt: Callable[[Job],
             told = told or f"no layers in floats but all of them bring it {goal - start:.1f} dB nearer"
             break
         try:
-            last = attempt(replace(job, kept=_kept(mixture, why)))
+            within, last = last, attempt(replace(job, kept=_kept(mixture, why)))
         except ConversionError as error:  # its file is gone or half made
             return replace(attempt(last.proven.made.job), missed=f"with {_described(mixture)}, {error.what}")
         nearness, told = mixture.db, f"with {_described(mixture)}"
         if not failures(run, last.proven, last.evaluated):
             return last
+        if _too_large(failures(run, last.proven, last.evaluated)):
+            return _contradicted(run, within, last, told, attempt)
     return replace(last, missed=told)
+
+
+def _too_large(failed: list[Verdict]) -> bool:
+    return any(verdict.check == "max_size" for verdict in failed)
+
+
+def _filled(run: ExportRun, settled: Settled, most: int, attempt: Callable[[Job], Settled]) -> Settled:
+    """``settled``, or its artifact with the layers in floats that take the most noise away within ``most`` bytes.
+
+    The file that was made says what fits: one that is too large leaves less room to the next try. One that fails more, or is
+    no nearer to the model, does not take its place.
+    """
+    job, size = settled.proven.made.job, size_of(settled.proven.made.path)
+    allowed = {one.check for one in failures(run, settled.proven, settled.evaluated)}
+    with run.programs.turn():
+        search = run.programs.search(job)
+    room, tried = float(most - size), False
+    for _ in range(TRIES):
+        with run.programs.turn():
+            mixture = search.within(room)
+        if mixture is None:
+            break
+        tried = True
+        try:
+            found = attempt(replace(job, kept=_kept(mixture, f"{most - size:,} bytes are left of --max-size")))
+        except ConversionError:  # its file is gone or half made
+            break
+        failed = failures(run, found.proven, found.evaluated)
+        if {one.check for one in failed} <= allowed and _nearness(found) > _nearness(settled):
+            return found
+        if not _too_large(failed):
+            break
+        room *= min(0.8, (most - size) / (size_of(found.proven.made.path) - size))
+    return attempt(job) if tried else settled
+
+
+def _nearness(settled: Settled) -> float:
+    proof = settled.proven.proof
+    return (proof.numbers.get("sqnr_float") or 0.0) if proof is not None else 0.0
+
+
+def _contradicted(
+    run: ExportRun, within: Settled, over: Settled, told: str, attempt: Callable[[Job], Settled]
+) -> Settled:  # fmt: skip
+    """The nearest artifact within the size, with the size at which the other gates hold: that of ``over``."""
+    size, most = size_of(over.proven.made.path), run.options.max_size or 0
+    others = [one for one in failures(run, over.proven, over.evaluated) if one.check != "max_size"]
+    best = _filled(run, attempt(within.proven.made.job), most, attempt)
+    if not failures(run, best.proven, best.evaluated):
+        return best
+    needed = f"{told} the gate holds at {size:,} bytes: give --max-size {size}B, or a lower gate"
+    still = f"{told} it has {size:,} bytes, and still {'; '.join(map(verdicts.describe, others))}"
+    return replace(best, missed=f"this is the best reached within --max-size {most:,} bytes; {still if others else needed}")
 
 
 def _goal(run: ExportRun, last: Settled, simulated: float, stepped: float) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from edgeopt.capture import layer_of
-from edgeopt.capture.operator_kinds import HEAVY, macs
+from edgeopt.capture.operator_kinds import HEAVY, elements, macs
 from edgeopt.quantize.graph import Op
 from edgeopt.quantize.noise import MOST_DB
 from edgeopt.quantize.sensitivity import Noises, added, alone, given, noises, worst
@@ -23,6 +23,8 @@ JUDGED = 8
 """Samples that tell how near a mixture is: a whole run each, some ten times."""
 MEASURED, MEASURED_MACS = 4, 3e11
 """Samples that tell what each operator buys, a run each for every operator: as many as fit the work, one at least."""
+FLOAT_BYTES = 3
+"""What a weight takes more in float32 than in 8 bits."""
 PUT_BACK = 24
 """Operators that are tried back in integers: a simulation each."""
 
@@ -92,6 +94,16 @@ class Search:
             return None
         mixture = self._mixture(self._without_idle(min(found, key=self._cost_of), least_db))
         return mixture if mixture.db < MOST_DB else None
+
+    def within(self, room: float) -> Mixture | None:
+        """Layers whose weights take ``room`` more bytes in floats at most, by the noise that each byte takes away."""
+        extra = {name: elements(op.weight) * FLOAT_BYTES for name, (op, _) in self._alone.items() if op.weight is not None}
+        kept: list[str] = []
+        for name in sorted(extra, key=lambda name: 10 ** (-self._alone[name][1] / 10) / extra[name], reverse=True):
+            if extra[name] <= room:
+                kept, room = [*kept, name], room - extra[name]
+        mixture = self._mixture(kept) if kept else None
+        return mixture if mixture is not None and mixture.db > self.db(()) else None
 
     def _orders(self) -> list[list[str]]:
         """Names, by noise, by noise for their cost, and between the two."""

@@ -13,7 +13,7 @@ from edgeopt.starter.seen import Seen
 WIDTH = 100
 _DEFAULT = re.compile(r"\s*\[default: [^\]]*\]")
 _UNSET = {"model": "none, it must be given", "inputs": "the model's own", "targets": "all", "max_drop": "nothing is judged"}
-_UNSET |= dict.fromkeys(("max_slice_drop", "min_sqnr", "min_agreement"), "nothing is judged")
+_UNSET |= dict.fromkeys(("max_slice_drop", "min_sqnr", "min_agreement", "max_size"), "nothing is judged")
 _UNSET |= {"calibration": "the model's own", "evaluate": "the model's own", "out": "build/ and the model's name"}
 _UNSET |= {"latency_table": "the target's own costs"}
 
@@ -49,6 +49,8 @@ def _setting(name: str, meaning: str, seen: Seen, choices: Sequence[Choice], cod
         return "\n".join([*text, _comment(note), f"# {name} = {_toml(f'{code_file}:{function}')}"])
     if name == "latency_table":
         return "\n".join([*text, f'# {name} = "pi5.json"'])
+    if name == "max_size":
+        return "\n".join([*text, f'# {name} = "4MB"'])
     return "\n".join([*text, f"# {name} = {_toml(0.01 if default is None else default)}"])
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from edgeopt.core import Verdict
+from edgeopt.core import Format, Verdict
 from edgeopt.errors import EvaluationError
 from edgeopt.model.choices import Paired
 from edgeopt.model.repeated import Change, Numbers
@@ -12,7 +12,7 @@ from edgeopt.support import proportions
 from edgeopt.support.proportions import Interval
 from edgeopt.verify.verdicts import Proof
 
-GATES = ("accuracy_drop", "slice_drop", "min_sqnr", "min_agreement")
+GATES = ("accuracy_drop", "slice_drop", "min_sqnr", "min_agreement", "max_size")
 """Checks whose failure is the gate's, not the proof's."""
 _ROOM = 1e-9
 """0.9 - 0.8 is more than 0.1 in floats."""
@@ -86,6 +86,18 @@ def nearness(proof: Proof, min_sqnr: float | None, min_agreement: float | None) 
             why = "no output of the model is scores of classes, one row for each input"
             raise EvaluationError("--min-agreement has nothing to judge", why=why, fix=fix)
         yield _least(proof, "min_agreement", "top1_agreement", min_agreement, "")
+
+
+def size(count: int, max_size: int, fmt: Format, integer: bool) -> Verdict:
+    """Whether a file of ``count`` bytes is within ``max_size``, with what else there is where it is not."""
+    passed = count <= max_size
+    fix = (
+        "compress the model (edgeopt compress)"
+        if integer
+        else f"an integer target of {fmt} is about a quarter, edgeopt targets"
+    )
+    note = "" if passed else f"{count:,} of at most {max_size:,} bytes: {fix}"
+    return Verdict(check="max_size", value=float(count), unit="bytes", limit=float(max_size), passed=passed, note=note)
 
 
 def _least(proof: Proof, gate: str, check: str, limit: float, unit: str) -> Verdict:

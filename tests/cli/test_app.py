@@ -86,6 +86,7 @@ def test_doctor_tells_what_is_there() -> None:
         (["export", "{net}:build", "--input", "4y4"], 2, "write it as 1x3x224x224:float32"),
         (["export", "{net}:build", "--max-drop", "nan"], 2, "--max-drop does not fit"),
         (["export", "{net}:build", "--input", "1x4", "--max-drop", "0.1"], 2, "add --evaluate"),
+        (["export", "{net}:build", "--max-size", "4"], 2, "'4' is not a size"),
         (["export", "{net}:build", "--max-slice-drop", "-1"], 2, "--max-slice-drop does not fit"),
         (["export", "{net}:build", "--input", "1x4", "--max-slice-drop", "0.1"], 2, "--max-slice-drop has nothing to judge"),
         (["export", "{net}:build", "--no-such-option"], 2, "No such option"),

@@ -136,7 +136,7 @@ def test_a_devices_file_that_cannot_be_read_costs_its_names_and_says_nothing(
         ("edgeopt devices setup p", ["phone-2", "pi5"]),
         ("edgeopt devices clean pi", ["pi5"]),
         ("edgeopt exp", ["export"]),
-        ("edgeopt export --max", ["--max-drop", "--max-slice-drop"]),
+        ("edgeopt export --max", ["--max-drop", "--max-slice-drop", "--max-size"]),
         ("edgeopt bench ", []),
         ("edgeopt bench bun", []),
         ("edgeopt compress --recipe ", []),
