@@ -68,7 +68,7 @@ def _folder_name(name: str) -> str:
 def from_arguments(arguments: dict[str, Any]) -> Settings:
     """Settings among the command line's arguments, by field name. Raises UsageError that names the option."""
     known = {field.name for field in fields(Settings)}
-    if arguments.get("max_size") is not None:
+    if isinstance(arguments.get("max_size"), str):
         bytes_of(arguments["max_size"])  # told before a model is loaded
     try:
         return from_data(Settings, {key: value for key, value in arguments.items() if key in known and value is not None})
