@@ -34,6 +34,7 @@ def export(
     max_size: int | str | None = None,
     io_float: bool = False,
     strict_scheme: bool = False,
+    never_slower: bool = False,
     quality: Quality = "balanced",
     latency_table: str | Path | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
@@ -51,6 +52,7 @@ def export(
     ``max_size``: the most that each file may have, in bytes or as ``4MB``; what integers leave of it goes to layers in floats.
     ``quality``: how much is done so that integers keep what the model computes.
     ``latency_table``: of ``edgeopt bench --layers``, whose times take the place of its target's costs.
+    ``never_slower``: an artifact that is slower than its fp32 twin, on a CPU of its target's kind, gives way to a faster one.
     ``strict_scheme``: a target whose preferred scheme does not work fails, where it would give way to another one.
 
     A target that fails does not raise: look at ``bundle.manifest.results`` (status, reason, error). Raises an
@@ -69,6 +71,7 @@ def export(
         max_size=bytes_of(max_size) if isinstance(max_size, str) else max_size,
         io_float=io_float,
         strict_scheme=strict_scheme,
+        never_slower=never_slower,
         quality=quality,
         latency_table=None if latency_table is None else Path(latency_table),
         timeout_s=timeout_s,

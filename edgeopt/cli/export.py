@@ -21,6 +21,7 @@ from edgeopt.cli.options import (
     MinAgreement,
     MinSqnr,
     ModelArgument,
+    NeverSlower,
     Out,
     Quality,
     StrictScheme,
@@ -37,6 +38,7 @@ def export(
     min_sqnr: MinSqnr = None, min_agreement: MinAgreement = None, max_size: MaxSize = None,
     inputs: Inputs = None,
     config: Config = None, out: Out = None, io_float: FloatIo = None, strict_scheme: StrictScheme = None,
+    never_slower: NeverSlower = None,
     quality: Quality = None, latency_table: LatencyTable = None, timeout: Timeout = None, jobs: Jobs = None,
     cache: Cache = None, debug: Debug = False,
 ) -> None:  # fmt: skip

@@ -56,6 +56,10 @@ Out = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the bund
 FloatIo = Annotated[
     bool | None, typer.Option("--float-io/--no-float-io", help="Floats in and out where the target's default is integers.")
 ]
+NeverSlower = Annotated[
+    bool | None,
+    typer.Option("--never-slower/--no-never-slower", help="What is slower than float on its own kind of CPU gives way."),
+]
 StrictScheme = Annotated[
     bool | None,
     typer.Option("--strict-scheme/--no-strict-scheme", help="Fail a target where the scheme that it prefers does not work."),

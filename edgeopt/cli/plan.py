@@ -20,6 +20,7 @@ from edgeopt.cli.options import (
     MinAgreement,
     MinSqnr,
     ModelArgument,
+    NeverSlower,
     Out,
     Quality,
     StrictScheme,
@@ -38,6 +39,7 @@ def plan(
     min_sqnr: MinSqnr = None, min_agreement: MinAgreement = None, max_size: MaxSize = None,
     inputs: Inputs = None,
     config: Config = None, out: Out = None, io_float: FloatIo = None, strict_scheme: StrictScheme = None,
+    never_slower: NeverSlower = None,
     quality: Quality = None, latency_table: LatencyTable = None,
     timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip

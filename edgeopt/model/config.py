@@ -41,6 +41,7 @@ class Settings:
     cache: StrictBool | None = None
     io_float: StrictBool | None = None
     strict_scheme: StrictBool | None = None
+    never_slower: StrictBool | None = None
     quality: Quality | None = None
     latency_table: _Text | None = None
 
@@ -55,6 +56,7 @@ class Settings:
         given |= {"min_sqnr": self.min_sqnr, "min_agreement": self.min_agreement}
         given |= {"max_size": None if self.max_size is None else bytes_of(self.max_size)}
         given |= {"use_cache": self.cache, "io_float": self.io_float, "strict_scheme": self.strict_scheme}
+        given |= {"never_slower": self.never_slower}
         texts = {"quality": self.quality, "latency_table": self.latency_table}
         said = {key: value for key, value in (given | texts).items() if value is not None}
         return from_data(Options, {"out": self.out or str(Path("build", _folder_name(name))), "targets": self.targets, **said})

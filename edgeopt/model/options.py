@@ -26,6 +26,8 @@ class Options:
     """Bytes of every artifact's file; what integers leave of them goes to layers in floats."""
     io_float: bool = False
     """Floats in and out where the target's default is integers (arm-xnnpack, android-nnapi)."""
+    never_slower: bool = False
+    """Whether what is slower than its fp32 twin, on a CPU of its target's kind, is planned again: then a time decides."""
     strict_scheme: bool = False
     """A target whose preferred scheme does not work fails, instead of giving way to one that it prefers less."""
     quality: Quality = "balanced"

@@ -51,6 +51,7 @@ class Memo:
         wanted = {"name": model.name, "max_drop": options.max_drop, "max_slice_drop": options.max_slice_drop}
         wanted |= {"min_sqnr": options.min_sqnr, "min_agreement": options.min_agreement, "max_size": options.max_size}
         wanted |= {"io_float": options.io_float, "strict_scheme": options.strict_scheme, "quality": options.quality}
+        wanted["never_slower"] = options.never_slower
         wanted["latency_table"] = None if options.latency_table is None else sha256_of(options.latency_table)
         described: list[Any] = [to_data(profile) for profile in profiles]
         machine = f"{platform.machine()} {platform.node()}"  # latencies are this machine's

@@ -1,4 +1,4 @@
-"""Planned again: an artifact that is slower than its fp32 twin on its target's own kind of CPU is made in other ways.
+"""Planned again where the user asks for it: an artifact that is slower than its fp32 twin on its target's own kind of CPU.
 
 First its integer islands change, then come the profile's other schemes, small weights beside floats, and floats. The fastest
 that passes every check ships, and the plan has every try with its time. All tries together have a part of the export's time.
@@ -60,7 +60,8 @@ class Replanner:
         ``job``: of the target, whose artifact may be another target's too.
         """
         timed = self._timer.timed(result)
-        if result.status != "ok" or result.plan is None or not is_slower(timed) or made.job.scheme == FLOAT:
+        asked = self._run.options.never_slower
+        if not asked or result.status != "ok" or result.plan is None or not is_slower(timed) or made.job.scheme == FLOAT:
             return timed, made
         job = replace(job, scheme=made.job.scheme, refused=made.job.refused, kept=made.job.kept)
         if job.strict:

@@ -80,7 +80,7 @@ def make(
             if result.artifact is not None:
                 path = result.artifact.path
                 result, shipped[path] = replanner.faster(result, shipped[path], job)
-            final.append(told(result, options.strict_scheme))
+            final.append(told(result, options))
         return _manifest(model, run, data, final), {path: made.key for path, made in shipped.items()}
 
 

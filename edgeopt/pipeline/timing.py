@@ -7,6 +7,7 @@ from pathlib import Path
 from edgeopt import registry
 from edgeopt.core import SPEED_LIMIT, TWIN, Artifact, Format, Latency, TargetResult, Verdict
 from edgeopt.errors import EdgeoptError
+from edgeopt.model.options import Options
 from edgeopt.pipeline.requests import TimeRequest
 from edgeopt.pipeline.run import Data, ExportRun
 from edgeopt.support import processor
@@ -74,13 +75,16 @@ def ratio(result: TargetResult) -> float | None:
     return next((verdict.value for verdict in _speed(result)), None)
 
 
-def told(result: TargetResult, strict: bool) -> TargetResult:
-    """``result``, with what to do where it is slower than its twin; ``strict``: its scheme must not give way."""
+def told(result: TargetResult, options: Options) -> TargetResult:
+    """``result``, with what to do where it is slower than its twin."""
     taken = ratio(result)
     if taken is None or taken <= SPEED_LIMIT:
         return result
     if is_slower(result):
-        instead = "without --strict-scheme it gives way" if strict else "its plan says what was tried; ship the twin's file"
+        instead = "with --never-slower it gives way to what is faster; or ship the twin's file"
+        if options.never_slower:
+            tried = "its plan says what was tried; ship the twin's file"
+            instead = "without --strict-scheme it gives way" if options.strict_scheme else tried
         said = f"slower than its fp32 twin on a CPU of the target's kind, {taken:.2f}x its time: {instead}"
     else:
         there = f"measure it there: edgeopt bench BUNDLE --device NAME --target {result.target}"

@@ -23,6 +23,7 @@ jobs = 1
 cache = false
 io_float = true
 strict_scheme = true
+never_slower = true
 quality = "best"
 """
 
@@ -49,12 +50,13 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(tmp_path: Path) ->
         cache=False,
         io_float=True,
         strict_scheme=True,
+        never_slower=True,
         quality="best",
     )
     options = settings.options("net")
     assert (options.timeout_s, options.jobs, options.use_cache, options.io_float) == (60.0, 1, False, True)
     assert (options.max_drop, options.max_slice_drop) == (0.01, 0.05)
-    assert options.strict_scheme and options.quality == "best"
+    assert options.strict_scheme and options.never_slower and options.quality == "best"
     assert options.out == tmp_path / "build" / "net"
 
 
@@ -65,7 +67,7 @@ def test_an_absolute_path_stays_absolute(tmp_path: Path) -> None:
 def test_what_is_not_said_has_the_defaults() -> None:
     options = Settings().options("net")
     assert (options.timeout_s, options.use_cache, options.io_float) == (DEFAULT_TIMEOUT_S, True, False)
-    assert not options.strict_scheme and options.quality == "balanced"
+    assert not options.strict_scheme and not options.never_slower and options.quality == "balanced"
     assert (options.targets, options.max_drop, options.out) == ((), None, Path("build/net"))
 
 

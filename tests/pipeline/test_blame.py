@@ -70,7 +70,7 @@ def test_the_same_is_prepared_as_an_export_prepares_it() -> None:
 
     torch.manual_seed(0)
     found = edgeopt.blame(Convolutions(), images()[0], target="x86-fbgemm", calibration=images())
-    assert {decision.subject for decision in found.done} == {"activations", "weights"}
+    assert {decision.subject for decision in found.done} == {"activations", "errors of activations", "weights"}
     assert {done for layer in found.layers for done in layer.done} == {"equalized", "rounded against data"}
     assert 15 < found.whole < 60 and sum(layer.share or 0 for layer in found.layers) == pytest.approx(1)
 

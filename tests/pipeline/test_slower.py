@@ -1,4 +1,4 @@
-"""An artifact that is slower than its twin: made again on its target's kind of CPU, told as the target's on others."""
+"""An artifact that is slower than its twin: told, and made again where it is asked for on its target's kind of CPU."""
 
 import re
 from importlib.resources import files
@@ -50,10 +50,13 @@ def model() -> Model:
     return Model(Wide().eval(), (data[0],), calibration=[(one,) for one in data])
 
 
-def exported(folder: Path, processor: str, *, use_cache: bool = False, strict: bool = False) -> tuple[Bundle, TargetResult]:
+def exported(
+    folder: Path, processor: str, *, use_cache: bool = False, strict: bool = False, never_slower: bool = True
+) -> tuple[Bundle, TargetResult]:
     bundle = edgeopt.export(
-        model(), targets=[target(folder, processor)], out=folder / "out", use_cache=use_cache, strict_scheme=strict
-    )
+        model(), targets=[target(folder, processor)], out=folder / "out", use_cache=use_cache, strict_scheme=strict,
+        never_slower=never_slower,
+    )  # fmt: skip
     return bundle, next(one for one in bundle.manifest.results if one.target == "mine")
 
 
@@ -81,7 +84,9 @@ def test_on_a_cpu_of_the_target_s_kind_it_gives_way_and_the_plan_has_every_try(
     assert any("was refused" in warning for warning in result.warnings)
 
     told: list[Event] = []
-    again = edgeopt.export(model(), targets=[target(tmp_path, "any")], out=tmp_path / "again", listen=told.append)
+    again = edgeopt.export(
+        model(), targets=[target(tmp_path, "any")], out=tmp_path / "again", never_slower=True, listen=told.append
+    )
     assert any("nothing changed" in event.detail for event in told)
     assert again.manifest == bundle.manifest and again.verify() == ()
 
@@ -102,6 +107,14 @@ def test_who_is_strict_keeps_the_scheme_and_is_told_what_it_costs(tmp_path: Path
     speed = next(one for one in result.verdicts if one.check == "speed")
     assert result.status == "ok" and not speed.passed
     assert any("slower than its fp32 twin" in one and "without --strict-scheme" in one for one in result.warnings)
+
+
+def test_where_it_is_not_asked_for_no_time_decides_and_the_row_says_what_would(tmp_path: Path) -> None:
+    _, result = exported(tmp_path, "any", never_slower=False)
+    assert result.plan is not None and result.plan.scheme.integer
+    assert not any(one.subject == "time" for one in result.plan.decisions)
+    assert not next(one for one in result.verdicts if one.check == "speed").passed
+    assert any("slower than its fp32 twin" in one and "--never-slower" in one for one in result.warnings)
 
 
 def test_on_a_cpu_of_another_kind_it_stays_and_is_told_as_the_target_s_choice(tmp_path: Path) -> None:

@@ -62,12 +62,12 @@ def test_every_setting_stands_there_once_with_its_meaning_and_default(seen: Seen
 def test_settings_behind_a_hash_say_what_is_the_default_anyway(tmp_path: Path) -> None:
     text = config(of(given=("1x4:float32",), inputs=(IMAGE,)))
     (tmp_path / "edgeopt.toml").write_text(
-        re.sub(r"^# (timeout|jobs|cache|io_float|strict_scheme|quality) =", r"\1 =", text, flags=re.MULTILINE)
+        re.sub(r"^# (timeout|jobs|cache|io_float|never_slower|strict_scheme|quality) =", r"\1 =", text, flags=re.MULTILINE)
     )
     settings = read(tmp_path / "edgeopt.toml")
     assert None not in (settings.timeout, settings.jobs, settings.cache, settings.io_float, settings.strict_scheme)
     said, default = settings.options("net"), Settings().options("net")
-    for name in ("timeout_s", "jobs", "use_cache", "io_float", "strict_scheme", "quality"):
+    for name in ("timeout_s", "jobs", "use_cache", "io_float", "never_slower", "strict_scheme", "quality"):
         assert getattr(said, name) == getattr(default, name)
     everything = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)
     (tmp_path / "edgeopt.toml").write_text(everything)
