@@ -41,7 +41,7 @@ def mixed(run: ExportRun, settled: Settled, data: Data, attempt: Callable[[Job],
     missed = [verdict for verdict in failed if verdict.check in gates.GATES]
     if not failed and run.options.max_size is not None and job.scheme.integer and data.calibrated.kept:
         return _filled(run, settled, run.options.max_size, attempt)
-    if not missed or _too_large(missed) or not job.scheme.integer or not data.calibrated.kept:
+    if not missed or too_large(missed) or not job.scheme.integer or not data.calibrated.kept:
         return settled
     why = "; ".join(map(verdicts.describe, missed))
     run.listen(event(job.name, "quantize", f"{why}: looking for layers to keep in floats"))
@@ -63,12 +63,13 @@ def mixed(run: ExportRun, settled: Settled, data: Data, attempt: Callable[[Job],
         nearness, told = mixture.db, f"with {_described(mixture)}"
         if not failures(run, last.proven, last.evaluated):
             return last
-        if _too_large(failures(run, last.proven, last.evaluated)):
+        if too_large(failures(run, last.proven, last.evaluated)):
             return _contradicted(run, within, last, told, attempt)
     return replace(last, missed=told)
 
 
-def _too_large(failed: list[Verdict]) -> bool:
+def too_large(failed: list[Verdict]) -> bool:
+    """Whether the file has more than ``--max-size``."""
     return any(verdict.check == "max_size" for verdict in failed)
 
 
@@ -96,7 +97,7 @@ def _filled(run: ExportRun, settled: Settled, most: int, attempt: Callable[[Job]
         failed = failures(run, found.proven, found.evaluated)
         if {one.check for one in failed} <= allowed and _nearness(found) > _nearness(settled):
             return found
-        if not _too_large(failed):
+        if not too_large(failed):
             break
         room *= min(0.8, (most - size) / (size_of(found.proven.made.path) - size))
     return attempt(job) if tried else settled

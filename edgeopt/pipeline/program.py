@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -85,7 +85,8 @@ class Programs:
         self._statistics, self._samples = dict(found.statistics), found.kept
 
     def calibrate(self, data: Calibration | None, jobs: Collection[Job], progress: Callable[[int], None]) -> Calibrated:
-        """What ``jobs`` need of one pass over ``data``, kept for the programs that are made of it."""
+        """What ``jobs``, and those that may take their places, need of one pass over ``data``, kept for their programs."""
+        jobs = [replace(job, scheme=scheme) for job in jobs for scheme in (job.scheme, *job.left)]
         module = self.captured.program.module(check_guards=False)
         integer = any(job.scheme.integer for job in jobs)
         if data is not None and any(job.scheme.integer and job.quality != "fast" for job in jobs):

@@ -13,6 +13,7 @@ from edgeopt.model.slices import falls, slices
 from edgeopt.report.console import headed, output, paragraph
 from edgeopt.report.scheme_cells import NONE, add_scheme_columns, scheme_cells
 from edgeopt.report.text import counted, plain, size
+from edgeopt.support.quantities import written
 
 _STYLES = {"ok": "green", "unverified": "bold yellow", "failed": "bold red", "skipped": "dim"}
 _METRIC_WIDTH = 10
@@ -238,9 +239,8 @@ def _failures(manifest: Manifest) -> dict[str, list[str]]:
 
 
 def _describe(verdict: Verdict) -> str:
-    unit = f" {verdict.unit}" if verdict.unit else ""
-    value = "no number" if verdict.value is None else f"{verdict.value:.4g}{unit}"
-    limit = "" if verdict.limit is None else f", limit {verdict.limit:.4g}{unit}"
+    value = "no number" if verdict.value is None else written(verdict.value, verdict.unit)
+    limit = "" if verdict.limit is None else f", limit {written(verdict.limit, verdict.unit)}"
     notes = ", ".join(filter(None, (verdict.part, verdict.note, verdict.compared and f"compared: {verdict.compared}")))
     return f"check {verdict.check}: {value}{limit}" + (f" ({notes})" if notes else "")
 

@@ -1,4 +1,4 @@
-"""Sizes and times as people write them on a command line: ``4MB``, ``512 KiB``, ``20ms``."""
+"""Sizes and times as people write them on a command line (``4MB``, ``512 KiB``, ``20ms``), and numbers as they read them."""
 
 import re
 
@@ -16,6 +16,11 @@ def bytes_of(text: str) -> int:
 def milliseconds_of(text: str) -> float:
     """Milliseconds. Raises UsageError as :func:`bytes_of` does."""
     return _quantity(text, _MILLISECONDS, "a time", "20ms, 800us or 1.5s")
+
+
+def written(value: float, unit: str, digits: str = ".4g") -> str:
+    """``value`` with its unit, as far as ``digits`` go; bytes are counted, and written out."""
+    return f"{value:{',.0f' if unit == 'bytes' else digits}}{f' {unit}' if unit else ''}"
 
 
 def _quantity(text: str, units: dict[str, float] | dict[str, int], what: str, example: str) -> float:

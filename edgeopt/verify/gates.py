@@ -91,12 +91,8 @@ def nearness(proof: Proof, min_sqnr: float | None, min_agreement: float | None) 
 def size(count: int, max_size: int, fmt: Format, integer: bool) -> Verdict:
     """Whether a file of ``count`` bytes is within ``max_size``, with what else there is where it is not."""
     passed = count <= max_size
-    fix = (
-        "compress the model (edgeopt compress)"
-        if integer
-        else f"an integer target of {fmt} is about a quarter, edgeopt targets"
-    )
-    note = "" if passed else f"{count:,} of at most {max_size:,} bytes: {fix}"
+    fix = "compress the model (edgeopt compress)" if integer else f"an integer target of {fmt} has about a quarter"
+    note = "" if passed else fix
     return Verdict(check="max_size", value=float(count), unit="bytes", limit=float(max_size), passed=passed, note=note)
 
 

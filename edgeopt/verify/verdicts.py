@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeopt.core import SPEED_LIMIT, Plan, Verdict, data_class
 from edgeopt.support.proportions import wilson
+from edgeopt.support.quantities import written
 from edgeopt.targets.schema import Checks
 from edgeopt.verify import parts
 from edgeopt.verify.agreement import Counts
@@ -323,8 +324,8 @@ def mostly_float(plan: Plan) -> list[str]:
 
 def describe(verdict: Verdict) -> str:
     """One failed or passed check in words, with both numbers and the part that it is of."""
-    value = "not finite" if verdict.value is None else f"{verdict.value:.4g}{f' {verdict.unit}' if verdict.unit else ''}"
-    limit = "" if verdict.limit is None else f", limit {verdict.limit:g}{f' {verdict.unit}' if verdict.unit else ''}"
+    value = "not finite" if verdict.value is None else written(verdict.value, verdict.unit)
+    limit = "" if verdict.limit is None else f", limit {written(verdict.limit, verdict.unit, 'g')}"
     notes = ", ".join(filter(None, (verdict.part, verdict.note)))
     return f"{verdict.check} {value}{limit}" + (f" ({notes})" if notes else "")
 
