@@ -152,7 +152,7 @@ class SshTransport:
             stream = _Stream(near, QUICK_S, late)
             try:
                 files = sftp.Sftp(stream)
-            except EOFError as error:
+            except (EOFError, ConnectionError) as error:  # it ended before it answered, or before it was asked
                 raise Ended("the SFTP server did not start") from error
             stream.wait(STALL_S, stuck)
             try:

@@ -62,7 +62,18 @@ def test_every_login_shell_takes_every_argument_literally(tmp_path: Path, name: 
             assert fetched(transport, str(tmp_path / "file")) == b"content"
 
 
-def test_a_restricted_shell_that_starts_no_sftp_server_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked_after_s", [0.0, 1.0])
+def test_a_restricted_shell_that_starts_no_sftp_server_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_after_s: float
+) -> None:
+    """Whether it has ended before it is asked anything, as on a busy computer, or not yet."""
+
+    def late(stream: sftp.Stream) -> sftp.Sftp:
+        time.sleep(asked_after_s)
+        return opened(stream)
+
+    opened = sftp.Sftp
+    monkeypatch.setattr(sftp, "Sftp", late)
     with (
         with_login(tmp_path, 'bash -r -c "$SSH_ORIGINAL_COMMAND"') as transport,
         pytest.raises(DeviceError, match="SFTP server did not start"),
