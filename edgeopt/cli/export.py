@@ -36,11 +36,9 @@ def export(
     context: typer.Context, model: ModelArgument = None, targets: Targets = None, calibration: Calibration = None,
     evaluate: Evaluate = None, max_drop: MaxDrop = None, max_slice_drop: MaxSliceDrop = None,
     min_sqnr: MinSqnr = None, min_agreement: MinAgreement = None, max_size: MaxSize = None,
-    inputs: Inputs = None,
-    config: Config = None, out: Out = None, io_float: FloatIo = None, strict_scheme: StrictScheme = None,
-    never_slower: NeverSlower = None,
-    quality: Quality = None, latency_table: LatencyTable = None, timeout: Timeout = None, jobs: Jobs = None,
-    cache: Cache = None, debug: Debug = False,
+    inputs: Inputs = None, config: Config = None, out: Out = None, io_float: FloatIo = None, strict_scheme: StrictScheme = None,
+    never_slower: NeverSlower = None, quality: Quality = None, latency_table: LatencyTable = None,
+    timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Make and prove an artifact for every target."""
     with reported(debug):

@@ -37,10 +37,8 @@ def plan(
     context: typer.Context, model: ModelArgument = None, targets: Targets = None, calibration: Calibration = None,
     evaluate: Evaluate = None, max_drop: MaxDrop = None, max_slice_drop: MaxSliceDrop = None,
     min_sqnr: MinSqnr = None, min_agreement: MinAgreement = None, max_size: MaxSize = None,
-    inputs: Inputs = None,
-    config: Config = None, out: Out = None, io_float: FloatIo = None, strict_scheme: StrictScheme = None,
-    never_slower: NeverSlower = None,
-    quality: Quality = None, latency_table: LatencyTable = None,
+    inputs: Inputs = None, config: Config = None, out: Out = None, io_float: FloatIo = None, strict_scheme: StrictScheme = None,
+    never_slower: NeverSlower = None, quality: Quality = None, latency_table: LatencyTable = None,
     timeout: Timeout = None, jobs: Jobs = None, cache: Cache = None, debug: Debug = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Show what export would make, and why; make nothing."""

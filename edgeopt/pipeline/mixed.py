@@ -61,9 +61,10 @@ def mixed(run: ExportRun, settled: Settled, data: Data, attempt: Callable[[Job],
         except ConversionError as error:  # its file is gone or half made
             return replace(attempt(last.proven.made.job), missed=f"with {_described(mixture)}, {error.what}")
         nearness, told = mixture.db, f"with {_described(mixture)}"
-        if not failures(run, last.proven, last.evaluated):
+        left = failures(run, last.proven, last.evaluated)
+        if not left:
             return last
-        if too_large(failures(run, last.proven, last.evaluated)):
+        if too_large(left):
             return _contradicted(run, within, last, told, attempt)
     return replace(last, missed=told)
 

@@ -16,6 +16,8 @@ _UNSET = {"model": "none, it must be given", "inputs": "the model's own", "targe
 _UNSET |= dict.fromkeys(("max_slice_drop", "min_sqnr", "min_agreement", "max_size"), "nothing is judged")
 _UNSET |= {"calibration": "the model's own", "evaluate": "the model's own", "out": "build/ and the model's name"}
 _UNSET |= {"latency_table": "the target's own costs"}
+_EXAMPLES = {"latency_table": "pi5.json", "max_size": "4MB"}
+"""Of settings without a default that are no small number."""
 
 
 def config_text(seen: Seen, choices: Sequence[Choice], meanings: Mapping[str, str], code_file: str, command: str) -> str:
@@ -47,11 +49,7 @@ def _setting(name: str, meaning: str, seen: Seen, choices: Sequence[Choice], cod
         function = {"calibration": "batches"}.get(name, name)
         note = f"model() in {code_file} brings {function}(): nothing needs to be said here."
         return "\n".join([*text, _comment(note), f"# {name} = {_toml(f'{code_file}:{function}')}"])
-    if name == "latency_table":
-        return "\n".join([*text, f'# {name} = "pi5.json"'])
-    if name == "max_size":
-        return "\n".join([*text, f'# {name} = "4MB"'])
-    return "\n".join([*text, f"# {name} = {_toml(0.01 if default is None else default)}"])
+    return "\n".join([*text, f"# {name} = {_toml(_EXAMPLES.get(name, 0.01) if default is None else default)}"])
 
 
 def _default(name: str) -> object:
